@@ -1,0 +1,340 @@
+/*
+ * Stack instructions and control transfer, where the segments are flat and the stack is 32 or 64 bits wide (the rest is done
+ * by op_stack.c).
+ *
+ * Ways out of a block:
+ *
+ *     direct    jmp/jcc rel32 to the target's code, when the target lies on the same page: whoever runs this block has the page
+ *               mapped. Unlinked, it leads to its exit stub.
+ *     checked   through a cell {-(ctx at linking), host address}: the target lies on another page, whose mapping may
+ *               have changed since. Flagless: mov rcx, [cell]; mov r14, [ctx]; lea rcx, [rcx + r14]; jrcxz.
+ *     indirect  through the jump cache, keyed by target + ctx.
+ */
+#include "cpu/bt/gen.h"
+
+static unsigned stack_bytes(const struct gen *g)
+{
+    return g->mode & BT_MODE_CODE64 ? 8 : 4;
+}
+
+static bool wide(const struct gen *g)
+{
+    return (g->mode & BT_MODE_CODE64) != 0;
+}
+
+/* rsp += delta, flags untouched. */
+static void move_rsp(struct gen *g, int32_t delta)
+{
+    emit_rm(&g->e, wide(g), 0x8d, bt_host[X86_RSP], bt_host[X86_RSP], H_NONE, 1, delta);
+}
+
+/* r15: host address of the stack slot that a push writes; RSP is not changed yet. */
+static void push_slot(struct gen *g, const struct bt_insn *in)
+{
+    unsigned n = stack_bytes(g);
+    gen_flags_save(g, in);
+    emit_rm(&g->e, wide(g), 0x8d, H_S2, bt_host[X86_RSP], H_NONE, 1, -(int32_t)n);
+    gen_check(g, in, n, true, true);
+}
+
+/* r15: host address of the top of the stack. */
+static void pop_slot(struct gen *g, const struct bt_insn *in, unsigned base)
+{
+    gen_flags_save(g, in);
+    emit_rr(&g->e, wide(g), 0x8b, H_S2, base);
+    gen_check(g, in, stack_bytes(g), false, true);
+}
+
+static void store_at_s2(struct gen *g, unsigned src)
+{
+    emit_rm(&g->e, wide(g), 0x89, src, H_S2, H_NONE, 1, 0);
+}
+
+static void load_at_s2(struct gen *g, unsigned dst)
+{
+    emit_rm(&g->e, wide(g), 0x8b, dst, H_S2, H_NONE, 1, 0);
+}
+
+/* mov [r15], constant */
+static void store_const_at_s2(struct gen *g, uint64_t value)
+{
+    struct emit *e = &g->e;
+    if (!wide(g) || (uint64_t)(int64_t)(int32_t)value == value) {
+        emit_rex(e, wide(g), 0, 0, H_S2, false);
+        emit8(e, 0xc7);
+        emit8(e, H_S2 & 7);
+        emit32(e, (uint32_t)value);
+    } else {
+        emit_mov_imm(e, H_S0, value);
+        store_at_s2(g, H_S0);
+    }
+}
+
+void gen_push(struct gen *g, const struct bt_insn *in)
+{
+    struct emit *e = &g->e;
+    if (in->op.has_mem) {
+        gen_operand(g, in);
+        load_at_s2(g, H_S2);
+        emit_store(e, GA(g, tmp[0]), H_S2);
+        push_slot(g, in);
+        emit_load(e, H_S0, GA(g, tmp[0]));
+        store_at_s2(g, H_S0);
+    } else {
+        push_slot(g, in);
+        const struct bt_field *f = in->opc.gpr ? &in->opc : in->rm.gpr ? &in->rm : NULL;
+        if (!f) {
+            store_const_at_s2(g, in->op.imm);
+        } else if (bt_host[f->reg] != H_NONE) {
+            store_at_s2(g, bt_host[f->reg]);
+        } else {
+            emit_load(e, H_S0, gen_slot(g, f->reg));
+            store_at_s2(g, H_S0);
+        }
+    }
+    move_rsp(g, -(int32_t)stack_bytes(g));
+    g->op_flags_saved = g->flags_saved;
+}
+
+void gen_pop(struct gen *g, const struct bt_insn *in)
+{
+    const struct bt_field *f = in->opc.gpr ? &in->opc : &in->rm;
+    pop_slot(g, in, bt_host[X86_RSP]);
+    unsigned home = bt_host[f->reg];
+    if (f->reg == X86_RSP) {
+        load_at_s2(g, home);
+    } else {
+        load_at_s2(g, home == H_NONE ? H_S0 : home);
+        if (home == H_NONE) {
+            emit_store(&g->e, gen_slot(g, f->reg), H_S0);
+        }
+        move_rsp(g, (int32_t)stack_bytes(g));
+    }
+    g->op_flags_saved = g->flags_saved;
+}
+
+void gen_leave(struct gen *g, const struct bt_insn *in)
+{
+    pop_slot(g, in, bt_host[X86_RBP]);
+    load_at_s2(g, H_S0);
+    emit_rm(&g->e, wide(g), 0x8d, bt_host[X86_RSP], bt_host[X86_RBP], H_NONE, 1, (int32_t)stack_bytes(g));
+    emit_mov(&g->e, bt_host[X86_RBP], H_S0);
+    g->op_flags_saved = g->flags_saved;
+}
+
+uint64_t gen_branch_target(const struct gen *g, const struct bt_insn *in)
+{
+    uint64_t target = in->op.rip + in->op.len + in->op.imm;
+    if (g->mode & BT_MODE_CODE64) {
+        return target;
+    }
+    return in->op.opsize == 2 ? target & UINT16_MAX : target & UINT32_MAX;
+}
+
+static bool same_page(const struct gen *g, uint64_t rip)
+{
+    return (g->mode & BT_MODE_FLAT) && g->b->ram2 == UINT64_MAX && (rip ^ g->b->rip) < MEM_PAGE_SIZE;
+}
+
+/* Records an exit; its number. */
+static struct bt_exit *add_exit(struct gen *g, uint64_t rip)
+{
+    struct bt_exit *x = &g->b->exits[g->nexits++];
+    *x = (struct bt_exit){.rip = rip, .block = g->b, .kind = BT_EXIT_CHECKED};
+    x->site = (uint32_t)(g->e.p - g->v->code_rw);
+    return x;
+}
+
+static struct bt_cell *add_cell(struct gen *g)
+{
+    struct bt_vcpu *v = g->v;
+    if (v->cells_used == v->cells_max) {
+        g->e.full = true;
+        return &v->cells[0];
+    }
+    struct bt_cell *c = &v->cells[v->cells_used++];
+    *c = (struct bt_cell){.neg_ctx = 1, .target = 0};
+    return c;
+}
+
+/* Control goes to rip. The exit's stub is emitted later, and patched in. */
+void gen_exit(struct gen *g, uint64_t rip)
+{
+    struct emit *e = &g->e;
+    struct bt_exit *x = add_exit(g, rip);
+    if (same_page(g, rip)) {
+        x->kind = BT_EXIT_DIRECT;
+        emit8(e, 0xe9);
+        x->jump = (uint32_t)(e->p - g->v->code_rw);
+        emit32(e, 0);
+        return;
+    }
+    x->cell = add_cell(g);
+    emit_load(e, H_S0, (uint64_t)&x->cell->neg_ctx);
+    emit_load(e, H_S1, GA(g, ctx));
+    emit_rm(e, true, 0x8d, H_S0, H_S0, H_S1, 1, 0);
+    uint8_t *hit = emit_jrcxz_fwd(e);
+    emit8(e, 0xe9); /* to the stub */
+    x->jump = (uint32_t)(e->p - g->v->code_rw);
+    emit32(e, 0);
+    emit_here8(e, hit);
+    emit8(e, 0xff); /* jmp [cell.target] */
+    emit_rip_modrm(e, 4, (uint64_t)&x->cell->target, 0);
+    x->end = (uint32_t)(e->p - g->v->code_rw);
+}
+
+void gen_exit_stubs(struct gen *g)
+{
+    struct emit *e = &g->e;
+    struct bt_vcpu *v = g->v;
+    for (unsigned i = 0; i < g->nexits && !e->full; i++) {
+        struct bt_exit *x = &g->b->exits[i];
+        x->stub = (uint32_t)(e->p - v->code_rw);
+        emit_here32(e, v->code_rw + x->jump);
+        emit_mov_imm(e, H_S1, (uint64_t)(g->b - v->blocks) * 2 + i);
+        emit_jmp(e, v->stub_leave_link);
+    }
+}
+
+/* r15: target. */
+static void indirect_tail(struct gen *g)
+{
+    struct emit *e = &g->e;
+    struct bt_vcpu *v = g->v;
+    g->b->indirect_from = (uint32_t)(e->p - v->code_rw);
+    emit_store(e, GA(g, ind_rip), H_S2);
+    emit_rr(e, false, 0x0fb7, H_S1, H_S2);                 /* movzx r14d, r15w */
+    emit_rm(e, false, 0x8d, H_S1, H_S1, H_S1, 1, 0);       /* lea r14d, [r14 + r14] */
+    emit_rm(e, true, 0x8b, H_S0, H_NONE, H_S1, 8, (int32_t)(uint64_t)v->jc);
+    emit_rm(e, true, 0x8d, H_S0, H_S0, H_S2, 1, 0);
+    emit_load(e, H_S2, GA(g, ctx));
+    emit_rm(e, true, 0x8d, H_S0, H_S0, H_S2, 1, 0);
+    uint8_t *hit = emit_jrcxz_fwd(e);
+    g->b->indirect_stub = (uint32_t)(e->p - v->code_rw);
+    emit_mov_imm(e, H_S1, (uint64_t)(g->b - v->blocks));
+    emit_jmp(e, v->stub_leave_indirect);
+    emit_here8(e, hit);
+    emit_rm(e, false, 0xff, 4, H_NONE, H_S1, 8, (int32_t)(uint64_t)v->jc + 8); /* jmp [r14 * 8 + jc + 8] */
+    g->b->indirect_to = (uint32_t)(e->p - v->code_rw);
+}
+
+void gen_call(struct gen *g, const struct bt_insn *in)
+{
+    push_slot(g, in);
+    store_const_at_s2(g, gen_next_rip(g, in));
+    move_rsp(g, -(int32_t)stack_bytes(g));
+    gen_flags_end(g);
+    gen_exit(g, gen_branch_target(g, in));
+}
+
+/* Target of an indirect jump or call into r15. */
+static void indirect_target(struct gen *g, const struct bt_insn *in)
+{
+    if (in->op.has_mem) {
+        gen_operand(g, in);
+        load_at_s2(g, H_S2);
+    } else {
+        gen_load_gpr(g, H_S2, in->rm.reg);
+        if (!wide(g)) {
+            emit_mov32(&g->e, H_S2, H_S2);
+        }
+    }
+}
+
+void gen_call_indirect(struct gen *g, const struct bt_insn *in)
+{
+    indirect_target(g, in);
+    emit_store(&g->e, GA(g, tmp[0]), H_S2);
+    push_slot(g, in);
+    store_const_at_s2(g, gen_next_rip(g, in));
+    move_rsp(g, -(int32_t)stack_bytes(g));
+    gen_flags_end(g);
+    emit_load(&g->e, H_S2, GA(g, tmp[0]));
+    g->b->rsp_moved = -(int32_t)stack_bytes(g);
+    indirect_tail(g);
+}
+
+void gen_jmp_indirect(struct gen *g, const struct bt_insn *in)
+{
+    indirect_target(g, in);
+    gen_flags_end(g);
+    indirect_tail(g);
+}
+
+void gen_ret(struct gen *g, const struct bt_insn *in)
+{
+    pop_slot(g, in, bt_host[X86_RSP]);
+    load_at_s2(g, H_S2);
+    g->b->rsp_moved = (int32_t)(stack_bytes(g) + (in->imm_bytes ? (uint32_t)(in->op.imm & UINT16_MAX) : 0));
+    move_rsp(g, g->b->rsp_moved);
+    gen_flags_end(g);
+    indirect_tail(g);
+}
+
+void gen_jcc(struct gen *g, const struct bt_insn *in)
+{
+    struct emit *e = &g->e;
+    unsigned cc = in->opcode & 15;
+    uint64_t target = gen_branch_target(g, in), next = gen_next_rip(g, in);
+    gen_flags_end(g);
+    if (same_page(g, target)) {
+        struct bt_exit *x = add_exit(g, target);
+        x->kind = BT_EXIT_DIRECT;
+        emit8(e, 0x0f);
+        emit8(e, 0x80 | cc);
+        x->jump = (uint32_t)(e->p - g->v->code_rw);
+        emit32(e, 0);
+    } else {
+        uint8_t *skip = emit_jcc8_fwd(e, cc ^ 1);
+        gen_exit(g, target);
+        emit_here8(e, skip);
+    }
+    gen_exit(g, next);
+}
+
+/* rcx: the count register in the width of the address size, flags untouched. */
+static void load_count(struct gen *g, const struct bt_insn *in)
+{
+    unsigned home = bt_host[X86_RCX];
+    switch (in->op.addrsize) {
+    case 8: emit_mov(&g->e, H_RCX, home); break;
+    case 4: emit_mov32(&g->e, H_RCX, home); break;
+    default: emit_rr(&g->e, false, 0x0fb7, H_RCX, home); break;
+    }
+}
+
+void gen_loop(struct gen *g, const struct bt_insn *in)
+{
+    struct emit *e = &g->e;
+    unsigned home = bt_host[X86_RCX];
+    gen_flags_end(g);
+    if (in->op.addrsize == 2) {
+        emit_lea(e, H_S1, home, -1);
+        emit8(e, 0x66);
+        emit_rr(e, false, 0x8b, home, H_S1);
+    } else {
+        emit_rm(e, in->op.addrsize == 8, 0x8d, home, home, H_NONE, 1, -1);
+    }
+    load_count(g, in);
+    uint8_t *done = emit_jrcxz_fwd(e), *done2 = NULL;
+    if (in->opcode != 0xe2) { /* E0 LOOPNE, E1 LOOPE */
+        done2 = emit_jcc8_fwd(e, in->opcode == 0xe0 ? CC_E : CC_NE);
+    }
+    gen_exit(g, gen_branch_target(g, in));
+    emit_here8(e, done);
+    if (done2) {
+        emit_here8(e, done2);
+    }
+    gen_exit(g, gen_next_rip(g, in));
+}
+
+void gen_jrcxz(struct gen *g, const struct bt_insn *in)
+{
+    struct emit *e = &g->e;
+    gen_flags_end(g);
+    load_count(g, in);
+    uint8_t *taken = emit_jrcxz_fwd(e);
+    gen_exit(g, gen_next_rip(g, in));
+    emit_here8(e, taken);
+    gen_exit(g, gen_branch_target(g, in));
+}

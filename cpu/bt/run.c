@@ -1,0 +1,354 @@
+/*
+ * The dispatcher: enters translated code, and deals with why it came back. General registers only.
+ *
+ *     bt_run
+ *       +-- serve_pending      kicks, NMIs, interrupts
+ *       +-- bt_block_get       look up or translate what is at RIP
+ *       +-- enter              the stub; returns an enum bt_leave
+ *       +-- after_*            link, fill the jump cache, deliver exceptions, execute one instruction slowly
+ */
+#include <errno.h>
+#include <time.h>
+
+#include "cpu/bt/bt_int.h"
+
+static void note(struct bt_vcpu *v, unsigned what, unsigned vector)
+{
+    v->last[v->last_at++ % BT_LAST_EXITS] =
+        (struct bt_last_exit){.rip = v->cpu.s.rip, .what = (uint16_t)what, .vector = (uint16_t)vector};
+}
+
+static unsigned enter(struct bt_vcpu *v, const struct bt_block *b)
+{
+    union {
+        uint64_t address;
+        unsigned (*call)(struct bt_vcpu *v, uint64_t host);
+    } stub = {.address = v->stub_enter};
+    bt_fpu_load(v);
+    return stub.call(v, (uint64_t)v->code_rx + b->code);
+}
+
+/* Delivers cpu.exc. False: triple fault. */
+static bool deliver(struct bt_vcpu *v, bool trap)
+{
+    v->counters[BT_C_EXCEPTIONS]++;
+    v->counters[BT_C_PAGE_FAULTS] += v->cpu.exc.vector == X86_PF_EXC;
+    note(v, BT_EVENT_EXCEPTION, v->cpu.exc.vector);
+    bt_flags_merge(v);
+    int r = x86_deliver(&v->cpu, trap);
+    bt_flags_split(v);
+    bt_mode_update(v);
+    v->mode_once = 0;
+    return r == 0;
+}
+
+static bool deliver_interrupt(struct bt_vcpu *v, uint8_t vector)
+{
+    v->counters[BT_C_IRQS]++;
+    note(v, BT_EVENT_INTERRUPT, vector);
+    v->cpu.s.halted = false;
+    bt_flags_merge(v);
+    int r = x86_deliver_interrupt(&v->cpu, vector);
+    bt_flags_split(v);
+    bt_mode_update(v);
+    v->mode_once = 0;
+    return r == 0;
+}
+
+enum served { SERVED_RUN, SERVED_EXIT, SERVED_SHUTDOWN };
+
+static enum served serve_pending(struct bt_vcpu *v, struct vcpu_exit *exit)
+{
+    struct x86_cpu *cpu = &v->cpu;
+    uint32_t bits = atomic_exchange(&v->pending, 0);
+    v->ctx = v->mode_ctx;
+    if (bits & BT_PENDING_CODE) {
+        bt_fpu_save(v);
+        bt_code_queue_serve(v);
+    }
+    if (bits & BT_PENDING_NMI) {
+        cpu->s.nmi_pending = true;
+    }
+    if (bits & BT_PENDING_IRQ) {
+        v->irq_wait = true;
+    }
+    if (cpu->s.nmi_pending && !cpu->s.nmi_blocked && !cpu->s.movss_shadow && !v->mode_once) {
+        cpu->s.nmi_pending = false;
+        cpu->s.nmi_blocked = true;
+        if (!deliver_interrupt(v, X86_NMI)) {
+            return SERVED_SHUTDOWN;
+        }
+    }
+    if (v->irq_wait && v->iflag && !cpu->s.sti_shadow && !cpu->s.movss_shadow && !v->mode_once) {
+        bt_fpu_save(v);
+        int vector = cpu->platform.irq_ack(cpu->platform.opaque);
+        if (vector < 0) {
+            v->irq_wait = false;
+        } else if (!deliver_interrupt(v, (uint8_t)vector)) {
+            return SERVED_SHUTDOWN;
+        }
+    }
+    if (bits & BT_PENDING_KICK) {
+        v->counters[BT_C_EXIT_KICK]++;
+        exit->reason = EXIT_KICK;
+        return SERVED_EXIT;
+    }
+    return SERVED_RUN;
+}
+
+/* An exit without a link. */
+static void after_link(struct bt_vcpu *v)
+{
+    struct bt_exit *x = &v->blocks[v->leave_arg / 2].exits[v->leave_arg % 2];
+    v->cpu.s.rip = x->rip;
+    v->counters[BT_C_EXIT_LINK]++;
+    if (!x->block->dead && x->block->mode == v->mode) {
+        v->link_from = x;
+        v->link_flushes = v->counters[BT_C_FLUSHES];
+    }
+}
+
+/* RET, JMP and CALL to a non-canonical address fault before they did anything (SDM vol. 2, "JMP", "RET"). */
+static void after_indirect(struct bt_vcpu *v)
+{
+    struct bt_block *b = &v->blocks[v->leave_arg];
+    v->counters[BT_C_EXIT_INDIRECT]++;
+    v->cpu.s.rip = v->ind_rip;
+    v->fill_jc = true;
+    if (!x86_is_canonical(v->ind_rip) && (b->mode & BT_MODE_CODE64)) {
+        v->cpu.s.rip = b->rip + (b->map[b->insns - 1u].guest & ~BT_MAP_FLAGS_SAVED);
+        v->cpu.s.gpr[X86_RSP] -= (uint64_t)(int64_t)b->rsp_moved;
+        v->fill_jc = false;
+        x86_raise_error(&v->cpu, X86_GP, 0);
+        v->raised = true;
+    }
+}
+
+static void after_fault(struct bt_vcpu *v)
+{
+    v->counters[BT_C_EXIT_FAULT]++;
+    if (v->fault_vector == X86_GP) {
+        x86_raise_error(&v->cpu, X86_GP, 0);
+    } else {
+        x86_raise(&v->cpu, (enum x86_vector)v->fault_vector);
+    }
+    v->raised = true;
+}
+
+static void site_rip(struct bt_vcpu *v)
+{
+    struct bt_block *b = bt_block_at(v, v->site - 1);
+    v->cpu.s.rip = b ? bt_rip_at(v, b, v->site - 1) : v->cpu.s.rip;
+}
+
+/* What an op, or the memory slow path, asked for. False: leave bt_run with *exit. */
+static bool after_result(struct bt_vcpu *v, int result, struct vcpu_exit *exit)
+{
+    struct x86_cpu *cpu = &v->cpu;
+    switch (result) {
+    case BT_DONE:
+        cpu->s.rip = cpu->next_rip;
+        bt_mode_update(v);
+        return true;
+    case BT_JUMP: bt_mode_update(v); return true;
+    case BT_AGAIN: return true;
+    case BT_RAISE: v->raised = true; return true;
+    case BT_SLOW:
+        v->counters[BT_C_EXIT_SLOW]++;
+        v->mode_once = BT_MODE_ONE | BT_MODE_SLOW;
+        return true;
+    case BT_HALT:
+        cpu->s.rip = cpu->next_rip;
+        cpu->s.halted = true;
+        v->counters[BT_C_HALTS]++;
+        return true;
+    case BT_STOPPED:
+    default: exit->reason = EXIT_SHUTDOWN; return false;
+    }
+}
+
+/* Instruction breakpoints (SDM vol. 3B, 17.3.1.1). */
+static bool breakpoint_hit(struct bt_vcpu *v)
+{
+    struct x86_cpu *cpu = &v->cpu;
+    if (cpu->s.rflags & X86_RF) {
+        return false;
+    }
+    uint64_t linear = cpu->s.rip + (v->mode & BT_MODE_CODE64 ? 0 : cpu->s.seg[X86_CS].base);
+    uint64_t hit = x86_match_breakpoint_exec(cpu, linear);
+    if (hit) {
+        x86_raise_db(cpu, hit);
+    }
+    return hit != 0;
+}
+
+/* After an instruction that ran alone and completed: single step, data breakpoints. */
+static bool debug_traps(struct bt_vcpu *v, bool was_tf)
+{
+    struct x86_cpu *cpu = &v->cpu;
+    uint64_t bits = v->data_hits | (was_tf ? BIT64(14) : 0);
+    v->data_hits = 0;
+    cpu->s.rflags &= ~(uint64_t)X86_RF;
+    if (!bits || cpu->s.movss_shadow) {
+        v->data_hits = cpu->s.movss_shadow ? bits & 0xf : 0;
+        return true;
+    }
+    cpu->next_rip = cpu->s.rip;
+    x86_raise_db(cpu, bits);
+    return deliver(v, true);
+}
+
+static bool debugging(const struct bt_vcpu *v)
+{
+    return (v->cpu.s.rflags & X86_TF) || (v->cpu.s.dr7 & 0xff) || (v->cpu.s.rflags & X86_RF);
+}
+
+/* One turn: look up, enter, deal with the exit. False: leave with *exit. */
+static bool turn(struct bt_vcpu *v, struct vcpu_exit *exit)
+{
+    struct x86_cpu *cpu = &v->cpu;
+    uint32_t once = v->mode_once;
+    v->mode_once = 0;
+    bool was_tf = false, alone = false;
+    if (cpu->s.sti_shadow || cpu->s.movss_shadow) {
+        once |= BT_MODE_ONE;
+    }
+    if (__builtin_expect(debugging(v), 0)) {
+        was_tf = (cpu->s.rflags & X86_TF) != 0;
+        alone = true;
+        once |= BT_MODE_ONE | (cpu->s.dr7 & 0xff ? BT_MODE_SLOW : 0);
+        if ((cpu->s.dr7 & 0xff) && !cpu->s.movss_shadow && breakpoint_hit(v)) {
+            return deliver(v, false) || ((void)(exit->reason = EXIT_SHUTDOWN), false);
+        }
+    }
+    if ((v->mode & BT_MODE_USER) && (cpu->s.rflags & X86_AC) && (cpu->s.cr0 & X86_CR0_AM)) {
+        once |= BT_MODE_SLOW; /* alignment checks */
+    }
+    struct bt_exit *from = v->link_from;
+    bool fill = v->fill_jc;
+    v->link_from = NULL;
+    v->fill_jc = false;
+    struct bt_block *b = bt_block_get(v, v->mode | once);
+    if (!b) {
+        return deliver(v, false) || ((void)(exit->reason = EXIT_SHUTDOWN), false);
+    }
+    if (!once && !b->dead) {
+        if (from && v->link_flushes == v->counters[BT_C_FLUSHES] && !from->block->dead) {
+            bt_link(v, from, b);
+        }
+        if (fill) {
+            *bt_jc_slot(v, cpu->s.rip) = (struct bt_jc_entry){.neg_key = 0 - (cpu->s.rip + v->ctx),
+                                                             .target = (uint64_t)v->code_rx + b->code};
+        }
+    }
+    bool shadow = cpu->s.sti_shadow || cpu->s.movss_shadow;
+    v->site = 0;
+    v->enter_target = b;
+    atomic_signal_fence(memory_order_seq_cst);
+    if (atomic_load_explicit(&v->pending, memory_order_relaxed) && !shadow && !once) {
+        v->enter_target = NULL;
+        return true; /* served on the next turn */
+    }
+    cpu->s.sti_shadow = cpu->s.movss_shadow = false;
+    v->raised = false;
+    v->op_result = BT_NEXT;
+    unsigned why = enter(v, b);
+    v->enter_target = NULL;
+    switch (why) {
+    case BT_LEAVE_LINK: after_link(v); break;
+    case BT_LEAVE_INDIRECT: after_indirect(v); break;
+    case BT_LEAVE_FAULT: after_fault(v); break;
+    case BT_LEAVE_MEM:
+        site_rip(v);
+        if (!after_result(v, v->op_result, exit)) {
+            return false;
+        }
+        break;
+    default:
+        v->counters[BT_C_EXIT_OP]++;
+        if (!after_result(v, v->op_result, exit)) {
+            return false;
+        }
+        break;
+    }
+    if (v->raised) {
+        v->data_hits = 0;
+        return deliver(v, false) || ((void)(exit->reason = EXIT_SHUTDOWN), false);
+    }
+    if (v->stopped) {
+        exit->reason = EXIT_SHUTDOWN;
+        return false;
+    }
+    if (alone && !(v->mode_once & BT_MODE_SLOW) && why != BT_LEAVE_MEM && v->op_result != BT_AGAIN &&
+        !debug_traps(v, was_tf)) {
+        exit->reason = EXIT_SHUTDOWN;
+        return false;
+    }
+    return true;
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
+}
+
+static bool wakes(struct bt_vcpu *v)
+{
+    struct x86_cpu *cpu = &v->cpu;
+    if (cpu->s.nmi_pending && !cpu->s.nmi_blocked) {
+        return true;
+    }
+    return v->iflag && cpu->platform.irq_pending(cpu->platform.opaque);
+}
+
+int bt_run(struct vcpu *vcpu, struct vcpu_exit *exit)
+{
+    struct bt_vcpu *v = (struct bt_vcpu *)(void *)vcpu;
+    int r = bt_signals_thread(v);
+    if (r < 0) {
+        return r;
+    }
+    uint64_t started = now_ns();
+    v->in_run = true;
+    exit->reason = EXIT_KICK;
+    bt_mode_update(v);
+    v->irq_wait = true; /* look once: what was raised before run() began is not signalled again */
+    for (;;) {
+        if (atomic_load(&v->pending) || v->irq_wait || v->cpu.s.nmi_pending) {
+            enum served s = serve_pending(v, exit);
+            if (s == SERVED_SHUTDOWN) {
+                exit->reason = EXIT_SHUTDOWN;
+            }
+            if (s != SERVED_RUN) {
+                break;
+            }
+        }
+        if (v->cpu.s.halted) {
+            bt_fpu_save(v);
+            if (!wakes(v)) {
+                exit->reason = EXIT_HLT;
+                exit->hlt_if = v->iflag;
+                break;
+            }
+            v->irq_wait = true;
+            continue;
+        }
+        if (!turn(v, exit)) {
+            break;
+        }
+    }
+    v->in_run = false;
+    bt_fpu_save(v);
+    if (exit->reason == EXIT_SHUTDOWN) {
+        v->mode_once = 0;
+        if (v->error[0]) {
+            exit->reason = EXIT_ERROR;
+            for (unsigned i = 0; i < sizeof(exit->text) - 1 && (exit->text[i] = v->error[i]); i++) {
+            }
+        }
+    }
+    v->counters[BT_C_NS_RUN] += now_ns() - started;
+    return 0;
+}

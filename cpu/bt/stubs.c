@@ -1,0 +1,221 @@
+/*
+ * The stubs: the only ways into and out of translated code.
+ *
+ *     enter(v, host)     C -> code: loads all guest registers and flags, jumps to host
+ *     leave_*            code -> C: stores them, returns an enum bt_leave from enter()
+ *     mem_read/write     code -> C -> code: a TLB miss (r15 = guest address, ecx = info); r15 = host address after
+ *     op                 code -> C -> code: an instruction executed by a function (r14 = struct bt_op)
+ *
+ * C runs on its own stack (c_rsp), translated code on ret_rsp. mem_* saves only what the C calling convention does not, since
+ * bt_tlb_miss is compiled for general registers only; the flags are dead or saved there.
+ */
+#include <stddef.h>
+
+#include "cpu/bt/bt_int.h"
+#include "cpu/bt/regs.h"
+
+#define A(field) ((uint64_t)&v->field)
+
+static void emit_alu_rsp_imm8(struct emit *e, unsigned ext, int8_t imm)
+{
+    emit8(e, 0x48);
+    emit8(e, 0x83);
+    emit8(e, 0xc0 | ext << 3 | H_RSP);
+    emit8(e, (uint8_t)imm);
+}
+
+static void emit_push(struct emit *e, unsigned r)
+{
+    emit_rex(e, false, 0, 0, r, false);
+    emit8(e, 0x50 | (r & 7));
+}
+
+static void emit_pop(struct emit *e, unsigned r)
+{
+    emit_rex(e, false, 0, 0, r, false);
+    emit8(e, 0x58 | (r & 7));
+}
+
+/* pop/push qword [addr] */
+static void emit_pop_slot(struct emit *e, uint64_t addr)
+{
+    emit8(e, 0x8f);
+    emit_rip_modrm(e, 0, addr, 0);
+}
+
+static void emit_push_slot(struct emit *e, uint64_t addr)
+{
+    emit8(e, 0xff);
+    emit_rip_modrm(e, 6, addr, 0);
+}
+
+/* Flags into aflags; RAX comes back. Uses r15. */
+static void emit_flags_out(struct emit *e, struct bt_vcpu *v)
+{
+    emit_mov(e, H_S2, H_RAX);
+    emit8(e, 0x9f); /* lahf */
+    emit8(e, 0x0f); /* seto al */
+    emit8(e, 0x90);
+    emit8(e, 0xc0);
+    emit_store32(e, A(aflags), H_RAX);
+    emit_mov(e, H_RAX, H_S2);
+}
+
+/* Flags from aflags; destroys RAX, which is loaded afterwards. */
+static void emit_flags_in(struct emit *e, struct bt_vcpu *v)
+{
+    emit_load32(e, H_RAX, A(aflags));
+    emit8(e, 0x04); /* add al, 0x7f: OF */
+    emit8(e, 0x7f);
+    emit8(e, 0x9e); /* sahf */
+}
+
+static void emit_guest_out(struct emit *e, struct bt_vcpu *v)
+{
+    for (unsigned g = 0; g < 16; g++) {
+        if (bt_host[g] != H_NONE) {
+            emit_store(e, A(cpu.s.gpr[g]), bt_host[g]);
+        }
+    }
+}
+
+static void emit_guest_in(struct emit *e, struct bt_vcpu *v)
+{
+    for (unsigned g = 0; g < 16; g++) {
+        if (bt_host[g] != H_NONE) {
+            emit_load(e, bt_host[g], A(cpu.s.gpr[g]));
+        }
+    }
+}
+
+/* Back to the caller of enter(), with eax set. */
+static void emit_return_to_c(struct emit *e, struct bt_vcpu *v)
+{
+    static const uint8_t saved[] = {H_R15, H_R14, H_R13, H_R12, H_RBP, H_RBX};
+    emit_store(e, A(ret_rsp), H_RSP);
+    emit_load(e, H_RSP, A(c_rsp));
+    emit_alu_rsp_imm8(e, 0, 8);
+    for (unsigned i = 0; i < ARRAY_SIZE(saved); i++) {
+        emit_pop(e, saved[i]);
+    }
+    emit8(e, 0xc3);
+}
+
+static void emit_c_call(struct emit *e, struct bt_vcpu *v, uint64_t fn_slot)
+{
+    emit_store(e, A(ret_rsp), H_RSP);
+    emit_load(e, H_RSP, A(c_rsp));
+    emit8(e, 0xff); /* call [fn_slot] */
+    emit_rip_modrm(e, 2, fn_slot, 0);
+    emit_load(e, H_RSP, A(ret_rsp));
+}
+
+static void make_enter(struct emit *e, struct bt_vcpu *v)
+{
+    static const uint8_t saved[] = {H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15};
+    v->stub_enter = emit_rx(e);
+    for (unsigned i = 0; i < ARRAY_SIZE(saved); i++) {
+        emit_push(e, saved[i]);
+    }
+    emit_alu_rsp_imm8(e, 5, 8);
+    emit_store(e, A(c_rsp), H_RSP);
+    emit_load(e, H_RSP, A(ret_rsp));
+    emit_mov(e, H_S1, H_RSI);
+    emit_flags_in(e, v);
+    emit_guest_in(e, v);
+    emit8(e, 0x41); /* jmp r14 */
+    emit8(e, 0xff);
+    emit8(e, 0xe6);
+}
+
+/* r14: argument for C. */
+static uint64_t make_leave(struct emit *e, struct bt_vcpu *v, enum bt_leave why)
+{
+    uint64_t at = emit_rx(e);
+    emit_store(e, A(leave_arg), H_S1);
+    emit_flags_out(e, v);
+    emit_guest_out(e, v);
+    emit_mov_imm(e, H_RAX, why);
+    emit_return_to_c(e, v);
+    return at;
+}
+
+/* The signal handler has stored the guest's state; only C's registers are missing. */
+static uint64_t make_leave_fault(struct emit *e, struct bt_vcpu *v)
+{
+    uint64_t at = emit_rx(e);
+    emit_mov_imm(e, H_RAX, BT_LEAVE_FAULT);
+    emit_return_to_c(e, v);
+    return at;
+}
+
+/* Guest numbers of the registers that a C function may destroy, and of those that it keeps. */
+static const uint8_t volatile_guest[] = {X86_RAX, X86_RDX, X86_RSI, X86_RDI, X86_R8, X86_R9, X86_R10, X86_R12};
+static const uint8_t kept_guest[] = {X86_RBX, X86_RBP, X86_RSP, X86_RCX};
+
+static uint64_t make_mem(struct emit *e, struct bt_vcpu *v)
+{
+    uint64_t at = emit_rx(e);
+    emit_pop_slot(e, A(site));
+    for (unsigned i = 0; i < ARRAY_SIZE(volatile_guest); i++) {
+        emit_store(e, A(cpu.s.gpr[volatile_guest[i]]), bt_host[volatile_guest[i]]);
+    }
+    emit_mov32(e, H_RDX, H_RCX);
+    emit_mov(e, H_RSI, H_S2);
+    emit_mov_imm(e, H_RDI, (uint64_t)v);
+    emit_c_call(e, v, A(fn_tlb_miss));
+    emit_rr(e, false, 0x85, H_RAX, H_RAX);
+    uint8_t *fail = emit_jcc_fwd(e, CC_NE);
+    for (unsigned i = 0; i < ARRAY_SIZE(volatile_guest); i++) {
+        emit_load(e, bt_host[volatile_guest[i]], A(cpu.s.gpr[volatile_guest[i]]));
+    }
+    emit_load(e, H_S2, A(tmp[3]));
+    emit_push_slot(e, A(site));
+    emit8(e, 0xc3);
+    emit_here32(e, fail);
+    emit_store32(e, A(op_result), H_RAX);
+    for (unsigned i = 0; i < ARRAY_SIZE(kept_guest); i++) {
+        emit_store(e, A(cpu.s.gpr[kept_guest[i]]), bt_host[kept_guest[i]]);
+    }
+    emit_mov_imm(e, H_RAX, BT_LEAVE_MEM);
+    emit_return_to_c(e, v);
+    return at;
+}
+
+static uint64_t make_op(struct emit *e, struct bt_vcpu *v)
+{
+    uint64_t at = emit_rx(e);
+    emit_pop_slot(e, A(site));
+    emit_flags_out(e, v);
+    emit_guest_out(e, v);
+    emit_mov_imm(e, H_RDI, (uint64_t)v);
+    emit_mov(e, H_RSI, H_S1);
+    emit_c_call(e, v, A(fn_op));
+    emit_rr(e, false, 0x85, H_RAX, H_RAX);
+    uint8_t *leave = emit_jcc_fwd(e, CC_NE);
+    emit_flags_in(e, v);
+    emit_guest_in(e, v);
+    emit_push_slot(e, A(site));
+    emit8(e, 0xc3);
+    emit_here32(e, leave);
+    emit_store32(e, A(op_result), H_RAX);
+    emit_mov_imm(e, H_RAX, BT_LEAVE_OP);
+    emit_return_to_c(e, v);
+    return at;
+}
+
+void bt_stubs_make(struct bt_vcpu *v)
+{
+    struct emit e = {.p = v->code_rw, .end = v->code_rw + v->code_size,
+                     .rx_delta = (uint64_t)v->code_rx - (uint64_t)v->code_rw};
+    v->fn_op = (uint64_t)&bt_op_dispatch;
+    v->fn_tlb_miss = (uint64_t)&bt_tlb_miss;
+    make_enter(&e, v);
+    v->stub_leave_link = make_leave(&e, v, BT_LEAVE_LINK);
+    v->stub_leave_indirect = make_leave(&e, v, BT_LEAVE_INDIRECT);
+    v->stub_leave_fault = make_leave_fault(&e, v);
+    v->stub_mem = make_mem(&e, v);
+    v->stub_op = make_op(&e, v);
+    v->code_start = (uint32_t)align_up((uint64_t)(e.p - v->code_rw), 64);
+    v->code_used = v->code_start;
+}

@@ -1,0 +1,299 @@
+/*
+ * The translation of one block: decode up to where control leaves, find out where flags are live, generate.
+ *
+ *     bt_translate -> read_block (bt_decode, classify) -> find_live_flags -> gen_insn ... -> gen_cold_paths, gen_exit_stubs
+ *
+ * A block ends at a control transfer, at an instruction whose function may change the mode or the mappings, at the end of the
+ * page, or after BT_BLOCK_INSNS_MAX instructions. Only its last instruction may reach into the next page.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "cpu/bt/gen.h"
+
+size_t bt_translate_scratch_bytes(void)
+{
+    return sizeof(struct gen);
+}
+
+/* Whether stack and control transfer are generated inline: flat segments, and a stack as wide as the code. */
+static bool flat_stack(uint32_t mode)
+{
+    return (mode & BT_MODE_CODE64) ||
+           (mode & (BT_MODE_FLAT | BT_MODE_CODE32 | BT_MODE_SS32)) == (BT_MODE_FLAT | BT_MODE_CODE32 | BT_MODE_SS32);
+}
+
+static bool fpu_allowed(uint32_t mode, const struct bt_insn *in)
+{
+    if (!in->fpu) {
+        return true;
+    }
+    return (!(mode & BT_MODE_NOFPU) || (mode & BT_MODE_FPU_CHECKED)) && (!in->avx || (mode & BT_MODE_AVX)) && (!in->avx512 || (mode & BT_MODE_AVX512));
+}
+
+static enum gen_kind flow_kind(const struct bt_insn *in)
+{
+    switch (in->op.mnemonic) {
+    case ZYDIS_MNEMONIC_JMP:
+        return in->enc == BT_ENC_LEGACY && in->opcode == 0xff ? GEN_JMP_INDIRECT : GEN_JMP;
+    case ZYDIS_MNEMONIC_CALL: return in->opcode == 0xff ? GEN_CALL_INDIRECT : GEN_CALL;
+    case ZYDIS_MNEMONIC_RET: return GEN_RET;
+    case ZYDIS_MNEMONIC_LOOP:
+    case ZYDIS_MNEMONIC_LOOPE:
+    case ZYDIS_MNEMONIC_LOOPNE: return GEN_LOOP;
+    case ZYDIS_MNEMONIC_JCXZ:
+    case ZYDIS_MNEMONIC_JECXZ:
+    case ZYDIS_MNEMONIC_JRCXZ: return GEN_JRCXZ;
+    default: break;
+    }
+    if (in->enc == BT_ENC_LEGACY && ((in->map == 0 && (in->opcode & 0xf0) == 0x70) || (in->map == 1 && (in->opcode & 0xf0) == 0x80)) &&
+        !in->has_modrm) {
+        return GEN_JCC;
+    }
+    return GEN_COPY;
+}
+
+/* Stack and near control transfer: inline where possible, else by the function of the same instruction. */
+static bool classify_flow(uint32_t mode, struct gen_insn *gi)
+{
+    struct bt_insn *in = &gi->in;
+    bool inline_stack = flat_stack(mode) && !(mode & BT_MODE_SLOW);
+    unsigned width = mode & BT_MODE_CODE64 ? 8 : 4;
+    enum gen_kind kind = in->op.far ? GEN_COPY : flow_kind(in);
+    switch (kind) {
+    case GEN_JMP:
+    case GEN_JCC:
+    case GEN_LOOP:
+    case GEN_JRCXZ:
+        gi->kind = kind;
+        gi->ends = true;
+        return true;
+    case GEN_CALL:
+    case GEN_RET:
+    case GEN_CALL_INDIRECT:
+    case GEN_JMP_INDIRECT:
+        if (!inline_stack || (!(mode & BT_MODE_CODE64) && in->op.opsize != width)) {
+            return false;
+        }
+        gi->kind = kind;
+        gi->ends = true;
+        return true;
+    default: break;
+    }
+    switch (in->op.mnemonic) {
+    case ZYDIS_MNEMONIC_PUSH:
+    case ZYDIS_MNEMONIC_POP:
+        if (!inline_stack || in->op.opsize != width || (in->op.mnemonic == ZYDIS_MNEMONIC_POP && in->op.has_mem) ||
+            in->op.source == BT_SOURCE_SEG) {
+            return false; /* segment registers, 16-bit operands, POP to memory */
+        }
+        gi->kind = in->op.mnemonic == ZYDIS_MNEMONIC_PUSH ? GEN_PUSH : GEN_POP;
+        return true;
+    case ZYDIS_MNEMONIC_LEAVE:
+        if (!inline_stack || in->op.opsize != width) {
+            return false;
+        }
+        gi->kind = GEN_LEAVE;
+        return true;
+    default: return false;
+    }
+}
+
+static void classify(const struct bt_vcpu *v, uint32_t mode, struct gen_insn *gi)
+{
+    struct bt_insn *in = &gi->in;
+    (void)v;
+    gi->kind = GEN_OP;
+    gi->ends = true;
+    if (!in->valid) {
+        gi->fn = in->too_long ? bt_op_gp : bt_op_ud;
+        return;
+    }
+    if (!fpu_allowed(mode, in)) {
+        gi->fn = bt_op_nm;
+        return;
+    }
+    gi->ends = false;
+    if (classify_flow(mode, gi)) {
+        return;
+    }
+    gi->fn = bt_op_lookup(in, &gi->ends);
+    if (gi->fn) {
+        return;
+    }
+    if (in->privileged) { /* never copied, whatever the decoder calls it */
+        gi->fn = bt_op_ud;
+        gi->ends = true;
+        return;
+    }
+    switch (in->op.mnemonic) {
+    case ZYDIS_MNEMONIC_NOP:
+    case ZYDIS_MNEMONIC_ENDBR32:
+    case ZYDIS_MNEMONIC_ENDBR64:
+    case ZYDIS_MNEMONIC_PREFETCH:
+    case ZYDIS_MNEMONIC_PREFETCHNTA:
+    case ZYDIS_MNEMONIC_PREFETCHT0:
+    case ZYDIS_MNEMONIC_PREFETCHT1:
+    case ZYDIS_MNEMONIC_PREFETCHT2:
+    case ZYDIS_MNEMONIC_PREFETCHW:
+    case ZYDIS_MNEMONIC_PREFETCHWT1:
+    case ZYDIS_MNEMONIC_CLDEMOTE:
+    case ZYDIS_MNEMONIC_RDSSPD: /* no shadow stacks: a NOP */
+    case ZYDIS_MNEMONIC_RDSSPQ: gi->kind = GEN_NOTHING; return;
+    case ZYDIS_MNEMONIC_LEA: gi->kind = GEN_LEA; return;
+    case ZYDIS_MNEMONIC_BT:
+    case ZYDIS_MNEMONIC_BTS:
+    case ZYDIS_MNEMONIC_BTR:
+    case ZYDIS_MNEMONIC_BTC:
+        gi->kind = in->op.has_mem && !in->imm_bytes ? GEN_BIT_STRING : GEN_COPY;
+        in->op.bit_string = gi->kind == GEN_BIT_STRING;
+        return;
+    default: gi->kind = GEN_COPY; return;
+    }
+}
+
+/* What a mode that is not flat needs: memory operands through the bounce buffer, hence blocks of one. */
+static uint32_t effective_mode(uint32_t mode, const struct bt_insn *in)
+{
+    bool segment = (in->op.seg == X86_FS || in->op.seg == X86_GS) && !(mode & BT_MODE_CODE64);
+    if (in->op.has_mem && !in->agen && (!(mode & (BT_MODE_FLAT | BT_MODE_CODE64)) || segment)) {
+        return mode | BT_MODE_SLOW;
+    }
+    return mode;
+}
+
+/* Returns 0, -EAGAIN when the first instruction needs bytes of the second page and code2 is NULL. */
+static int read_block(struct gen *g, const uint8_t *code, unsigned avail, const uint8_t *code2)
+{
+    struct bt_vcpu *v = g->v;
+    unsigned limit = MIN(avail, BT_BLOCK_BYTES_MAX);
+    memcpy(g->bytes, code, limit);
+    unsigned total = limit;
+    if (code2 && limit == avail) {
+        memcpy(g->bytes + limit, code2, 16);
+        total += 16;
+    }
+    unsigned max = g->mode & (BT_MODE_ONE | BT_MODE_SLOW) ? 1 : BT_BLOCK_INSNS_MAX;
+    unsigned at = 0;
+    while (g->n < max && at < limit) {
+        struct gen_insn *gi = &g->insn[g->n];
+        memset(gi, 0, sizeof(*gi));
+        unsigned len = bt_decode(&v->cpu, g->mode, g->b->rip + at, g->bytes + at, total - at, &gi->in);
+        if (len == 0 || at + len > limit) {
+            if (g->n > 0) {
+                break; /* it reaches into the next page: a block of its own */
+            }
+            if (len == 0) {
+                return -EAGAIN;
+            }
+        }
+        classify(v, effective_mode(g->mode, &gi->in), gi);
+        at += len;
+        g->n++;
+        if (gi->ends) {
+            break;
+        }
+    }
+    g->b->guest_len = (uint16_t)at;
+    g->b->insns = (uint16_t)g->n;
+    return 0;
+}
+
+static void find_live_flags(struct gen *g)
+{
+    uint32_t live = X86_FLAGS_ARITH;
+    for (unsigned i = g->n; i-- > 0;) {
+        struct gen_insn *gi = &g->insn[i];
+        if (gi->kind == GEN_OP) {
+            gi->in.fl_read = X86_FLAGS_ARITH;
+            gi->in.fl_kill = 0;
+        }
+        gi->in.live_after = live;
+        live = (live & ~gi->in.fl_kill) | gi->in.fl_read;
+    }
+}
+
+static void gen_insn(struct gen *g, const struct gen_insn *gi)
+{
+    const struct bt_insn *in = &gi->in;
+    uint32_t mode = g->mode;
+    g->mode = effective_mode(mode, in);
+    g->op_flags_saved = g->flags_saved;
+    switch (gi->kind) {
+    case GEN_COPY: gen_copy(g, in); break;
+    case GEN_INLINE:
+    case GEN_NOTHING: break;
+    case GEN_LEA: gen_lea(g, in); break;
+    case GEN_BIT_STRING: gen_bit_string(g, in); break;
+    case GEN_PUSH: gen_push(g, in); break;
+    case GEN_POP: gen_pop(g, in); break;
+    case GEN_LEAVE: gen_leave(g, in); break;
+    case GEN_CALL: gen_call(g, in); break;
+    case GEN_CALL_INDIRECT: gen_call_indirect(g, in); break;
+    case GEN_RET: gen_ret(g, in); break;
+    case GEN_JMP_INDIRECT: gen_jmp_indirect(g, in); break;
+    case GEN_JMP:
+        gen_flags_end(g);
+        gen_exit(g, gen_branch_target(g, in));
+        break;
+    case GEN_JCC: gen_jcc(g, in); break;
+    case GEN_LOOP: gen_loop(g, in); break;
+    case GEN_JRCXZ: gen_jrcxz(g, in); break;
+    case GEN_OP: gen_call_op(g, in, gi->fn); break;
+    }
+    g->mode = mode;
+}
+
+int bt_translate(struct bt_vcpu *v, struct bt_block *b, const uint8_t *code, unsigned avail, const uint8_t *code2)
+{
+    struct gen *g = v->scratch;
+    g->v = v;
+    g->b = b;
+    g->mode = b->mode;
+    g->n = g->ncold = g->nexits = g->nmaps = 0;
+    g->flags_saved = false;
+    int r = read_block(g, code, avail, code2);
+    if (r < 0) {
+        return r;
+    }
+    find_live_flags(g);
+
+    g->e = (struct emit){.p = v->code_rw + v->code_used, .end = v->code_rw + v->code_size,
+                         .rx_delta = (uint64_t)v->code_rx - (uint64_t)v->code_rw};
+    g->start = g->e.p;
+    b->code = v->code_used;
+    b->indirect_from = b->indirect_to = 0;
+    b->exits[0].kind = b->exits[1].kind = BT_EXIT_NONE;
+    unsigned maps_first = g->nmaps;
+    for (g->at = 0; g->at < g->n; g->at++) {
+        const struct gen_insn *gi = &g->insn[g->at];
+        struct bt_map *m = &g->maps[g->nmaps++];
+        m->host = (uint16_t)(g->e.p - g->start);
+        m->guest = (uint16_t)(gi->in.op.rip - b->rip);
+        gen_insn(g, gi);
+        if (g->op_flags_saved) {
+            m->guest |= BT_MAP_FLAGS_SAVED;
+        }
+    }
+    const struct gen_insn *last = &g->insn[g->n - 1];
+    if (!last->ends || (last->kind == GEN_OP && g->nexits == 0)) {
+        gen_flags_end(g);
+        gen_exit(g, gen_next_rip(g, &last->in));
+    }
+    gen_cold_paths(g);
+    gen_exit_stubs(g);
+    if (g->e.full || v->maps_used + g->nmaps > v->maps_max || g->e.p - g->start > UINT16_MAX) {
+        return -ENOSPC;
+    }
+    b->map = v->maps + v->maps_used;
+    b->nmaps = (uint16_t)(g->nmaps - maps_first);
+    memcpy(b->map, g->maps, g->nmaps * sizeof(struct bt_map));
+    v->maps_used += g->nmaps;
+    b->code_len = (uint32_t)(g->e.p - g->start);
+    v->code_used = (uint32_t)align_up(v->code_used + b->code_len, 16);
+    v->counters[BT_C_BLOCKS]++;
+    v->counters[BT_C_INSNS] += g->n;
+    v->counters[BT_C_GUEST_BYTES] += b->guest_len;
+    v->counters[BT_C_CODE_BYTES] += b->code_len;
+    return 0;
+}
