@@ -7,6 +7,9 @@
  *
  * Threads: everything runs under mem_lock(), but for lapic_irq_pending() and lapic_bind_thread(). The xAPIC
  * page is the same address for all vCPUs: an access means the LAPIC that the calling thread has bound.
+ *
+ * Not supported: moving the page (IA32_APIC_BASE keeps the address that a guest writes, the page stays at
+ * LAPIC_BASE), changing the xAPIC ID, SMI, and the CMCI entry of the local vector table.
  */
 #ifndef FONDA_DEV_IRQ_LAPIC_H
 #define FONDA_DEV_IRQ_LAPIC_H

@@ -181,7 +181,7 @@ static void rx_timeout_restart(struct ns16550 *uart)
         return;
     }
     uint64_t divisor = uart->divisor ? uart->divisor : 1;
-    uint64_t ns = 4 * CHAR_BITS * NS_PER_S * 16 * divisor / INPUT_HZ;
+    uint64_t ns = 4ull * CHAR_BITS * NS_PER_S * 16 * divisor / INPUT_HZ;
     (void)clock_timer_arm(uart->config.clock, &uart->rx_timer, clock_now_ns(uart->config.clock) + ns);
 }
 

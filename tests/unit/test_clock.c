@@ -2,6 +2,8 @@
 #include "base/clock.h"
 #include "tests/unit/unit.h"
 
+#include <pthread.h>
+
 struct probe {
     struct clock *clock;
     struct clock_timer timer;
@@ -180,11 +182,68 @@ static void test_host(void **state)
     clock_free(NULL);
 }
 
+#define THREADS 3u
+
+struct worker {
+    struct clock *clock;
+    struct probe probe[4];
+};
+
+static void *worker_main(void *opaque)
+{
+    struct worker *worker = opaque;
+    for (unsigned i = 0; i < 5000; i++) {
+        struct clock_timer *timer = &worker->probe[i % 4].timer;
+        if (i % 3) {
+            clock_timer_arm(worker->clock, timer, clock_now_ns(worker->clock) + i % 2000);
+        } else {
+            clock_timer_cancel(worker->clock, timer);
+        }
+    }
+    return NULL;
+}
+
+static void count_run(void *opaque)
+{
+    ((struct probe *)opaque)->runs++; /* only the thread of clock_run touches it */
+}
+
+static void test_threads(void **state)
+{
+    struct clock *clock = clock_new_host();
+    static struct worker workers[THREADS];
+    pthread_t threads[THREADS];
+    for (unsigned i = 0; i < THREADS; i++) {
+        workers[i].clock = clock;
+        for (unsigned k = 0; k < 4; k++) {
+            probe_init(&workers[i].probe[k], clock);
+            workers[i].probe[k].timer.fn = count_run;
+        }
+        assert_int_equal(pthread_create(&threads[i], NULL, worker_main, &workers[i]), 0);
+    }
+    for (unsigned i = 0; i < 1000; i++) {
+        clock_run(clock);
+        clock_next_deadline(clock);
+    }
+    for (unsigned i = 0; i < THREADS; i++) {
+        pthread_join(threads[i], NULL);
+    }
+    while (clock_next_deadline(clock) != CLOCK_NEVER) {
+        clock_run(clock);
+    }
+    for (unsigned i = 0; i < THREADS * 4; i++) {
+        assert_int_equal(workers[i / 4].probe[i % 4].timer.heap_index, 0);
+    }
+    clock_free(clock);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_order), cmocka_unit_test(test_periodic), cmocka_unit_test(test_run_is_bounded),
-        cmocka_unit_test(test_wake),  cmocka_unit_test(test_random),   cmocka_unit_test(test_host),
+        cmocka_unit_test(test_order),          cmocka_unit_test(test_periodic),
+        cmocka_unit_test(test_run_is_bounded), cmocka_unit_test(test_wake),
+        cmocka_unit_test(test_random),         cmocka_unit_test(test_host),
+        cmocka_unit_test(test_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -161,6 +161,10 @@ static void test_priority(void **state)
     send(0, false, APIC_MODE_FIXED, 0x42, false);
     assert_int_equal(rd(0x210), 1u << 0x11);
     assert_int_equal(rd(0x220), 1u << 2);
+    assert_int_equal(cpus[0].raised, 2); /* every addition raises */
+    lapic_cr8_write(lapic, 0);
+    wr(0xf0, 0x1ff);
+    assert_int_equal(cpus[0].raised, 2); /* what changes nothing does not */
     assert_int_equal(lapic_irq_ack(lapic), 0x42);
     assert_int_equal(rd(0xa0), 0x40);
     assert_int_equal(rd(0x120), 1u << 2);

@@ -122,6 +122,8 @@ static void test_interrupts(void **state)
     assert_int_equal(cmos(0xc) & 0xb0, 0x90);
     assert_false(rig.level[8]);
     assert_int_equal(cmos(0xc), 0);
+    set_cmos(0xb, 0x92); /* SET turns the update interrupt off */
+    assert_int_equal(cmos(0xb), 0x82);
     set_cmos(0xb, 0x42); /* periodic, 1,024 Hz */
     cmos(0xc);
     unsigned ticks = 0;
