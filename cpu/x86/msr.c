@@ -57,21 +57,16 @@ struct msr {
 /* --- readers and writers
  * ----------------------------------------------------------------------------------------- */
 
-static uint64_t guest_tsc(struct x86_cpu *cpu)
-{
-    return cpu->ops->host_tsc(cpu) + cpu->s.tsc_offset;
-}
-
 static int read_tsc(struct x86_cpu *cpu, uint32_t number, uint64_t *ret)
 {
-    *ret = guest_tsc(cpu);
+    *ret = x86_guest_tsc(cpu);
     return 0;
 }
 
 /* A write to either of TSC and TSC_ADJUST moves both by the same amount (SDM vol. 3B, 18.17.3). */
 static int write_tsc(struct x86_cpu *cpu, uint32_t number, uint64_t value)
 {
-    uint64_t delta = value - guest_tsc(cpu);
+    uint64_t delta = value - x86_guest_tsc(cpu);
     cpu->s.tsc_offset += delta;
     cpu->s.tsc_adjust += delta;
     return 0;

@@ -52,6 +52,7 @@ static inline void x86_zero_bytes(void *to, uint64_t size)
     __asm__ volatile("rep stosb" : "+D"(to), "+c"(size) : "a"(0) : "memory");
 }
 
+uint64_t x86_guest_tsc(struct x86_cpu *cpu);
 /* What XSETBV accepts (SDM vol. 1, 13.3). */
 bool x86_xcr0_valid(const struct x86_cpu *cpu, uint64_t value);
 /* Whether every field of an IA32_PAT value is a memory type (SDM vol. 3A, 12.12.2). */
