@@ -50,7 +50,7 @@ static void count_page(struct x86_cpu *cpu, uint64_t va, uint16_t pcid)
     calls.pcid = pcid;
 }
 
-static uint64_t test_tsc(struct x86_cpu *cpu)
+static uint64_t host_tsc_for_test(struct x86_cpu *cpu)
 {
     return calls.host_tsc;
 }
@@ -84,7 +84,7 @@ static const struct x86_cpu_ops test_ops = {
     .tlb_switch = count_switch,
     .tlb_flush_pcid = count_pcid,
     .tlb_flush_page = count_page,
-    .host_tsc = test_tsc,
+    .host_tsc = host_tsc_for_test,
 };
 
 /* A processor after reset; mem may be NULL. */
