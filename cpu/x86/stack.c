@@ -137,6 +137,6 @@ void x86_set_sp(struct x86_cpu *cpu, const struct x86_segment *ss, bool code64, 
     } else if (ss->attr & X86_SEG_DB) {
         *rsp = (uint32_t)sp;
     } else {
-        *rsp = (*rsp & ~0xffffull) | (sp & 0xffff);
+        *rsp = (*rsp & 0xffff0000) | (sp & 0xffff);
     }
 }
