@@ -12,7 +12,7 @@
  * Threads: the vCPU's own.
  */
 #include "base/util.h"
-#include "cpu/x86/x86.h"
+#include "cpu/x86/x86_int.h"
 
 #define PAGE_MASK (MEM_PAGE_SIZE - 1u)
 
@@ -57,17 +57,10 @@ static unsigned bytes_to_page_end(uint64_t va)
     return MEM_PAGE_SIZE - (unsigned)(va & PAGE_MASK);
 }
 
-/* libc's memcpy may use vector registers, which hold the guest's values while helpers run. */
-static void copy_bytes(void *to, const void *from, unsigned size)
-{
-    uint64_t count = size;
-    __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(count) : : "memory");
-}
-
 static void read_span(struct x86_cpu *cpu, const struct span *span, uint8_t *buf, unsigned size)
 {
     if (span->host) {
-        copy_bytes(buf, span->host, size);
+        x86_copy_bytes(buf, span->host, size);
         return;
     }
     for (unsigned done = 0; done < size;) {
@@ -82,7 +75,7 @@ static void read_span(struct x86_cpu *cpu, const struct span *span, uint8_t *buf
 static void write_span(struct x86_cpu *cpu, const struct span *span, const uint8_t *buf, unsigned size)
 {
     if (span->host) {
-        copy_bytes(span->host, buf, size);
+        x86_copy_bytes(span->host, buf, size);
         return;
     }
     for (unsigned done = 0; done < size;) {
@@ -210,11 +203,12 @@ int x86_store(struct x86_cpu *cpu, uint64_t va, unsigned size, unsigned access, 
 #define TYPE_WRITABLE    0x2u /* data */
 #define TYPE_READABLE    0x2u /* code */
 
-/* Whether the segment's type lets this access pass (SDM vol. 3A, 5.5). */
+/* Whether the segment's type lets this access pass (SDM vol. 3A, 5.5). Fetches pass: CS was checked when it
+ * was loaded, and between setting CR0.PE and the far jump it still describes a real-mode segment. */
 static bool type_allows(uint16_t attr, unsigned access)
 {
     if (access & X86_ACCESS_FETCH) {
-        return (attr & TYPE_CODE) != 0;
+        return true;
     }
     if (access & X86_ACCESS_WRITE) {
         return (attr & (TYPE_CODE | TYPE_WRITABLE)) == TYPE_WRITABLE;

@@ -16,7 +16,7 @@
  * Threads: the vCPU's own; other vCPUs may change the same entries.
  */
 #include "base/util.h"
-#include "cpu/x86/x86.h"
+#include "cpu/x86/x86_int.h"
 
 /* Paging-structure entries (SDM vol. 3A, tables 4-5 to 4-20). */
 #define PTE_P  0x1ull
@@ -35,10 +35,6 @@
 #define RETRIES_MAX 1000
 
 #define RETRY 1
-
-/* CPUID.1:EDX and CPUID.80000001:EDX */
-#define F1_EDX_PSE36    BIT(17)
-#define FE1_EDX_PDPE1GB BIT(26)
 
 __attribute__((cold, noinline)) static int fault(struct x86_cpu *cpu, uint64_t va, unsigned access,
                                                  uint32_t error)
