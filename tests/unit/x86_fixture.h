@@ -7,16 +7,11 @@
 #ifndef FONDA_TESTS_UNIT_X86_FIXTURE_H
 #define FONDA_TESTS_UNIT_X86_FIXTURE_H
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include <cmocka.h>
-
 #include "cpu/x86/descriptor.h"
+#include "tests/unit/unit.h"
 
 /* Where things are in guest RAM. Linear addresses are physical ones. */
 #define FIX_RAM       0x200000u
