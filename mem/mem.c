@@ -63,7 +63,8 @@ static void format_size(char *buf, size_t size, uint64_t bytes)
     if (bytes >= 10 * GiB || (bytes >= GiB && bytes % GiB == 0)) {
         snprintf(buf, size, "%llu GiB", (unsigned long long)(bytes / GiB));
     } else if (bytes >= GiB) {
-        snprintf(buf, size, "%.1f GiB", (double)bytes / (double)GiB);
+        snprintf(buf, size, "%llu.%llu GiB", (unsigned long long)(bytes / GiB),
+                 (unsigned long long)(bytes % GiB * 10 / GiB));
     } else if (bytes >= MiB) {
         snprintf(buf, size, "%llu MiB", (unsigned long long)(bytes / MiB));
     } else {

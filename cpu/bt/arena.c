@@ -70,8 +70,7 @@ static void host_features(struct bt_vcpu *v)
         v->has_bmi2 = b >> 8 & 1;
         v->has_avx512bw = b >> 30 & 1;
     }
-    __get_cpuid(1, &a, &b, &c, &d);
-    if (c >> 27 & 1) { /* OSXSAVE */
+    if (__get_cpuid(1, &a, &b, &c, &d) && (c >> 27 & 1)) { /* OSXSAVE */
         __asm__ volatile("xgetbv" : "=a"(xcr0), "=d"(high) : "c"(0));
     }
     v->xsave_mask = bt_fpu_mask(xcr0);

@@ -462,7 +462,7 @@ unsigned bt_decode(const struct x86_cpu *cpu, uint32_t mode, uint64_t rip, const
     ZydisDecodedInstruction z;
     ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
     const ZydisDecoder *decoder = &decoders[mode & BT_MODE_CODE64 ? 2 : mode & BT_MODE_CODE32 ? 1 : 0];
-    ZyanStatus status = ZydisDecoderDecodeFull(decoder, bytes, avail, &z, ops, ZYDIS_MAX_OPERAND_COUNT, 0);
+    ZyanStatus status = ZydisDecoderDecodeFull(decoder, bytes, avail, &z, ops);
     if (!ZYAN_SUCCESS(status)) {
         if (status == ZYDIS_STATUS_NO_MORE_DATA && avail < ZYDIS_MAX_INSTRUCTION_LENGTH) {
             return 0;

@@ -397,7 +397,7 @@ static const struct system_op system_ops[] = {
     {ZYDIS_MNEMONIC_STD, false, op_std},          {ZYDIS_MNEMONIC_CLAC, true, op_clac_stac},
     {ZYDIS_MNEMONIC_STAC, true, op_clac_stac},    {ZYDIS_MNEMONIC_CLTS, true, op_clts},
     {ZYDIS_MNEMONIC_INVD, false, op_wbinvd},      {ZYDIS_MNEMONIC_WBINVD, false, op_wbinvd},
-    {ZYDIS_MNEMONIC_WBNOINVD, false, op_wbinvd},  {ZYDIS_MNEMONIC_INVLPG, true, op_invlpg},
+    {ZYDIS_MNEMONIC_INVLPG, true, op_invlpg},
     {ZYDIS_MNEMONIC_INVPCID, true, op_invpcid},   {ZYDIS_MNEMONIC_CPUID, false, op_cpuid},
     {ZYDIS_MNEMONIC_RDMSR, false, op_rdmsr},      {ZYDIS_MNEMONIC_WRMSR, true, op_wrmsr},
     {ZYDIS_MNEMONIC_RDTSC, false, op_rdtsc},      {ZYDIS_MNEMONIC_RDTSCP, false, op_rdtsc},
