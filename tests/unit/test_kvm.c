@@ -35,7 +35,7 @@ struct machine {
     unsigned last_size, reads;
     _Atomic unsigned writes;
     uint64_t read_value;
-    bool kick_on_write;
+    bool kick_on_write, kick_on_ack;
     /* The platform. */
     int pending_vector; /* -1: none */
     unsigned acks;
@@ -74,6 +74,9 @@ static int irq_ack(void *opaque)
     int vector = m->pending_vector;
     m->pending_vector = -1;
     m->acks++;
+    if (m->kick_on_ack) {
+        kvm_engine.kick(m->vcpu);
+    }
     return vector;
 }
 
@@ -318,20 +321,16 @@ static void test_state_keeps_acknowledged_interrupt(void **state)
     struct machine *m = machine_of(state);
     put(m, HANDLER, "\x90\xf4", 2);                /* nop; hlt */
     START_REAL(m, X86_IF, 0xe6, PORT, 0xeb, 0xfc); /* 1: out PORT, al; jmp 1b */
-    /* Each OUT kicks; the interrupt is acknowledged at some entry, and must be in the state read after it. */
-    m->kick_on_write = true;
-    for (unsigned i = 0; i < 8 && m->acks == 0; i++) {
-        m->pending_vector = 0x20;
-        run_to(m, EXIT_KICK);
-    }
-    struct x86_state s = state_of(m);
-    for (unsigned i = 0; i < 8 && s.rip < HANDLER; i++) {
-        struct vcpu_exit exit;
-        assert_int_equal(kvm_engine.run(m->vcpu, &exit), 0);
-        s = state_of(m);
-    }
+    /* The kick arrives when the kernel holds the interrupt and has not delivered it. */
+    m->kick_on_ack = true;
+    m->pending_vector = 0x20;
+    run_to(m, EXIT_KICK);
     assert_int_equal(m->acks, 1);
-    assert_in_range(s.rip, HANDLER, HANDLER + 2);
+    struct x86_state s = state_of(m);
+    assert_in_range(s.rip, HANDLER, HANDLER + 1);
+    assert_int_equal(kvm_engine.set_state(m->vcpu, &s), 0);
+    run_to(m, EXIT_HLT);
+    assert_int_equal(state_of(m).rip, HANDLER + 2);
 }
 
 static void test_msr(void **state)
@@ -353,17 +352,6 @@ static void test_msr(void **state)
     assert_int_equal(m->msr_value, 0x12345678);
     assert_int_equal(m->writes, 2);
     assert_int_equal(state_of(m).rip, HANDLER + 3);
-}
-
-static void test_shutdown(void **state)
-{
-    struct machine *m = machine_of(state);
-    struct x86_state s;
-    START_REAL(m, 0, 0xcc); /* int3 */
-    assert_int_equal(kvm_engine.get_state(m->vcpu, &s), 0);
-    s.idtr.limit = 0;
-    assert_int_equal(kvm_engine.set_state(m->vcpu, &s), 0);
-    run_to(m, EXIT_SHUTDOWN);
 }
 
 static void *kicker(void *arg)
@@ -398,14 +386,17 @@ static void test_kick_before_run(void **state)
     run_to(m, EXIT_HLT);
 }
 
-/* Identity-mapped long mode at ring 0, set from outside. */
+/* The first 2 MiB and the MMIO page identity-mapped: long mode at ring 0, set from outside. */
 static void start_long(struct machine *m, const void *code, size_t size)
 {
     struct x86_state s;
     assert_int_equal(kvm_engine.get_state(m->vcpu, &s), 0);
-    uint64_t pml4 = 0x11003, pdpt[4] = {0x83, 0x40000083, 0x80000083, 0xc0000083};
-    put(m, 0x10000, &pml4, 8);
+    static const uint64_t pml4[] = {0x11003}, pdpt[] = {0x12003, 0, 0, 0x13003}, low[] = {0x83};
+    static const uint64_t io[] = {MMIO_AT | 0x83};
+    put(m, 0x10000, pml4, sizeof(pml4));
     put(m, 0x11000, pdpt, sizeof(pdpt));
+    put(m, 0x12000, low, sizeof(low));
+    put(m, 0x13000 + ((MMIO_AT >> 21) & 511) * 8, io, sizeof(io));
     s.cr3 = 0x10000;
     s.cr4 |= X86_CR4_PAE;
     s.cr0 |= X86_CR0_PE | X86_CR0_PG;
@@ -420,6 +411,17 @@ static void start_long(struct machine *m, const void *code, size_t size)
     assert_int_equal(kvm_engine.set_state(m->vcpu, &s), 0);
 }
 
+static void test_shutdown(void **state)
+{
+    struct machine *m = machine_of(state);
+    static const uint8_t ud2[] = {0x0f, 0x0b}; /* with an empty IDT: #GP, #DF, shutdown */
+    start_long(m, ud2, sizeof(ud2));
+    struct x86_state s = state_of(m);
+    s.idtr.limit = 0;
+    assert_int_equal(kvm_engine.set_state(m->vcpu, &s), 0);
+    run_to(m, EXIT_SHUTDOWN);
+}
+
 static void test_long_mode(void **state)
 {
     struct machine *m = machine_of(state);
@@ -430,7 +432,6 @@ static void test_long_mode(void **state)
         0xbb, 0x00, 0x00, 0x00, 0xd0, /* mov ebx, MMIO_AT */
         0x48, 0x8b, 0x43, 0x08,       /* mov rax, [rbx+8] */
         0x48, 0x89, 0x43, 0x10,       /* mov [rbx+16], rax */
-        0x66, 0x48, 0x0f, 0x6e, 0xd8, /* movq xmm3, rax */
         0xf4,                         /* hlt */
     };
     start_long(m, code, sizeof(code));
@@ -440,10 +441,7 @@ static void test_long_mode(void **state)
     assert_int_equal(m->last_offset, 16);
     assert_int_equal(m->last_size, 8);
     assert_int_equal(m->last_value, 0x1122334455667788);
-    struct x86_state s = state_of(m);
-    uint64_t xmm3;
-    memcpy(&xmm3, s.xsave + 160 + 16 * 3, 8);
-    assert_int_equal(xmm3, 0x1122334455667788);
+    assert_int_equal(state_of(m).gpr[X86_RAX], 0x1122334455667788);
 }
 
 static void test_state_round_trip(void **state)
@@ -523,8 +521,13 @@ static void test_models(void **state)
     kvm_engine.free(engine);
     config.cpu_model = "x86-64-v2";
     assert_int_equal(kvm_engine.create(&config, &engine, &err), 0);
-    assert_int_equal(kvm_engine.vcpu_create(engine, 0, &platform, &vcpu, &err), 0);
-    kvm_engine.vcpu_free(vcpu);
+    int rc = kvm_engine.vcpu_create(engine, 0, &platform, &vcpu, &err);
+    if (rc == 0) {
+        kvm_engine.vcpu_free(vcpu);
+    } else { /* a host may lack the model; it then says which bits */
+        assert_int_equal(rc, -ENOTSUP);
+        assert_non_null(strstr(err.text, "lacks features of the CPU model 'x86-64-v2'"));
+    }
     kvm_engine.free(engine);
 }
 
