@@ -25,20 +25,19 @@ static _Noreturn void keeper_main(int pipe_fd, int tty)
     for (size_t i = 0; i < ARRAY_SIZE(ignored); i++) {
         signal(ignored[i], SIG_IGN);
     }
-    /* Whoever waits for our output's end must not wait for the keeper. */
-    int devnull = open("/dev/null", O_RDWR);
-    for (int fd = 0; fd <= 2; fd++) {
-        if (fd != tty && fd != pipe_fd) {
-            dup2(devnull, fd);
-        }
-    }
+    /* Keeps the terminal and the pipe, and nothing else: whoever waits for our output's end must not wait for
+     * the keeper, and guest memory must not live on in it. */
+    dup2(tty, 0);
+    dup2(pipe_fd, 1);
+    close(2);
+    close_range(3, ~0u, 0);
     char byte = 0;
     ssize_t n;
     do {
-        n = read(pipe_fd, &byte, 1);
+        n = read(1, &byte, 1);
     } while (n < 0 && errno == EINTR);
     if (n == 0) {
-        tcsetattr(tty, TCSANOW, &saved);
+        tcsetattr(0, TCSANOW, &saved);
     }
     _exit(0);
 }
