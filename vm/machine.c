@@ -99,7 +99,7 @@ static int make_pc(struct machine *machine, struct err *err)
     return rc;
 }
 
-/* vCPUs come before the chips: a chip's reset may already reach for a vCPU. */
+/* The local APICs come first: an engine may ask the platform while it makes a vCPU. */
 static int make_vcpus(struct machine *machine, struct err *err)
 {
     const struct engine_ops *ops = machine->config.engine;
@@ -134,10 +134,10 @@ int machine_new(const struct machine_config *config, struct machine **ret_machin
     }
     int rc = make_engine(machine, err);
     if (rc == 0) {
-        rc = make_vcpus(machine, err);
+        rc = make_pc(machine, err);
     }
     if (rc == 0) {
-        rc = make_pc(machine, err);
+        rc = make_vcpus(machine, err);
     }
     if (rc < 0) {
         machine_free(machine);

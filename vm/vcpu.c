@@ -133,8 +133,10 @@ struct vcpu_platform machine_vcpu_platform(struct machine_vcpu *mv)
 static void lapic_cpu_irq_raise(void *opaque)
 {
     struct machine_vcpu *mv = opaque;
-    ops_of(mv)->irq_raise(mv->vcpu);
-    wake_up(mv);
+    if (mv->vcpu) { /* a chip that is being made may raise its line before there are vCPUs */
+        ops_of(mv)->irq_raise(mv->vcpu);
+        wake_up(mv);
+    }
 }
 
 static void lapic_cpu_nmi(void *opaque)
