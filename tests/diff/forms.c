@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "base/util.h"
-#include "tests/diff/features.h"
+#include "tests/diff/offered.h"
 
 struct forms {
     struct form *form; /* sorted by category, then mnemonic */
@@ -203,7 +203,7 @@ static enum diff_cat classify_base(const ZydisDecodedInstruction *d)
 
 enum diff_cat forms_classify(const ZydisDecodedInstruction *d)
 {
-    if (excluded(d->mnemonic) || !features_offer(d->meta.isa_set)) {
+    if (excluded(d->mnemonic) || !offered_by_guest(d->meta.isa_set)) {
         return CAT_COUNT;
     }
     if (privileged(d->mnemonic)) {

@@ -17,6 +17,7 @@
 #include "cpu/engine.h"
 #include "mem/mem.h"
 #include "tests/diff/diff.h"
+#include "tests/diff/engines.h"
 
 #define RAM_BYTES (4 * MiB)
 
@@ -223,11 +224,7 @@ static void build_state(struct x86_state *s)
 static int guest_init(const char *argument, char *text, uint32_t text_size)
 {
     struct err err = {0};
-    for (unsigned i = 0; engines[i]; i++) {
-        if (strcmp(engines[i]->name, argument) == 0) {
-            guest.ops = engines[i];
-        }
-    }
+    guest.ops = diff_engine(argument);
     if (!guest.ops) {
         snprintf(text, text_size, "there is no engine '%s'", argument);
         return -1;

@@ -292,6 +292,11 @@ static int native_init(const char *argument, char *text, uint32_t text_size)
             return -1;
         }
         offset += (off_t)bytes;
+        /* Present before the first case: a fault's error code says whether the page was. */
+        (void)mlock(p, bytes);
+        for (size_t k = 0; k < bytes; k += DIFF_PAGE) {
+            (void)*(volatile const uint8_t *)((uint8_t *)p + k);
+        }
     }
     memset(native.arena, DIFF_MARKER, DIFF_CODE_BYTES);
 

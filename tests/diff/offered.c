@@ -5,14 +5,13 @@
  * PKU, WAITPKG, CET, UINTR, XSAVES), AMD's and Knights-only ones, and those whose results differ from run to
  * run (RDRAND, RDTSC).
  */
-#include "tests/diff/features.h"
+#include "tests/diff/offered.h"
 
-#include <cpuid.h>
 #include <stdint.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "base/util.h"
+#include "cpu/x86/x86.h"
 #include "tests/diff/diff.h"
 
 enum word { ALWAYS, F1_ECX, F1_EDX, F7_EBX, F7_ECX, F7_EDX, F71_EAX, FE1_ECX, FD1_EAX, WORDS };
@@ -122,31 +121,28 @@ static const struct entry table[] = {
     {ZYDIS_ISA_SET_AVX512_FP16_SCALAR, F7_EDX, 23, X64},
 };
 
+/* What the engines offer under the model "host". */
 static void read_words(uint32_t words[WORDS])
 {
-    uint32_t a, b, c, d;
+    const struct engine_config config = {.vcpus = 1, .cpu_model = "host", .tsc_hz = 1000000000};
+    static struct x86_cpuid cpuid;
+    struct err err = {0};
+    if (x86_cpuid_init(&cpuid, &config, 0, &err) < 0) {
+        fprintf(stderr, "diff: %s\n", err.text);
+        exit(1);
+    }
     words[ALWAYS] = 1;
-    if (__get_cpuid(1, &a, &b, &c, &d)) {
-        words[F1_ECX] = c;
-        words[F1_EDX] = d;
-    }
-    if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) {
-        words[F7_EBX] = b;
-        words[F7_ECX] = c;
-        words[F7_EDX] = d;
-        if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) {
-            words[F71_EAX] = a;
-        }
-    }
-    if (__get_cpuid_count(0xd, 1, &a, &b, &c, &d)) {
-        words[FD1_EAX] = a;
-    }
-    if (__get_cpuid(0x80000001, &a, &b, &c, &d)) {
-        words[FE1_ECX] = c;
-    }
+    words[F1_ECX] = cpuid.f1_ecx;
+    words[F1_EDX] = cpuid.f1_edx;
+    words[F7_EBX] = cpuid.f7_ebx;
+    words[F7_ECX] = cpuid.f7_ecx;
+    words[F7_EDX] = cpuid.f7_edx;
+    words[F71_EAX] = cpuid.f71_eax;
+    words[FE1_ECX] = cpuid.fe1_ecx;
+    words[FD1_EAX] = cpuid.fd1_eax;
 }
 
-bool features_offer(ZydisISASet set)
+bool offered_by_guest(ZydisISASet set)
 {
     static bool ready;
     static bool offered[ZYDIS_ISA_SET_MAX_VALUE + 1];
