@@ -1,6 +1,6 @@
 /*
- * What the generator's two halves share: gen.c encodes and steers random forms, gen_special.c holds the
- * hand-written ones.
+ * What the generator's parts share: gen.c encodes and steers random forms, gen_special.c holds the
+ * hand-written ones, gen_state.c makes the state that they start from.
  */
 #ifndef FONDA_TESTS_DIFF_GEN_INT_H
 #define FONDA_TESTS_DIFF_GEN_INT_H
@@ -25,7 +25,8 @@ struct gen {
     uint32_t vector_lost;   /* bit per vector register: written or steered */
     uint32_t fault_percent; /* of memory operands that are steered to where they may fault */
     bool lock, odd_prefixes;
-    uint64_t target; /* the address that the last memory operand was steered to, 0: none */
+    bool want_memory; /* only forms with a memory operand */
+    uint64_t target;  /* the address that the last memory operand was steered to, 0: none */
 };
 
 /* Appends an instruction. False when there is no room. */
@@ -43,6 +44,10 @@ bool gen_form(struct gen *g, enum diff_cat category);
 unsigned gen_reg(struct gen *g);
 /* Where the next instruction will be. */
 uint64_t gen_here(const struct gen *g);
+
+/* gen_state.c: fills the case's XSAVE area; stores the low bytes of a value. */
+void gen_make_xsave(struct gen *g);
+void gen_put(uint8_t *at, uint64_t value, unsigned bytes);
 
 /* gen_special.c: appends a hand-written piece of a category; false when the category has none or it didn't
  * fit. */

@@ -9,6 +9,9 @@
 
 #define EMIT(g, ...) gen_emit(g, (const uint8_t[]){__VA_ARGS__}, sizeof((const uint8_t[]){__VA_ARGS__}))
 
+#define PIECE_BYTES 160u
+#define PIECE_INSNS 24u
+
 static uint32_t mark(const struct gen *g)
 {
     return g->c->code_length;
@@ -501,8 +504,20 @@ static bool string(struct gen *g)
     return false;
 }
 
+/* Room for the longest piece: what was begun must be completed. */
+static bool has_room(const struct gen *g)
+{
+    const struct diff_case *c = g->c;
+    uint32_t bytes = c->code_length + PIECE_BYTES;
+    return bytes <= DIFF_CODE_MAX && c->code_offset + bytes <= DIFF_CODE_BYTES &&
+           c->insns + PIECE_INSNS <= DIFF_INSNS_MAX;
+}
+
 bool gen_special(struct gen *g, enum diff_cat category)
 {
+    if (!has_room(g)) {
+        return false;
+    }
     switch (category) {
     case CAT_CONTROL: control(g); return true;
     case CAT_STACK: return stack(g);

@@ -75,7 +75,11 @@ static void show(struct session *s, const struct diff_case *c)
 {
     report_case(c, stdout);
     (void)run_once(s, c);
-    (void)diff_compare(c, pool_result(s->a, 0), pool_result(s->b, 0), s->o.ignored, &s->names, stdout);
+    const struct diff_result *a = pool_result(s->a, 0), *b = pool_result(s->b, 0);
+    if (diff_compare(c, a, b, s->o.ignored, &s->names, stdout) == 0) {
+        printf("  equal: ends with vector %u, error 0x%" PRIx64 ", CR2 0x%" PRIx64 ", RIP 0x%" PRIx64 "\n",
+               a->vector, a->error, a->cr2, a->rip);
+    }
 }
 
 static void fail(struct session *s, const struct diff_case *original)
@@ -155,6 +159,9 @@ static bool run_all(struct session *s)
             if (!(s->o.skipped & BIT(category))) {
                 generator_make(s->generator, s->o.seed, index, category, &cases[n++]);
             }
+        }
+        if (s->o.one && n > 0) {
+            show(s, &cases[0]);
         }
         if (n > 0 && !run_batch(s, cases, n)) {
             return false;
