@@ -169,6 +169,9 @@ uint32_t diff_code_range(const struct diff_case *c, uint32_t *ret_start);
 /* Fills buf (the length of the range) with the code and its marker. */
 void diff_fill_code(const struct diff_case *c, uint8_t *buf);
 
+/* The CPU that the native runner stays on: Linux shows its number in a segment limit (selector 0x7b). */
+void diff_stay_home(void);
+
 /* --- runners -------------------------------------------------------------------------------------------- */
 
 struct diff_runner {

@@ -9,6 +9,7 @@
  */
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -50,6 +51,7 @@ enum { K_GDT, K_IDT, K_STUBS, K_TSS, K_STACK, K_PAGES };
 #define SEL_USER_DS   0x2b
 #define SEL_USER_CS   0x33
 #define SEL_TSS       0x40
+#define SEL_CPU       0x7b
 #define GDT_ENTRIES   16
 
 #define ATTR_CODE64 0xa0fbu /* G, L, P, DPL 3, code, accessed */
@@ -165,6 +167,22 @@ static uint64_t descriptor(uint32_t attr, uint64_t base, uint32_t limit)
            (uint64_t)((limit >> 16) & 15) << 48 | ((base >> 24) & 0xff) << 56;
 }
 
+/* Linux's per-CPU descriptor, as user code on the native runner's CPU sees it. */
+static uint64_t cpu_descriptor(void)
+{
+    cpu_set_t allowed;
+    bool restore = sched_getaffinity(0, sizeof(allowed), &allowed) == 0;
+    diff_stay_home();
+    uint32_t rights = 0, limit = 0, selector = SEL_CPU;
+    __asm__("larl %1, %0" : "+r"(rights) : "r"(selector) : "cc");
+    __asm__("lsll %1, %0" : "+r"(limit) : "r"(selector) : "cc");
+    if (restore) {
+        (void)sched_setaffinity(0, sizeof(allowed), &allowed);
+    }
+    uint32_t attr = (rights >> 8) & 0xf0ff;
+    return descriptor(attr, 0, attr & X86_SEG_G ? limit >> 12 : limit);
+}
+
 static void build_kernel(void)
 {
     uint64_t *gdt = table(GPA_KERNEL + K_GDT * DIFF_PAGE);
@@ -176,6 +194,7 @@ static void build_kernel(void)
     gdt[6] = descriptor(ATTR_CODE64, 0, 0xfffff);
     gdt[8] = descriptor(ATTR_TSS, KERNEL_PAGE(K_TSS), 0x67);
     gdt[9] = KERNEL_PAGE(K_TSS) >> 32;
+    gdt[SEL_CPU >> 3] = cpu_descriptor();
 
     uint8_t *stubs = (uint8_t *)table(GPA_KERNEL + K_STUBS * DIFF_PAGE);
     uint64_t *idt = table(GPA_KERNEL + K_IDT * DIFF_PAGE);

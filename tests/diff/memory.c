@@ -1,5 +1,6 @@
 /* The memory of a case: random contents, patches, code. */
 #include <cpuid.h>
+#include <sched.h>
 #include <string.h>
 
 #include "base/util.h"
@@ -35,6 +36,21 @@ const struct diff_xlayout *diff_xlayout(void)
         layout.features = features;
     }
     return &layout;
+}
+
+void diff_stay_home(void)
+{
+    cpu_set_t allowed, home;
+    CPU_ZERO(&home);
+    if (sched_getaffinity(0, sizeof(allowed), &allowed) == 0) {
+        for (int i = 0; i < CPU_SETSIZE; i++) {
+            if (CPU_ISSET(i, &allowed)) {
+                CPU_SET(i, &home);
+                (void)sched_setaffinity(0, sizeof(home), &home);
+                return;
+            }
+        }
+    }
 }
 
 uint32_t diff_mem_offset(uint64_t va)

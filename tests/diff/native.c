@@ -263,6 +263,7 @@ void native_signal_(int sig, siginfo_t *info, void *context)
 
 static int native_init(const char *argument, char *text, uint32_t text_size)
 {
+    diff_stay_home();
     int fd = memfd_create("diff-native", MFD_CLOEXEC);
     if (fd < 0 || ftruncate(fd, DIFF_ARENA_BYTES) < 0) {
         snprintf(text, text_size, "cannot make the memory: %s", strerror(errno));
