@@ -12,7 +12,7 @@
 
 static const struct engine_ops *const table[] = {
 #ifdef HAVE_BT
-    &bt_engine,
+    &bt_engine_ops,
 #endif
     &kvm_engine,
 };
