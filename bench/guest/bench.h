@@ -1,9 +1,10 @@
 /*
  * What a benchmark row is, and the stopwatch that rows share.
  *
- * Every row is a function that prepares its data, calls bench_start(), does the work, calls bench_stop(), checks its own
- * result and returns a checksum. One process runs one row once. The checksum depends only on the row and its scale, so
- * the driver compares it between columns: a machine that computes something else has not run the benchmark.
+ * Every row is a function that prepares its data, calls bench_start(), does the work, calls bench_stop(),
+ * checks its own result and returns a checksum. One process runs one row once. The checksum depends only on
+ * the row and its scale, so the driver compares it between columns: a machine that computes something else
+ * has not run the benchmark.
  *
  * Invariants:
  *  1. Only the work lies between bench_start() and bench_stop().
@@ -50,7 +51,8 @@ uint64_t bench_scaled(uint64_t base);
 const char *bench_tmp(void);
 const char *bench_root(void);
 
-/* Keep this process, and those it forks later, on one CPU, so that the host measures what a one-CPU guest does. */
+/* Keep this process, and those it forks later, on one CPU, so that the host measures what a one-CPU guest
+ * does. */
 void bench_pin(void);
 
 /* Repeatable pseudo-random numbers (xorshift64*, Vigna 2016). */

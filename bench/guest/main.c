@@ -1,9 +1,10 @@
 /*
- * The benchmark program: `guest ROW [SCALE]` runs one row once and prints "ROW NANOSECONDS CHECKSUM", or "ROW SKIP WHY"
- * when this CPU cannot run it, or "ROW FAIL WHY". `guest --list` prints "ROW KIND WHAT" for all rows.
+ * The benchmark program: `guest ROW [SCALE]` runs one row once and prints "ROW NANOSECONDS CHECKSUM", or "ROW
+ * SKIP WHY" when this CPU cannot run it, or "ROW FAIL WHY". `guest --list` prints "ROW KIND WHAT" for all
+ * rows.
  *
- * The same file runs on the host (column "native") and in the guests. BENCH_ROOT and BENCH_TMP in the environment say where
- * the stage and a tmpfs are.
+ * The same file runs on the host (column "native") and in the guests. BENCH_ROOT and BENCH_TMP in the
+ * environment say where the stage and a tmpfs are.
  */
 #include "bench.h"
 
@@ -18,7 +19,8 @@ static const struct bench_row *const tables[] = {
     bench_library_rows, bench_syscall_rows, bench_process_rows,
 };
 
-static const char *const kind_names[] = { [BENCH_CPU] = "cpu", [BENCH_KERNEL] = "kernel", [BENCH_COLD] = "cold" };
+static const char *const kind_names[] = {
+    [BENCH_CPU] = "cpu", [BENCH_KERNEL] = "kernel", [BENCH_COLD] = "cold"};
 
 static const char *row_name = "?";
 static double scale = 1.0;
@@ -64,23 +66,26 @@ void bench_pin(void)
     CPU_ZERO(&set);
     int cpu = sched_getcpu();
     CPU_SET(cpu < 0 ? 0 : cpu, &set);
-    if (sched_setaffinity(0, sizeof(set), &set) != 0)
+    if (sched_setaffinity(0, sizeof(set), &set) != 0) {
         bench_fail("sched_setaffinity");
+    }
 }
 
 uint64_t bench_hash(const void *data, size_t size)
 {
     const unsigned char *p = data;
     uint64_t hash = 0xcbf29ce484222325ULL;
-    for (size_t i = 0; i < size; i++)
+    for (size_t i = 0; i < size; i++) {
         hash = (hash ^ p[i]) * 0x100000001b3ULL;
+    }
     return hash;
 }
 
 void bench_text(char *buf, size_t size)
 {
-    static const char *const words[] = { "room ",  "guest ", "table ",   "and ",    "the ",   "key ",  "of a ", "night ",
-                                         "travel", "ing ",   "evening ", "morning", ", that", " bell", "s.\n",  "inn " };
+    static const char *const words[] = {"room ",  "guest ", "table ", "and ", "the ",     "key ",
+                                        "of a ",  "night ", "travel", "ing ", "evening ", "morning",
+                                        ", that", " bell",  "s.\n",   "inn "};
     uint64_t rng = 12345;
     size_t at = 0;
     while (at < size) {
@@ -92,8 +97,9 @@ void bench_text(char *buf, size_t size)
             word = number;
         }
         size_t len = strlen(word);
-        if (len > size - at)
+        if (len > size - at) {
             len = size - at;
+        }
         memcpy(buf + at, word, len);
         at += len;
     }
@@ -105,14 +111,17 @@ static int cpu_has(const char *flag)
     FILE *f = fopen("/proc/cpuinfo", "r");
     int found = 0;
     while (f && !found && fgets(line, sizeof(line), f)) {
-        if (strncmp(line, "flags", 5) != 0)
+        if (strncmp(line, "flags", 5) != 0) {
             continue;
-        for (char *word = strtok(line, " \t\n"); word; word = strtok(NULL, " \t\n"))
+        }
+        for (char *word = strtok(line, " \t\n"); word; word = strtok(NULL, " \t\n")) {
             found |= strcmp(word, flag) == 0;
+        }
         break;
     }
-    if (f)
+    if (f) {
         fclose(f);
+    }
     return found;
 }
 
@@ -123,8 +132,9 @@ int main(int argc, char **argv)
         return 2;
     }
     int list = strcmp(argv[1], "--list") == 0;
-    if (argc == 3)
+    if (argc == 3) {
         scale = strtod(argv[2], NULL);
+    }
     setvbuf(stdout, NULL, _IOLBF, 0);
     for (size_t t = 0; t < sizeof(tables) / sizeof(tables[0]); t++) {
         for (const struct bench_row *row = tables[t]; row->name; row++) {
@@ -132,20 +142,23 @@ int main(int argc, char **argv)
                 printf("%s %s %s\n", row->name, kind_names[row->kind], row->what);
                 continue;
             }
-            if (strcmp(row->name, argv[1]) != 0)
+            if (strcmp(row->name, argv[1]) != 0) {
                 continue;
+            }
             row_name = row->name;
             if (row->needs && !cpu_has(row->needs)) {
                 printf("%s SKIP no %s\n", row->name, row->needs);
                 return 0;
             }
             uint64_t sum = row->run();
-            long long ns = (stopped.tv_sec - started.tv_sec) * 1000000000LL + (stopped.tv_nsec - started.tv_nsec);
+            long long ns =
+                (stopped.tv_sec - started.tv_sec) * 1000000000LL + (stopped.tv_nsec - started.tv_nsec);
             printf("%s %lld %016llx\n", row->name, ns, (unsigned long long)sum);
             return 0;
         }
     }
-    if (!list)
+    if (!list) {
         printf("%s FAIL no such row\n", argv[1]);
+    }
     return list ? 0 : 1;
 }
