@@ -323,8 +323,8 @@ def lockstep(a, b, options, say=print):
     return None
 
 
-# A firmware image of 64 KiB: real mode, then 32-bit protected mode, with loops, calls, a stack, RDTSC and CPUID. {odd} is
-# where the second image of the self-test differs.
+# A firmware image of 64 KiB: real mode, 32-bit protected mode, then long mode, with loops, calls, a stack, RDTSC and
+# CPUID. {odd} is where the second image of the self-test differs.
 SELF_TEST = '''
         .code16
 start:  cli
@@ -343,8 +343,8 @@ start:  cli
         mov %eax, %cr0
         ljmpl $8, $protected - start + 0xf0000
         .balign 8
-gdt:    .quad 0, 0x00cf9b000000ffff, 0x00cf93000000ffff
-gdtr:   .word 23
+gdt:    .quad 0, 0x00cf9b000000ffff, 0x00cf93000000ffff, 0x00af9b000000ffff
+gdtr:   .word 31
         .long gdt - start + 0xf0000
         .code32
 protected:
@@ -359,9 +359,21 @@ protected:
 2:      call work
         dec %ecx
         jnz 2b
-        {odd}
-3:      call work
-        jmp 3b
+        movl $0x11003, 0x10000
+        movl $0x12003, 0x11000
+        movl $0x83, 0x12000
+        mov $0x10000, %eax
+        mov %eax, %cr3
+        mov $0x20, %eax
+        mov %eax, %cr4
+        mov $0xc0000080, %ecx
+        rdmsr
+        or $0x100, %eax
+        wrmsr
+        mov %cr0, %eax
+        or $0x80000000, %eax
+        mov %eax, %cr0
+        ljmpl $0x18, $long - start + 0xf0000
 work:   imul $1103515245, %eax, %eax
         add $12345, %eax
         mov %eax, 0x1000
@@ -369,6 +381,23 @@ work:   imul $1103515245, %eax, %eax
         cmp %edx, %eax
         jb 4f
         not %edx
+4:      ret
+        .code64
+long:   mov $0x123456789abcdef0, %r11
+        mov $40, %r12d
+5:      call work64
+        dec %r12d
+        jnz 5b
+odd:    {odd}
+3:      call work64
+        jmp 3b
+work64: imul $1103515245, %r11, %r11
+        adc %r11, %rdx
+        push %rdx
+        pop %r8
+        cmp %r8d, %r11d
+        jb 4f
+        not %r8
 4:      ret
         .org 0xfff0
         .code16
@@ -384,11 +413,10 @@ def self_test():
         base = os.path.join(folder, name)
         with open(base + '.s', 'w') as f:
             f.write(SELF_TEST.replace('{odd}', odd))
-        subprocess.run(['as', '--32', base + '.s', '-o', base + '.o'], check=True)
+        subprocess.run(['as', '--64', base + '.s', '-o', base + '.o'], check=True)
         subprocess.run(['objcopy', '-O', 'binary', '-j', '.text', base + '.o', base + '.bin'], check=True)
-        symbols = subprocess.run(['objdump', '-d', '-M', 'i386', base + '.o'], check=True, capture_output=True, text=True).stdout
-        planted = re.search(r'^\s*([0-9a-f]+):.*\bor[a-z]*\s+\$0x[12],%esi', symbols, re.MULTILINE)
-        return base + '.bin', 0xf0000 + int(planted[1], 16)
+        symbols = subprocess.run(['nm', base + '.o'], check=True, capture_output=True, text=True).stdout
+        return base + '.bin', 0xf0000 + int(re.search(r'(\w+) t odd$', symbols, re.MULTILINE)[1], 16)
 
     def free_port():
         with socket.socket() as s:
@@ -419,7 +447,7 @@ def self_test():
                         ['qemu-system-x86_64', '-accel', 'tcg', '-display', 'none', '-nodefaults', '-m', '16M', '-bios', bios,
                          '-S', '-gdb', 'tcp:' + addresses[-1]], stdin=subprocess.DEVNULL))
                 a, b = (connect(address) for address in addresses)
-                options = parse_arguments(addresses + ['--mode', mode, '--count', '4' if mode == 'points' else '900',
+                options = parse_arguments(addresses + ['--mode', mode, '--count', '4' if mode == 'points' else '1200',
                                                        '--at', hex(where) + ',' + hex(where + 3)])
                 told = []
                 found = lockstep(a, b, options, told.append)
