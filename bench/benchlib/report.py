@@ -136,11 +136,15 @@ def check_sanity(report):
 
 
 def slower_rows(report, kind, limit, over, under):
-    """Rows of a kind (or a tuple of names) whose ratio over/under lies below limit, as text; and how many were compared."""
+    """
+    Rows of a kind (or a tuple of names) whose ratio over/under lies below limit or that failed under `under`, as text; and
+    how many were judged.
+    """
     names = rows_of(report, kind) if isinstance(kind, str) else [r for r in kind if r in report['rows']]
-    found = [(row, ratio(report, row, over, under)) for row in names]
+    failed = [row for row in names if trouble(report, under, row) == 'FAIL']
+    found = [(row, ratio(report, row, over, under)) for row in names if row not in failed]
     found = [(row, r) for row, r in found if r]
-    return [f'{row} {r:.2f}' for row, r in found if r < limit], len(found)
+    return [f'{row} {r:.2f}' for row, r in found if r < limit] + [f'{row} failed' for row in failed], len(found) + len(failed)
 
 
 def first_bars(report, fonda):
