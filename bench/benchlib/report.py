@@ -205,7 +205,8 @@ def verdicts(report, which):
 def machine_lines(report):
     m = report['machine']
     return [f'- host: {m["cpu"]}, {m["cores"]} cores, {m["memory_gib"]} GiB, Linux {m["kernel"]}'
-            f'{", itself a virtual machine" if m["virtual"] else ""}; load before the run {m["load"]}',
+            f'{", itself a virtual machine" if m["virtual"] else ""}; load before the run {m["load"]}, '
+            f'after it {m["load_after"]}',
             f'- guest: {m["guest_kernel"]} (SHA-256 {m["kernel_sha256"][:16]}...), {m["memory_mib"]} MiB, 1 vCPU; '
             f'{m["qemu"]}; programs by {m["compiler"]}',
             f'- {m["date"]}, {m["reps"]} passes, columns interleaved, scale {m["scale"]}; each number the median, '
