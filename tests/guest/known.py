@@ -5,6 +5,7 @@ _TCG_BRANCH = "QEMU faults at the target of a branch to a non-canonical address,
 _TCG_RMW = "QEMU reads first: the error code of a faulting read-modify-write says read"
 _TCG_INT = "QEMU reports vector*16+2 for IDT entries in long mode"
 _TCG_RSVD = "QEMU reports reserved bits without P in the error code"
+_TCG_MSR = "QEMU accepts non-canonical addresses in MSRs"
 _TCG_NO = "QEMU's TCG does not implement this"
 
 KNOWN = {
@@ -36,6 +37,11 @@ KNOWN = {
         ("paging", "PS in a PML4 entry is reserved", _TCG_RSVD),
         ("paging", "bit 13 of a 2 MiB entry is reserved", _TCG_RSVD),
         ("paging", "SMAP: a descriptor in a user page*", "QEMU lets AC override SMAP for implicit accesses"),
+        ("syscalls", "and leaves the others", "QEMU clears the arithmetic flags on SYSCALL"),
+        ("syscalls", "*STAR: *", _TCG_MSR),
+        ("syscalls", "SYSENTER_E*: *", _TCG_MSR),
+        ("syscalls", "IRETQ: a non-canonical RIP: #GP(0)", _TCG_BRANCH),
+        ("syscalls", "IRETQ: RSP left", _TCG_BRANCH),
         ("paging", "CR4.PCIDE without the feature: #GP", "QEMU accepts CR4.PCIDE without having PCID"),
     ],
     "qemu-kvm": [],
