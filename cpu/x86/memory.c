@@ -21,6 +21,11 @@
 #define SPANS_MAX   5u
 #define STORE_PIECE ((SPANS_MAX - 1u) * MEM_PAGE_SIZE)
 
+/* Guests may use any address; one host access all the same. */
+typedef uint16_t __attribute__((aligned(1))) unaligned16;
+typedef uint32_t __attribute__((aligned(1))) unaligned32;
+typedef uint64_t __attribute__((aligned(1))) unaligned64;
+
 /* Where the bytes of one page's part of an access are. */
 struct span {
     uint8_t *host; /* NULL: not RAM */
@@ -162,9 +167,9 @@ int x86_load(struct x86_cpu *cpu, uint64_t va, unsigned size, unsigned access, u
     }
     switch (size) {
     case 1: *ret = *(volatile uint8_t *)span.host; break;
-    case 2: *ret = *(volatile uint16_t *)(void *)span.host; break;
-    case 4: *ret = *(volatile uint32_t *)(void *)span.host; break;
-    default: *ret = *(volatile uint64_t *)(void *)span.host; break;
+    case 2: *ret = *(volatile unaligned16 *)(void *)span.host; break;
+    case 4: *ret = *(volatile unaligned32 *)(void *)span.host; break;
+    default: *ret = *(volatile unaligned64 *)(void *)span.host; break;
     }
     return 0;
 }
@@ -187,9 +192,9 @@ int x86_store(struct x86_cpu *cpu, uint64_t va, unsigned size, unsigned access, 
     }
     switch (size) {
     case 1: *(volatile uint8_t *)span.host = (uint8_t)value; break;
-    case 2: *(volatile uint16_t *)(void *)span.host = (uint16_t)value; break;
-    case 4: *(volatile uint32_t *)(void *)span.host = (uint32_t)value; break;
-    default: *(volatile uint64_t *)(void *)span.host = value; break;
+    case 2: *(volatile unaligned16 *)(void *)span.host = (uint16_t)value; break;
+    case 4: *(volatile unaligned32 *)(void *)span.host = (uint32_t)value; break;
+    default: *(volatile unaligned64 *)(void *)span.host = value; break;
     }
     return 0;
 }

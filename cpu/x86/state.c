@@ -214,7 +214,7 @@ static uint8_t current_cpl(const struct x86_cpu *cpu)
         return 3;
     }
     uint16_t ss = cpu->s.seg[X86_SS].attr;
-    return ss ? (ss & X86_SEG_DPL) >> X86_SEG_DPL_SHIFT : cpu->s.seg[X86_CS].selector & 3;
+    return (uint8_t)(ss ? (ss & X86_SEG_DPL) >> X86_SEG_DPL_SHIFT : cpu->s.seg[X86_CS].selector & 3);
 }
 
 int x86_cpu_adopt(struct x86_cpu *cpu, struct err *err)

@@ -141,6 +141,8 @@ static void test_cr3(void **state)
     assert_int_equal(calls.switches_flushing, 1);
     assert_int_equal(x86_mov_to_cr(cpu, 3, 0x3006), 0);
     assert_int_equal(calls.switches_flushing, 2);
+    /* That holds for setting it, not for keeping it. */
+    assert_int_equal(x86_mov_to_cr(cpu, 4, cpu->s.cr4 | X86_CR4_TSD), 0);
 
     assert_int_equal(x86_invlpg(cpu, 0x7000), 0);
     assert_int_equal(calls.page_flushes, 1);

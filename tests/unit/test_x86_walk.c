@@ -260,8 +260,10 @@ static void random_tables(struct x86_cpu *cpu, uint64_t va)
     for (unsigned n = 0; n < f->levels; n++) {
         const struct level *l = &f->level[n];
         uint64_t entry = random_entry(f->entry_bytes, cpu->cpuid.phys_bits);
-        if (l->is_pdpte && chance(95)) {
-            entry &= ~(bit_range(2, 1) | bit_range(8, 5) | bit_range(63, 52));
+        if (l->is_pdpte) {
+            entry &= chance(97) ? ~(bit_range(2, 1) | bit_range(8, 5)) : UINT64_MAX;
+            entry &= chance(97) ? ~bit_range(62, 52) : UINT64_MAX;
+            entry &= chance(80) ? ~bit_range(63, 63) : UINT64_MAX;
         } else if (f == &formats[1] && chance(80)) {
             entry &= ~bit_range(62, 52);
         }
@@ -456,6 +458,24 @@ static void test_large_pages(void **state)
     mem_free(mem);
 }
 
+/* One entry that serves all four levels: setting A for the first makes the copies of the others stale. */
+static void test_self_map(void **state)
+{
+    struct mem *mem;
+    struct x86_cpu cpu;
+    struct x86_walk w;
+    assert_int_equal(mem_new(RAM_BYTES, &mem, NULL), 0);
+    cpu_init(&cpu, mem);
+    cpu_enter_long_mode(&cpu, 0x1000);
+    uint64_t *entry = mem_ram_ptr(mem, GPA(0x1000), NULL);
+    *entry = 0x1003;
+    assert_int_equal(x86_walk(&cpu, 0x20, X86_ACCESS_WRITE, &w), 0);
+    assert_int_equal(w.gpa.v, 0x1020);
+    assert_true(w.dirty);
+    assert_int_equal(*entry, 0x1063);
+    mem_free(mem);
+}
+
 /* A vCPU sets A and D of an entry while another thread changes other bits: nothing may be lost. */
 struct race {
     struct x86_cpu cpu;
@@ -501,10 +521,8 @@ static void test_race(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_random),
-        cmocka_unit_test(test_rights),
-        cmocka_unit_test(test_large_pages),
-        cmocka_unit_test(test_race),
+        cmocka_unit_test(test_random),   cmocka_unit_test(test_rights), cmocka_unit_test(test_large_pages),
+        cmocka_unit_test(test_self_map), cmocka_unit_test(test_race),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
