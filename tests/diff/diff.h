@@ -65,6 +65,7 @@
 
 struct diff_xlayout {
     uint64_t features; /* of XCR0, within DIFF_XCR0_ALL */
+    bool same_xcr0;    /* the host's XCR0 has nothing else */
     uint32_t ymm, opmask, zmm_hi256, hi16_zmm;
 };
 const struct diff_xlayout *diff_xlayout(void);
@@ -184,6 +185,11 @@ struct diff_runner {
 extern const struct diff_runner diff_native;
 extern const struct diff_runner diff_guest;
 
+/* --- undefined.c ---------------------------------------------------------------------------------------- */
+
+/* Arithmetic flags that are undefined where a case ends with end_rip. *ret_used: an instruction read one. */
+uint32_t diff_undefined_flags(const struct diff_case *c, uint64_t end_rip, bool *ret_used);
+
 /* --- compare.c ------------------------------------------------------------------------------------------ */
 
 /* Items that can be left out of the comparison, in the order of diff_item_names. */
@@ -209,6 +215,8 @@ extern const char *const diff_item_names[ITEM_COUNT];
 /* Returns the set of differing items (bits by diff_item; bit 31: vector or outcome), 0 when equal. ignored is
  * a set of items. With out, prints what differs. */
 #define DIFF_BIT_VECTOR (1u << 31)
+/* In `ignored`: flags that the manual leaves undefined (undefined.c), and cases that depend on them. */
+#define DIFF_IGNORE_UNDEFINED (1u << 30)
 struct diff_names {
     const char *a, *b;
 };

@@ -242,10 +242,13 @@ static void usage(FILE *out)
     for (unsigned i = 0; i < ITEM_COUNT; i++) {
         fprintf(out, "%s%s", i ? "," : "", diff_item_names[i]);
     }
-    fprintf(out, "\n"
-                 "  --show N         print so many kinds of failures in full (20)\n"
-                 "  --save FILE      keep the first failing case, reduced\n"
-                 "  --replay FILE    run a kept case\n");
+    fprintf(
+        out,
+        "\n"
+        "  --defined        do not compare flags that the manual leaves undefined, nor what depends on them\n"
+        "  --show N         print so many kinds of failures in full (20)\n"
+        "  --save FILE      keep the first failing case, reduced\n"
+        "  --replay FILE    run a kept case\n");
 }
 
 static int find_name(const char *const *names, unsigned count, const char *name, size_t length)
@@ -295,6 +298,7 @@ enum {
     OPT_ONLY,
     OPT_SKIP,
     OPT_IGNORE,
+    OPT_DEFINED,
     OPT_SHOW,
     OPT_SAVE,
     OPT_REPLAY,
@@ -306,19 +310,13 @@ enum {
 static int parse_options(int argc, char **argv, struct options *o)
 {
     static const struct option longs[] = {
-        {"engine", required_argument, NULL, OPT_ENGINE},
-        {"seed", required_argument, NULL, OPT_SEED},
-        {"cases", required_argument, NULL, OPT_CASES},
-        {"case", required_argument, NULL, OPT_CASE},
-        {"only", required_argument, NULL, OPT_ONLY},
-        {"skip", required_argument, NULL, OPT_SKIP},
-        {"ignore", required_argument, NULL, OPT_IGNORE},
-        {"show", required_argument, NULL, OPT_SHOW},
-        {"save", required_argument, NULL, OPT_SAVE},
-        {"replay", required_argument, NULL, OPT_REPLAY},
-        {"list", no_argument, NULL, OPT_LIST},
-        {"help", no_argument, NULL, OPT_HELP},
-        {NULL, 0, NULL, 0},
+        {"engine", required_argument, NULL, OPT_ENGINE}, {"seed", required_argument, NULL, OPT_SEED},
+        {"cases", required_argument, NULL, OPT_CASES},   {"case", required_argument, NULL, OPT_CASE},
+        {"only", required_argument, NULL, OPT_ONLY},     {"skip", required_argument, NULL, OPT_SKIP},
+        {"ignore", required_argument, NULL, OPT_IGNORE}, {"show", required_argument, NULL, OPT_SHOW},
+        {"save", required_argument, NULL, OPT_SAVE},     {"replay", required_argument, NULL, OPT_REPLAY},
+        {"defined", no_argument, NULL, OPT_DEFINED},     {"list", no_argument, NULL, OPT_LIST},
+        {"help", no_argument, NULL, OPT_HELP},           {NULL, 0, NULL, 0},
     };
     int opt;
     while ((opt = getopt_long(argc, argv, "", longs, NULL)) != -1) {
@@ -340,6 +338,7 @@ static int parse_options(int argc, char **argv, struct options *o)
         }
         case OPT_SKIP: good = parse_list(diff_cat_names, CAT_COUNT, optarg, &o->skipped); break;
         case OPT_IGNORE: good = parse_list(diff_item_names, ITEM_COUNT, optarg, &o->ignored); break;
+        case OPT_DEFINED: o->ignored |= DIFF_IGNORE_UNDEFINED; break;
         case OPT_SHOW:
             good = parse_number(optarg, &number);
             o->shown = (uint32_t)MIN(number, GROUPS_MAX);

@@ -34,6 +34,7 @@ const struct diff_xlayout *diff_xlayout(void)
             }
         }
         layout.features = features;
+        layout.same_xcr0 = features == (lo | (uint64_t)hi << 32);
     }
     return &layout;
 }
