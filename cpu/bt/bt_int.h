@@ -356,7 +356,9 @@ struct bt_vcpu {
     uint64_t link_flushes;     /* how many flushes there were when link_from was noted */
     bool fill_jc;              /* enter the next block in the jump cache */
     bool raised;               /* cpu.exc is to be delivered */
-    bool stopped;
+    bool killed;               /* a block was invalidated: maybe the current one */
+    bool no_step;              /* the instruction entered an interrupt handler: no single-step trap behind it */
+    bool mid_string;           /* BT_AGAIN is between two elements of a string instruction */
     bool irq_wait;             /* an interrupt is waiting for IF */
     uint64_t data_hits;        /* DR6 bits of data breakpoints hit by the current instruction */
     char error[200];           /* why the engine cannot go on */

@@ -379,6 +379,8 @@ static void decode_operands(const struct x86_cpu *cpu, const ZydisDecodedInstruc
                              .wr = (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0};
         f.reg = gpr_number(o->reg.value, &f.size, &f.high);
         f.gpr = f.reg != BT_NO_REG;
+        /* With a zero source the destination stays as it was, whatever the manual leaves open. */
+        f.rd |= z->mnemonic == ZYDIS_MNEMONIC_BSF || z->mnemonic == ZYDIS_MNEMONIC_BSR;
         if (o->reg.value >= ZYDIS_REGISTER_ES && o->reg.value <= ZYDIS_REGISTER_GS &&
             (z->mnemonic == ZYDIS_MNEMONIC_PUSH || z->mnemonic == ZYDIS_MNEMONIC_POP)) {
             in->op.source = BT_SOURCE_SEG;

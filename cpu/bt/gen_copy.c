@@ -74,7 +74,7 @@ static bool slot_form_allowed(const struct bt_insn *in)
         return false;
     }
     if (in->enc == BT_ENC_VEX) {
-        return !f->wr && f->size >= 4;
+        return !in->fpu && !f->wr && f->size >= 4;
     }
     switch (in->op.mnemonic) {
     case ZYDIS_MNEMONIC_XCHG: /* implies LOCK with a memory operand */

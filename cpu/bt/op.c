@@ -272,8 +272,12 @@ int bt_op_dispatch(struct bt_vcpu *v, const struct bt_op *op)
         cpu->next_rip &= UINT32_MAX;
     }
     bt_flags_merge(v);
+    v->killed = false;
     int r = op->fn(v, op);
     bt_flags_split(v);
+    if (r == BT_NEXT && v->killed && op->fn != bt_op_bounce_begin) {
+        return BT_DONE; /* what follows in this block may have been overwritten */
+    }
     if (r == BT_NEXT) {
         if (atomic_load_explicit(&v->pending, memory_order_relaxed)) {
             bt_unlink_current(v, v->site);

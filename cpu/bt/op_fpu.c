@@ -260,6 +260,9 @@ static int op_gather(struct bt_vcpu *v, const struct bt_op *op)
     uint64_t k = op->evex ? opmask_get(v, op->mask_reg) : 0;
     uint64_t base = op->base != BT_NO_REG ? v->cpu.s.gpr[op->base] : 0;
     int result = BT_NEXT;
+    for (unsigned i = 0; i < 64; i++) { /* a VEX mask becomes all ones or zeros per element */
+        mask[i] = i < n * elem && mask[i / elem * elem + elem - 1] >> 7 ? 0xff : 0;
+    }
     for (unsigned i = 0; i < n && result == BT_NEXT; i++) {
         if (!lane_active(op->evex, k, mask, i, elem)) {
             continue;

@@ -28,6 +28,16 @@ static unsigned enter(struct bt_vcpu *v, const struct bt_block *b)
     return stub.call(v, (uint64_t)v->code_rx + b->code);
 }
 
+/* Control goes elsewhere than where the last block left for: that exit must not be linked to the handler. */
+static void after_delivery(struct bt_vcpu *v)
+{
+    bt_flags_split(v);
+    bt_mode_update(v);
+    v->mode_once = 0;
+    v->link_from = NULL;
+    v->fill_jc = false;
+}
+
 /* Delivers cpu.exc. False: triple fault. */
 static bool deliver(struct bt_vcpu *v, bool trap)
 {
@@ -36,9 +46,7 @@ static bool deliver(struct bt_vcpu *v, bool trap)
     note(v, BT_EVENT_EXCEPTION, v->cpu.exc.vector);
     bt_flags_merge(v);
     int r = x86_deliver(&v->cpu, trap);
-    bt_flags_split(v);
-    bt_mode_update(v);
-    v->mode_once = 0;
+    after_delivery(v);
     return r == 0;
 }
 
@@ -49,9 +57,7 @@ static bool deliver_interrupt(struct bt_vcpu *v, uint8_t vector)
     v->cpu.s.halted = false;
     bt_flags_merge(v);
     int r = x86_deliver_interrupt(&v->cpu, vector);
-    bt_flags_split(v);
-    bt_mode_update(v);
-    v->mode_once = 0;
+    after_delivery(v);
     return r == 0;
 }
 
@@ -188,7 +194,7 @@ static bool debug_traps(struct bt_vcpu *v, bool was_tf)
     struct x86_cpu *cpu = &v->cpu;
     uint64_t bits = v->data_hits | (was_tf ? BIT64(14) : 0);
     v->data_hits = 0;
-    cpu->s.rflags &= ~(uint64_t)X86_RF;
+    cpu->s.rflags = (cpu->s.rflags & ~(uint64_t)X86_RF) | (v->mid_string ? X86_RF : 0);
     if (!bits || cpu->s.movss_shadow) {
         v->data_hits = cpu->s.movss_shadow ? bits & 0xf : 0;
         return true;
@@ -237,7 +243,7 @@ static bool turn(struct bt_vcpu *v, struct vcpu_exit *exit)
             bt_link(v, from, b);
         }
         if (fill) {
-            *bt_jc_slot(v, cpu->s.rip) = (struct bt_jc_entry){.neg_key = 0 - (cpu->s.rip + v->ctx),
+            *bt_jc_slot(v, cpu->s.rip) = (struct bt_jc_entry){.neg_key = 0 - (cpu->s.rip + v->mode_ctx),
                                                              .target = (uint64_t)v->code_rx + b->code};
         }
     }
@@ -252,6 +258,7 @@ static bool turn(struct bt_vcpu *v, struct vcpu_exit *exit)
     cpu->s.sti_shadow = cpu->s.movss_shadow = false;
     v->raised = false;
     v->op_result = BT_NEXT;
+    v->no_step = v->mid_string = false;
     unsigned why = enter(v, b);
     v->enter_target = NULL;
     switch (why) {
@@ -275,12 +282,8 @@ static bool turn(struct bt_vcpu *v, struct vcpu_exit *exit)
         v->data_hits = 0;
         return deliver(v, false) || ((void)(exit->reason = EXIT_SHUTDOWN), false);
     }
-    if (v->stopped) {
-        exit->reason = EXIT_SHUTDOWN;
-        return false;
-    }
-    if (alone && !(v->mode_once & BT_MODE_SLOW) && why != BT_LEAVE_MEM && v->op_result != BT_AGAIN &&
-        !debug_traps(v, was_tf)) {
+    if (alone && !(v->mode_once & BT_MODE_SLOW) && why != BT_LEAVE_MEM &&
+        (v->op_result != BT_AGAIN || v->mid_string) && !v->no_step && !debug_traps(v, was_tf)) {
         exit->reason = EXIT_SHUTDOWN;
         return false;
     }
