@@ -46,7 +46,7 @@ asan: deps
 fuzz:
 	@tools/install-deps build fuzz
 	@test -f build-fuzz/build.ninja || CC=clang meson setup build-fuzz -Dfuzz=true --buildtype=debugoptimized >/dev/null
-	@ninja -C build-fuzz --quiet
+	@ninja -C build-fuzz --quiet fuzzers
 	@tools/run-fuzzers build-fuzz $(FUZZ_SECONDS)
 
 clean:
