@@ -1,6 +1,5 @@
 /*
- * The entry point of a fuzz target, as libFuzzer calls it; replay.c calls it too, for compilers without
- * libFuzzer.
+ * What every fuzz target offers: libFuzzer's entry points. standalone.c drives them without libFuzzer.
  */
 #ifndef FONDA_FUZZ_FUZZ_H
 #define FONDA_FUZZ_FUZZ_H
