@@ -42,6 +42,7 @@ KNOWN = {
         ("syscalls", "SYSENTER_E*: *", _TCG_MSR),
         ("syscalls", "IRETQ: a non-canonical RIP: #GP(0)", _TCG_BRANCH),
         ("syscalls", "IRETQ: RSP left", _TCG_BRANCH),
+        ("interrupts", "*and they can't be unmasked", "QEMU lets LVTs be unmasked while the APIC is disabled"),
         ("paging", "CR4.PCIDE without the feature: #GP", "QEMU accepts CR4.PCIDE without having PCID"),
     ],
     "qemu-kvm": [],
