@@ -176,3 +176,22 @@ def test_stats(m):
     check_equal(status, 1, 'status')
     for part in ('fonda: counters', 'exits', 'time', 'machine', 'port-writes'):
         check(part in errors, 'no %s in: %s' % (part, errors))
+
+
+def store32(address, value):
+    """mov dword [address], value"""
+    return b'\xc7\x05' + address.to_bytes(4, 'little') + value.to_bytes(4, 'little')
+
+
+def test_second_vcpu(m):
+    # The first vCPU puts real-mode code at 0x30000 and starts the second there; the second ends the machine.
+    trampoline = b'\xba\xf8\x03\xb0A\xee\xb0\x07\xe6\xf4\xfa\xf4'  # out 0x3f8, 'A'; out 0xf4, 7; cli; hlt
+    code = b''.join(store32(0x30000 + i, int.from_bytes(trampoline[i:i + 4], 'little'))
+                    for i in range(0, len(trampoline), 4))
+    code += store32(0xfee00310, 1 << 24)  # ICR: to APIC id 1
+    code += store32(0xfee00300, 0x4500)   # INIT
+    code += store32(0xfee00300, 0x4630)   # start-up at 0x30 * 4096
+    image = m.bare('smp', code + CLI + HLT)
+    check_equal(m.run(m.argv(image, '--cpus', '2'))[:2], (15, 'A'), 'status and output')
+    # With one vCPU nobody answers.
+    check_equal(m.run(m.argv(image))[0], HALTED, 'status with one vCPU')
