@@ -44,9 +44,11 @@ asan: deps
 	@tools/run-tests --build build-asan --only unit,diff
 
 fuzz:
-	@tools/install-deps build fuzz
-	@test -f build-fuzz/build.ninja || CC=clang meson setup build-fuzz -Dfuzz=true --buildtype=debugoptimized >/dev/null
-	@ninja -C build-fuzz --quiet
+	@tools/install-deps build test fuzz
+	@test -f build-fuzz/build.ninja || { echo "fonda: configuring build-fuzz"; \
+	  CC=clang meson setup build-fuzz $(SANITIZE) -Dc_args=-fsanitize=fuzzer-no-link >/dev/null; }
+	@echo "fonda: building in build-fuzz"
+	@ninja -C build-fuzz --quiet $$(ninja -C build-fuzz -t targets all | sed -n 's/^\(fuzz\/.*-libfuzzer\):.*/\1/p')
 	@tools/run-fuzzers build-fuzz $(FUZZ_SECONDS)
 
 clean:

@@ -108,6 +108,9 @@ struct bt_op {
     uint8_t vlen;       /* vector length in bytes */
     uint8_t vreg, vindex, vmask; /* register numbers of gathers, scatters, masked moves */
     bool masked;        /* inactive elements of the memory operand are not accessed */
+    bool packed;        /* the active elements lie one behind the other (VCOMPRESS, VEXPAND) */
+    bool aligned;       /* the memory operand must be aligned to its size */
+    uint8_t mask_lanes; /* lanes that share the operand's elements in turn (broadcasts); 0: one each */
     bool bit_string;    /* BT and its kin: reg selects the element */
     bool x87, sse, avx, avx512, evex;
 };
@@ -148,6 +151,7 @@ struct bt_insn {
     bool rcx_read, rcx_write;        /* implicit use of (E/R)CX or CL */
     bool vsib, masked_mem;
     bool privileged;
+    bool is4;        /* the immediate names a vector register */
     uint32_t fl_read, fl_kill, fl_write; /* arithmetic flags: read, certainly overwritten, possibly changed */
     uint32_t live_after;                 /* by the backward pass */
     bool agen; /* LEA-like: the memory operand is only an address */

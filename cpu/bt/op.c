@@ -119,7 +119,18 @@ static uint64_t active_elements(const struct bt_vcpu *v, const struct bt_op *op)
 {
     unsigned n = op->elem ? op->mem_size / op->elem : 1;
     uint64_t all = n >= 64 ? UINT64_MAX : (1ull << n) - 1;
-    return op->masked ? v->kmask & all : all;
+    if (!op->masked) {
+        return all;
+    }
+    if (op->packed) {
+        unsigned active = (unsigned)__builtin_popcountll(v->kmask & all);
+        return active >= 64 ? UINT64_MAX : (1ull << active) - 1;
+    }
+    uint64_t mask = v->kmask & all;
+    for (unsigned lane = n; lane < op->mask_lanes; lane++) {
+        mask |= (v->kmask >> lane & 1) << (lane % n);
+    }
+    return mask;
 }
 
 static bool element_active(const struct bt_vcpu *v, unsigned byte)
@@ -187,8 +198,13 @@ int bt_op_bounce_begin(struct bt_vcpu *v, const struct bt_op *op)
         v->tmp[0] = (uint64_t)bit_string_offset(v, op, &ea);
         size = op->opsize;
     }
-    if (linear(v, op->seg, ea, size, write, op->stack_based, &va) < 0) {
+    if (op->masked && active_elements(v, op) == 0) {
+        va = ea; /* nothing is accessed */
+    } else if (linear(v, op->seg, ea, size, write, op->stack_based, &va) < 0) {
         return BT_RAISE;
+    }
+    if (op->aligned && va % MIN(size, size == 512 ? 16 : 64)) { /* FXSAVE: 16 */
+        return bt_op_gp(v, op);
     }
     v->bounce.va = va;
     v->bounce.size = size;

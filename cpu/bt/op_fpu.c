@@ -67,6 +67,10 @@ static void host_xsave(struct bt_vcpu *v, uint8_t *area, uint32_t rfbm, uint16_t
     case ZYDIS_MNEMONIC_XSAVEOPT64: __asm__ volatile("xsave64 (%0)" : : "r"(area), "a"(rfbm), "d"(0) : "memory"); break;
     default: __asm__ volatile("xsave (%0)" : : "r"(area), "a"(rfbm), "d"(0) : "memory"); break;
     }
+    if (rfbm & 1) { /* the last x87 instruction's opcode and addresses are the host's: the guest gets zeros */
+        static const uint8_t zeros[18];
+        copy(area + 6, zeros, sizeof(zeros));
+    }
 }
 
 static int op_xsave(struct bt_vcpu *v, const struct bt_op *op)
@@ -261,7 +265,7 @@ static int op_gather(struct bt_vcpu *v, const struct bt_op *op)
     uint64_t base = op->base != BT_NO_REG ? v->cpu.s.gpr[op->base] : 0;
     int result = BT_NEXT;
     for (unsigned i = 0; i < 64; i++) { /* a VEX mask becomes all ones or zeros per element */
-        mask[i] = i < n * elem && mask[i / elem * elem + elem - 1] >> 7 ? 0xff : 0;
+        mask[i] = i < op->vlen && mask[i / elem * elem + elem - 1] >> 7 ? 0xff : 0;
     }
     for (unsigned i = 0; i < n && result == BT_NEXT; i++) {
         if (!lane_active(op->evex, k, mask, i, elem)) {
@@ -296,6 +300,9 @@ static int op_gather(struct bt_vcpu *v, const struct bt_op *op)
             }
         }
     }
+    for (unsigned i = op->vlen; i < 64 && !scatter && !op->evex; i++) {
+        data[i] = 0;
+    }
     if (!scatter) {
         vector_set(v, op->vreg, data);
     }
@@ -326,10 +333,10 @@ static int op_maskmov(struct bt_vcpu *v, const struct bt_op *op)
         for (unsigned i = 0; i < n; i++) {
             uint64_t at = (ea + i) & op_mask(op->addrsize), va;
             struct x86_walk w;
-            if (!(mask[i] & 0x80)) {
+            if (pass == 1 && !(mask[i] & 0x80)) {
                 continue;
             }
-            if (pass == 0) {
+            if (pass == 0) { /* processors check all of it, whatever the mask */
                 if (x86_linear(&v->cpu, (enum x86_sreg)op->seg, at, 1, X86_ACCESS_WRITE, false, &va) < 0 ||
                     x86_walk(&v->cpu, va, X86_ACCESS_WRITE | x86_access_mode(&v->cpu), &w) < 0) {
                     return BT_RAISE;
@@ -338,6 +345,12 @@ static int op_maskmov(struct bt_vcpu *v, const struct bt_op *op)
                 return BT_RAISE;
             }
         }
+    }
+    if (mmx) { /* like every MMX instruction: all registers valid, top of stack 0 (SDM vol. 1, 9.6.2) */
+        uint64_t *header = (uint64_t *)(void *)(v->cpu.s.xsave + XSAVE_LEGACY);
+        header[0] |= 1;
+        v->cpu.s.xsave[4] = 0xff;
+        v->cpu.s.xsave[3] &= 0xc7;
     }
     return BT_NEXT;
 }

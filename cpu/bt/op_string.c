@@ -39,7 +39,7 @@ static void count_down(struct bt_vcpu *v, const struct bt_op *op, uint64_t eleme
 /* With a 32-bit address size in 64-bit mode, processors clear the upper halves of the registers before the first element. */
 static void begin(struct bt_vcpu *v, const struct bt_op *op, bool uses_rsi, bool uses_rdi)
 {
-    if (!op->rep || op->addrsize != 4 || !op_code64(v) || count_left(v, op) == 0) {
+    if (!op->rep || op->addrsize != 4 || !op_code64(v)) {
         return;
     }
     op_set(v, X86_RCX, 4, v->cpu.s.gpr[X86_RCX]);
@@ -158,11 +158,11 @@ static int op_movs(struct bt_vcpu *v, const struct bt_op *op)
     begin(v, op, true, true);
     while ((left = count_left(v, op)) > 0) {
         uint64_t src, dst, n = 0;
-        if (string_linear(v, op, op->seg, X86_RSI, size, false, &src) < 0 ||
-            string_linear(v, op, X86_ES, X86_RDI, size, true, &dst) < 0) {
-            return BT_RAISE;
-        }
         if (op->rep && chunks_allowed(v, op)) {
+            if (string_linear(v, op, op->seg, X86_RSI, size, false, &src) < 0 ||
+                !chunk_pointer(v, src, false, &fault) || string_linear(v, op, X86_ES, X86_RDI, size, true, &dst) < 0) {
+                src = dst = MEM_PAGE_SIZE - 1; /* one element, which raises what there is to raise, in order */
+            }
             n = MIN(chunk_elements(v, src, size, left), chunk_elements(v, dst, size, left));
             n = limit_wrap(v, op, X86_RSI, size, limit_wrap(v, op, X86_RDI, size, n));
         }
@@ -236,7 +236,7 @@ static int op_lods(struct bt_vcpu *v, const struct bt_op *op)
 {
     unsigned size = element_size(op);
     uint64_t done = 0;
-    begin(v, op, true, false);
+    begin(v, op, false, false);
     while (count_left(v, op) > 0) {
         uint64_t value;
         if (op_load(v, op->seg, v->cpu.s.gpr[X86_RSI] & op_mask(op->addrsize), size, false, &value) < 0) {
@@ -279,7 +279,7 @@ static int op_cmps(struct bt_vcpu *v, const struct bt_op *op)
     unsigned size = element_size(op);
     bool scas = (op->opcode & 0xfe) == 0xae;
     uint64_t done = 0;
-    begin(v, op, !scas, true);
+    begin(v, op, false, false);
     while (count_left(v, op) > 0) {
         uint64_t a = op_get(v, X86_RAX, size), b;
         if (op_load(v, X86_ES, v->cpu.s.gpr[X86_RDI] & op_mask(op->addrsize), size, false, &b) < 0) {

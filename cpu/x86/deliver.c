@@ -489,7 +489,7 @@ int x86_deliver(struct x86_cpu *cpu, bool trap)
     int ret;
 
     event.ext = !event.software;
-    if (trap) {
+    if (trap && exc->vector != X86_DB) { /* between two elements of a string instruction #DB saves RF set */
         event.flags &= ~(uint64_t)X86_RF;
     } else if (sets_rf(exc)) {
         event.flags |= X86_RF;

@@ -217,6 +217,9 @@ extern const char *const diff_item_names[ITEM_COUNT];
 #define DIFF_BIT_VECTOR (1u << 31)
 /* In `ignored`: flags that the manual leaves undefined (undefined.c), and cases that depend on them. */
 #define DIFF_IGNORE_UNDEFINED (1u << 30)
+/* What the translator documents as different (docs/caveats.md): arithmetic flags in the frame of a memory fault, when the
+ * faulting instruction would have overwritten them; x87 instruction and operand pointers, which read as zero. */
+#define DIFF_IGNORE_BT (1u << 29)
 struct diff_names {
     const char *a, *b;
 };

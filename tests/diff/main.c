@@ -394,6 +394,9 @@ int main(int argc, char **argv)
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
     bool itself = strcmp(s.o.engine, "native") == 0;
+    if (strcmp(s.o.engine, "bt") == 0) {
+        s.o.ignored |= DIFF_IGNORE_BT | BIT(ITEM_FIP);
+    }
     s.names = (struct diff_names){"native", itself ? "again" : s.o.engine};
     if (pool_start(&diff_native, NULL, &s.a) < 0 ||
         pool_start(itself ? &diff_native : &diff_guest, s.o.engine, &s.b) < 0) {

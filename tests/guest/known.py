@@ -42,6 +42,19 @@ KNOWN = {
         ("syscalls", "SYSENTER_E*: *", _TCG_MSR),
         ("syscalls", "IRETQ: a non-canonical RIP: #GP(0)", _TCG_BRANCH),
         ("syscalls", "IRETQ: RSP left", _TCG_BRANCH),
+        ("interrupts", "*and they can't be unmasked", "QEMU lets LVTs be unmasked while the APIC is disabled"),
+        ("debug", "DR7.GD: *", _TCG_NO),
+        ("debug", "DR6.BD", _TCG_NO),
+        ("debug", "GD is cleared *", _TCG_NO),
+        ("msr", "WRMSR: non-canonical address: #GP", _TCG_MSR),
+        ("msr", "WRMSR: *", "QEMU ignores bad values written to MSRs"),
+        ("crmode", "*", "QEMU lets forbidden changes of CR0 and CR4 through, and the guest dies"),
+        ("msr", "CR0: NW without CD: #GP", "QEMU takes any value for CR0"),
+        ("msr", "CR0: bit 32: #GP", "QEMU takes any value for CR0"),
+        ("msr", "CR0: reserved bits *", "QEMU takes any value for CR0"),
+        ("msr", "unknown MSR: *", "QEMU ignores unknown MSRs"),
+        ("msr", "IA32_TIME_STAMP_COUNTER *", _TCG_NO),
+        ("msr", "writing it sets the counter", _TCG_NO),
         ("paging", "CR4.PCIDE without the feature: #GP", "QEMU accepts CR4.PCIDE without having PCID"),
     ],
     "qemu-kvm": [],
@@ -50,4 +63,4 @@ KNOWN = {
 }
 
 # Guests that end in shutdown (triple fault) on purpose, and the status with which the machine then ends.
-SHUTDOWN = {}
+SHUTDOWN = {"triple": {"fonda": 3}}
