@@ -9,8 +9,8 @@
 #define SEL2 (RT_FREE + 8)
 #define GATE (RT_FREE + 16) /* two entries */
 
-SNIPPET(s_ljmp, "s_ljmp_at: rex.w ljmp *(%rbx)");
-SNIPPET(s_lcall, "rex.w lcall *(%rbx)\n s_lcall_next: nop");
+SNIPPET(s_ljmp, "s_ljmp_at: .byte 0x48\n ljmp *(%rbx)");
+SNIPPET(s_lcall, ".byte 0x48\n lcall *(%rbx)\n s_lcall_next: nop");
 LABEL(s_lcall_next);
 SNIPPET(s_lret, "lretq");
 SNIPPET(s_lret8, "lretq $8");
