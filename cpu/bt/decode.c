@@ -194,6 +194,11 @@ static void decode_memory(const struct x86_cpu *cpu, const ZydisDecodedInstructi
         op->base = gpr_number(o->mem.base, &size, &high);
         op->stack_based = op->seg == X86_SS;
     }
+    if (z->raw.sib.offset && z->raw.modrm.mod == 0 && z->raw.sib.base == 5) {
+        op->base = BT_NO_REG; /* whatever REX.B says, which the decoder forgets with an address-size prefix */
+        op->stack_based = false;
+        op->disp = z->raw.disp.value;
+    }
     if (o->mem.index != ZYDIS_REGISTER_NONE) {
         if (o->mem.type == ZYDIS_MEMOP_TYPE_VSIB) {
             in->vsib = true;

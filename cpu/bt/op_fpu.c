@@ -112,7 +112,7 @@ static uint64_t header_field(const struct bt_vcpu *v, unsigned n)
 static bool xrstor_acceptable(const struct bt_vcpu *v, uint64_t rfbm, uint64_t *ret_size)
 {
     uint64_t xstate_bv = header_field(v, 0), xcomp_bv = header_field(v, 1), xcr0 = v->cpu.s.xcr0;
-    for (unsigned i = 2; i < 8; i++) {
+    for (unsigned i = 2; i < (xcomp_bv >> 63 ? 8 : 3); i++) {
         if (header_field(v, i)) {
             return false;
         }
@@ -264,6 +264,7 @@ static int op_gather(struct bt_vcpu *v, const struct bt_op *op)
     uint64_t k = op->evex ? opmask_get(v, op->mask_reg) : 0;
     uint64_t base = op->base != BT_NO_REG ? v->cpu.s.gpr[op->base] : 0;
     int result = BT_NEXT;
+    bool loaded = false;
     for (unsigned i = 0; i < 64; i++) { /* a VEX mask becomes all ones or zeros per element */
         mask[i] = i < op->vlen && mask[i / elem * elem + elem - 1] >> 7 ? 0xff : 0;
     }
@@ -286,6 +287,7 @@ static int op_gather(struct bt_vcpu *v, const struct bt_op *op)
             break;
         }
         copy(data + i * elem, &value, elem);
+        loaded = true;
         k &= ~BIT64(i);
         for (unsigned j = 0; j < elem; j++) {
             mask[i * elem + j] = 0;
@@ -300,7 +302,7 @@ static int op_gather(struct bt_vcpu *v, const struct bt_op *op)
             }
         }
     }
-    for (unsigned i = op->vlen; i < 64 && !scatter && !op->evex; i++) {
+    for (unsigned i = op->vlen; i < 64 && loaded && !scatter; i++) {
         data[i] = 0;
     }
     if (!scatter) {
