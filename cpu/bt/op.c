@@ -142,6 +142,17 @@ static bool element_active(const struct bt_vcpu *v, unsigned byte)
 static int bounce_transfer(struct bt_vcpu *v, uint8_t *buf, unsigned size, uint64_t va, bool write, unsigned access)
 {
     unsigned at = 0;
+    if (size <= 8 && (size & (size - 1)) == 0 && !v->bounce.masked) { /* one access: devices tell */
+        uint64_t value = 0;
+        for (unsigned i = 0; i < size && write; i++) {
+            value |= (uint64_t)buf[i] << i * 8;
+        }
+        int r = write ? x86_store(&v->cpu, va, size, access, value) : x86_load(&v->cpu, va, size, access, &value);
+        for (unsigned i = 0; i < size && !write && r == 0; i++) {
+            buf[i] = (uint8_t)(value >> i * 8);
+        }
+        return r;
+    }
     while (at < size) {
         if (!element_active(v, at)) {
             at += v->bounce.elem;

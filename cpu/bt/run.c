@@ -133,7 +133,9 @@ static void after_indirect(struct bt_vcpu *v)
 static void after_fault(struct bt_vcpu *v)
 {
     v->counters[BT_C_EXIT_FAULT]++;
-    if (v->fault_vector == X86_GP) {
+    if (v->fault_vector == X86_XM && !(v->cpu.s.cr4 & X86_CR4_OSXMMEXCPT)) {
+        x86_raise(&v->cpu, X86_UD);
+    } else if (v->fault_vector == X86_GP) {
         x86_raise_error(&v->cpu, X86_GP, 0);
     } else {
         x86_raise(&v->cpu, (enum x86_vector)v->fault_vector);
@@ -189,12 +191,15 @@ static bool breakpoint_hit(struct bt_vcpu *v)
 }
 
 /* After an instruction that ran alone and completed: single step, data breakpoints. */
-static bool debug_traps(struct bt_vcpu *v, bool was_tf)
+static bool debug_traps(struct bt_vcpu *v, bool was_tf, bool was_rf)
 {
     struct x86_cpu *cpu = &v->cpu;
     uint64_t bits = v->data_hits | (was_tf ? BIT64(14) : 0);
     v->data_hits = 0;
-    cpu->s.rflags = (cpu->s.rflags & ~(uint64_t)X86_RF) | (v->mid_string ? X86_RF : 0);
+    if (was_rf) { /* one instruction's worth; what IRET has just set stays */
+        cpu->s.rflags &= ~(uint64_t)X86_RF;
+    }
+    cpu->s.rflags |= v->mid_string ? X86_RF : 0;
     if (!bits || cpu->s.movss_shadow) {
         v->data_hits = cpu->s.movss_shadow ? bits & 0xf : 0;
         return true;
@@ -215,12 +220,13 @@ static bool turn(struct bt_vcpu *v, struct vcpu_exit *exit)
     struct x86_cpu *cpu = &v->cpu;
     uint32_t once = v->mode_once;
     v->mode_once = 0;
-    bool was_tf = false, alone = false;
+    bool was_tf = false, was_rf = false, alone = false;
     if (cpu->s.sti_shadow || cpu->s.movss_shadow) {
         once |= BT_MODE_ONE;
     }
     if (__builtin_expect(debugging(v), 0)) {
         was_tf = (cpu->s.rflags & X86_TF) != 0;
+        was_rf = (cpu->s.rflags & X86_RF) != 0;
         alone = true;
         once |= BT_MODE_ONE | (cpu->s.dr7 & 0xff ? BT_MODE_SLOW : 0);
         if ((cpu->s.dr7 & 0xff) && !cpu->s.movss_shadow && breakpoint_hit(v)) {
@@ -283,7 +289,7 @@ static bool turn(struct bt_vcpu *v, struct vcpu_exit *exit)
         return deliver(v, false) || ((void)(exit->reason = EXIT_SHUTDOWN), false);
     }
     if (alone && !(v->mode_once & BT_MODE_SLOW) && why != BT_LEAVE_MEM &&
-        (v->op_result != BT_AGAIN || v->mid_string) && !v->no_step && !debug_traps(v, was_tf)) {
+        (v->op_result != BT_AGAIN || v->mid_string) && !v->no_step && !debug_traps(v, was_tf, was_rf)) {
         exit->reason = EXIT_SHUTDOWN;
         return false;
     }

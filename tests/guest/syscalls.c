@@ -77,7 +77,7 @@ static void syscall64(void)
     is(sc_flags & (FL_ZF | FL_OF), FL_ZF | FL_OF, "and leaves the others");
     is(sc_cs, RT_KCODE64, "CS from STAR[47:32]");
     is(sc_ss, RT_KDATA, "SS is CS + 8");
-    is(f.rflags & 0x3f7fd7, FL_CF | FL_ZF | FL_DF | FL_IF | FL_AC | FL_OF | 2,
+    is(f.rflags & 0x3e7fd7, FL_CF | FL_ZF | FL_DF | FL_IF | FL_AC | FL_OF | 2,
        "SYSRET restores the flags from R11");
     f = rt_user(y_cs);
     rt_run(&f);

@@ -63,9 +63,10 @@ rt_start32:
     mov %eax, %cr0
     ljmp $RT_KCODE64, $3f
     .code64
-3:  xor %eax, %eax
+3:  mov $RT_UDATA, %eax      /* survives the way to ring 3 */
     mov %eax, %ds
     mov %eax, %es
+    xor %eax, %eax
     mov %eax, %fs
     mov %eax, %gs
     mov %eax, %ss
