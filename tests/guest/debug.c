@@ -41,8 +41,7 @@ static bool traced_as(const uint64_t *want, unsigned n)
     }
     return same;
 }
-#define WANT(...)                                                                                                      \
-    traced_as((uint64_t[]){__VA_ARGS__}, sizeof((uint64_t[]){__VA_ARGS__}) / 8)
+#define WANT(...) traced_as((uint64_t[]){__VA_ARGS__}, sizeof((uint64_t[]){__VA_ARGS__}) / 8)
 
 SNIPPET(d_plain, "nop\n d1: mov $1, %eax\n d2: lea 5(%rax), %rcx\n d3: push %rax\n d4: pop %rdx");
 LABEL(d1);
@@ -101,7 +100,8 @@ static void single_step(void)
     ok(f.rflags & FL_TF, "TF is in the frame");
     f = rt_user(d_plain);
     step(d_plain, &f);
-    ok(WANT((uint64_t)d1, (uint64_t)d2, (uint64_t)d3, (uint64_t)d4, (uint64_t)d_plain_end), "TF in user mode");
+    ok(WANT((uint64_t)d1, (uint64_t)d2, (uint64_t)d3, (uint64_t)d4, (uint64_t)d_plain_end),
+       "TF in user mode");
     f = rt_kernel(d_jump);
     step(d_jump, &f);
     ok(WANT((uint64_t)d_j1, (uint64_t)d_j3, (uint64_t)d_j2, (uint64_t)d_jump_end), "TF over jmp, call, ret");
@@ -112,14 +112,16 @@ static void single_step(void)
        "TF over a loop");
     f = rt_kernel(d_movss);
     step(d_movss, &f);
-    ok(WANT((uint64_t)d_m1, (uint64_t)d_m3, (uint64_t)d_movss_end), "MOV SS holds the trap back by one instruction");
+    ok(WANT((uint64_t)d_m1, (uint64_t)d_m3, (uint64_t)d_movss_end),
+       "MOV SS holds the trap back by one instruction");
     static uint8_t from[8] = {1, 2, 3, 4}, to[8];
     f = rt_kernel(d_rep);
     f.rcx = 3;
     f.rsi = (uint64_t)from;
     f.rdi = (uint64_t)to;
     step(d_rep, &f);
-    ok(WANT((uint64_t)d_rep, (uint64_t)d_rep, (uint64_t)d_r1, (uint64_t)d_rep_end), "REP MOVSB: a trap after each iteration");
+    ok(WANT((uint64_t)d_rep, (uint64_t)d_rep, (uint64_t)d_r1, (uint64_t)d_rep_end),
+       "REP MOVSB: a trap after each iteration");
     f = rt_kernel(d_popf);
     step(d_popf, &f);
     ok(WANT((uint64_t)d_p1, (uint64_t)d_p2), "POPF that clears TF still traps behind itself");
@@ -128,12 +130,14 @@ static void single_step(void)
     rt_on(DB, on_db);
     rt_run(&f);
     rt_on(DB, NULL);
-    ok(WANT((uint64_t)d_po2, (uint64_t)d_po3, (uint64_t)d_po4), "POPF that sets TF traps one instruction later");
+    ok(WANT((uint64_t)d_po2, (uint64_t)d_po3, (uint64_t)d_po4),
+       "POPF that sets TF traps one instruction later");
     rt_on(BP, on_bp);
     f = rt_kernel(d_int3);
     step(d_int3, &f);
     rt_on(BP, NULL);
-    ok(WANT((uint64_t)d_i1, (uint64_t)d_int3_end), "INT3 under TF: no trap in the handler, nor right behind its IRET");
+    ok(WANT((uint64_t)d_i1, (uint64_t)d_int3_end),
+       "INT3 under TF: no trap in the handler, nor right behind its IRET");
     f = rt_kernel(d_pushf);
     step(d_pushf, &f);
     ok(f.rax & FL_TF, "PUSHF stores TF");
@@ -145,7 +149,8 @@ static void single_step(void)
     step(d_cpuid, &f);
     ok(WANT((uint64_t)d_c1, (uint64_t)d_c2, (uint64_t)d_c3, (uint64_t)d_c4, (uint64_t)d_cpuid_end),
        "TF over cpuid, rdtsc, mov from cr0");
-    /* SYSCALL: SFMASK decides whether the handler is stepped; the trap behind SYSCALL is taken with TF as it became. */
+    /* SYSCALL: SFMASK decides whether the handler is stepped; the trap behind SYSCALL is taken with TF as it
+     * became. */
     wrmsr(0xc0000081, (uint64_t)RT_UCODE32 << 48 | (uint64_t)RT_KCODE64 << 32);
     wrmsr(0xc0000082, (uint64_t)d_sc);
     wrmsr(0xc0000084, FL_TF | FL_IF);
@@ -185,8 +190,10 @@ static void breakpoints(void)
     for (unsigned n = 0; n < 4; n++) {
         static const char *const names[] = {"DR0", "DR1", "DR2", "DR3"};
         about(names[n]);
-        n == 0 ? write_dr0((uint64_t)b_at) : n == 1 ? write_dr1((uint64_t)b_at) : n == 2 ? write_dr2((uint64_t)b_at)
-                                                                                     : write_dr3((uint64_t)b_at);
+        n == 0   ? write_dr0((uint64_t)b_at)
+        : n == 1 ? write_dr1((uint64_t)b_at)
+        : n == 2 ? write_dr2((uint64_t)b_at)
+                 : write_dr3((uint64_t)b_at);
         write_dr6(0xffff0ff0);
         write_dr7(dr7_of(n, 0, 0));
         f = rt_kernel(b_exec);

@@ -1,11 +1,11 @@
 /*
- * Random bytes as user code, under a supervisor that catches every exception and goes on; then deep nesting of exceptions. The
- * machine below must survive, and the supervisor must find its own state unharmed.
+ * Random bytes as user code, under a supervisor that catches every exception and goes on; then deep nesting
+ * of exceptions. The machine below must survive, and the supervisor must find its own state unharmed.
  */
 #include "rt/rt.h"
 
-#define CODE ((uint64_t)RT_ARENA + 0x10000)
-#define STACK ((uint64_t)RT_ARENA + 0x30000)
+#define CODE   ((uint64_t)RT_ARENA + 0x10000)
+#define STACK  ((uint64_t)RT_ARENA + 0x30000)
 #define ROUNDS 3000
 
 static uint64_t seed = 0x9e3779b97f4a7c15;
@@ -38,10 +38,12 @@ static void fill(uint8_t *p, unsigned style)
         return;
     }
     /* Sprinkle what random bytes seldom hit: two-byte opcodes, prefixes, vector encodings. */
-    static const uint8_t starts[][4] = {{0x0f, 0x01}, {0x0f, 0x00}, {0x0f, 0xc7}, {0xf3, 0x0f}, {0x66, 0x0f}, {0xc5, 0xf8},
-                                        {0xc4, 0xe2, 0x79}, {0x62, 0xf1, 0x7c, 0x48}, {0x48, 0xcf}, {0x0f, 0x05}, {0x0f, 0x34},
-                                        {0xcd, 0x80}, {0xf0, 0x48}, {0x0f, 0xae}, {0xff, 0x2b}, {0xca, 0x08, 0x00}, {0x8e, 0xd0},
-                                        {0x9d}, {0x0f, 0x0b}, {0x67, 0xf3, 0xa4}};
+    static const uint8_t starts[][4] = {
+        {0x0f, 0x01}, {0x0f, 0x00}, {0x0f, 0xc7},       {0xf3, 0x0f},
+        {0x66, 0x0f}, {0xc5, 0xf8}, {0xc4, 0xe2, 0x79}, {0x62, 0xf1, 0x7c, 0x48},
+        {0x48, 0xcf}, {0x0f, 0x05}, {0x0f, 0x34},       {0xcd, 0x80},
+        {0xf0, 0x48}, {0x0f, 0xae}, {0xff, 0x2b},       {0xca, 0x08, 0x00},
+        {0x8e, 0xd0}, {0x9d},       {0x0f, 0x0b},       {0x67, 0xf3, 0xa4}};
     for (unsigned i = 0; i < 4096 - 16; i += 3 + (unsigned)(random64() % 13)) {
         const uint8_t *s = starts[random64() % (sizeof(starts) / sizeof(starts[0]))];
         memcpy(p + i, s, 2 + random64() % 3);
@@ -78,12 +80,13 @@ static void random_code(bool compat)
         by_vector[f.vector & 0xff]++;
         bool sane = (f.cs & 3) == 3 && f.rflags & FL_IF && !(f.rflags & 0x3000);
         if (!sane && odd++ < 5) {
-            rt_printf("# round %u: vector %lu error %lx at %lx:%lx flags %lx\n", round, f.vector, f.error, f.cs, f.rip,
-                      f.rflags);
+            rt_printf("# round %u: vector %lu error %lx at %lx:%lx flags %lx\n", round, f.vector, f.error,
+                      f.cs, f.rip, f.rflags);
         }
     }
-    is(odd, 0, compat ? "random 32-bit user code always traps from ring 3 with IF on and IOPL 0"
-                      : "random 64-bit user code always traps from ring 3 with IF on and IOPL 0");
+    is(odd, 0,
+       compat ? "random 32-bit user code always traps from ring 3 with IF on and IOPL 0"
+              : "random 64-bit user code always traps from ring 3 with IF on and IOPL 0");
     unsigned kinds = 0;
     for (unsigned v = 0; v < 256; v++) {
         kinds += by_vector[v] != 0;

@@ -6,6 +6,7 @@ _TCG_RMW = "QEMU reads first: the error code of a faulting read-modify-write say
 _TCG_INT = "QEMU reports vector*16+2 for IDT entries in long mode"
 _TCG_RSVD = "QEMU reports reserved bits without P in the error code"
 _TCG_MSR = "QEMU accepts non-canonical addresses in MSRs"
+_TCG_LIMIT = "QEMU checks neither segment limits nor access types"
 _TCG_NO = "QEMU's TCG does not implement this"
 
 KNOWN = {
@@ -55,6 +56,21 @@ KNOWN = {
         ("msr", "unknown MSR: *", "QEMU ignores unknown MSRs"),
         ("msr", "IA32_TIME_STAMP_COUNTER *", _TCG_NO),
         ("msr", "writing it sets the counter", _TCG_NO),
+        ("segments", "a doubleword over the limit*", _TCG_LIMIT),
+        ("segments", "an offset that wraps*", _TCG_LIMIT),
+        ("segments", "a store to read-only data*", _TCG_LIMIT),
+        ("segments", "expand-down*#GP(0)", _TCG_LIMIT),
+        ("segments", "an access through a null DS*", _TCG_LIMIT),
+        ("segments", "a store through CS*", _TCG_LIMIT),
+        ("segments", "a push beyond the stack's limit*", _TCG_LIMIT),
+        ("segments", "ESP left", _TCG_LIMIT),
+        ("segments", "far *: L and D both set*", "QEMU does not check L and D together"),
+        ("instr32", "INTO at CPL 3 with a gate of DPL 0*", _TCG_INT),
+        ("msr", "CR8 above 15: #GP", "QEMU takes any value for CR8"),
+        ("msr", "WRGSBASE of a non-canonical *", _TCG_MSR),
+        ("msr", "XRSTOR of reserved MXCSR bits*", _TCG_NO),
+        ("msr", "XSAVE with CR0.TS: #NM", _TCG_NO),
+        ("msr", "TSC, PAE, CX8, APIC*", "QEMU took the bad IA32_APIC_BASE, which disabled the APIC for good"),
         ("paging", "CR4.PCIDE without the feature: #GP", "QEMU accepts CR4.PCIDE without having PCID"),
     ],
     "qemu-kvm": [],
@@ -63,4 +79,4 @@ KNOWN = {
 }
 
 # Guests that end in shutdown (triple fault) on purpose, and the status with which the machine then ends.
-SHUTDOWN = {"triple": {"fonda": 3}}
+SHUTDOWN = {"triple": {"fonda": 112}}

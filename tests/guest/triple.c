@@ -1,6 +1,6 @@
 /*
- * A triple fault: an exception whose double fault can't be delivered either shuts the processor down (SDM vol. 3A, 6.15,
- * interrupt 8). The machine must say so; nothing behind the fault may run.
+ * A triple fault: an exception whose double fault can't be delivered either shuts the processor down (SDM
+ * vol. 3A, 6.15, interrupt 8). The machine must say so; nothing behind the fault may run.
  */
 #include "rt/rt.h"
 
