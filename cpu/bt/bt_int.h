@@ -209,6 +209,7 @@ struct bt_block {
     uint32_t mode;
     uint32_t code, code_len; /* offset in the code cache, and bytes */
     uint32_t indirect_from, indirect_to, indirect_stub; /* code offsets of an indirect jump's tail, 0: none */
+    uint32_t indirect_back;  /* where an indirect call's way through C comes back to */
     uint16_t guest_len;
     uint16_t insns, nmaps;
     int32_t rsp_moved;       /* by the RET or CALL at its end */

@@ -295,6 +295,7 @@ static void indirect_tail(struct gen *g, bool call)
     uint8_t *landing = NULL;
     if (call) {
         emit_call(e, v->stub_leave_indirect);
+        g->b->indirect_back = (uint32_t)(e->p - v->code_rw);
         emit8(e, 0xeb);
         landing = e->p;
         emit8(e, 0);

@@ -64,11 +64,14 @@ static void on_kick(int sig, siginfo_t *info, void *context)
     /* Past the comparison with ctx already? Then take the path of a mismatch; its input is in memory or constant. */
     for (unsigned i = 0; i < b->nexits; i++) {
         const struct bt_exit *x = &b->exits[i];
-        if ((x->kind == BT_EXIT_CHECKED || x->kind == BT_EXIT_RETURN) && off > x->site && off < x->end) {
+        /* A host CALL (E8) to the stub comes back to what is behind it: not to be made again. */
+        bool back = v->code_rw[x->jump - 1] == 0xe8 && off == x->jump + 4;
+        if ((x->kind == BT_EXIT_CHECKED || x->kind == BT_EXIT_RETURN) && off > x->site && off < x->end &&
+            !back) {
             uc->uc_mcontext.gregs[REG_RIP] = (greg_t)((uint64_t)v->code_rx + x->jump - 1); /* its jump or call to the stub */
         }
     }
-    if (b->indirect_to && off > b->indirect_from && off < b->indirect_to) {
+    if (b->indirect_to && off > b->indirect_from && off < b->indirect_to && off != b->indirect_back) {
         uc->uc_mcontext.gregs[REG_RIP] = (greg_t)((uint64_t)v->code_rx + b->indirect_stub);
     }
 }

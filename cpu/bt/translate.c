@@ -266,7 +266,7 @@ int bt_translate(struct bt_vcpu *v, struct bt_block *b, const uint8_t *code, uns
                          .rx_delta = (uint64_t)v->code_rx - (uint64_t)v->code_rw};
     g->start = g->e.p;
     b->code = v->code_used;
-    b->indirect_from = b->indirect_to = 0;
+    b->indirect_from = b->indirect_to = b->indirect_back = 0;
     b->exits = v->exits + v->exits_used;
     b->nexits = 0;
     unsigned maps_first = g->nmaps;
