@@ -56,7 +56,7 @@ static void exit_unpatch(struct bt_vcpu *v, struct bt_exit *x)
 {
     if (x->kind == BT_EXIT_DIRECT || x->kind == BT_EXIT_GROUP) {
         write_code32(v, x->jump, x->stub - (x->jump + 4));
-    } else {
+    } else if (x->kind != BT_EXIT_NONE) {
         x->cell->neg_ctx = 1; /* ctx is never ~0 */
     }
 }

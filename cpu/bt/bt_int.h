@@ -170,7 +170,7 @@ unsigned bt_decode(const struct x86_cpu *cpu, uint32_t mode, uint64_t rip, const
 #define BT_BLOCK_BYTES_MAX 1024 /* guest bytes; a block never spans more than two pages */
 
 enum bt_exit_kind {
-    BT_EXIT_NONE,
+    BT_EXIT_NONE,     /* always through its stub */
     BT_EXIT_DIRECT,   /* patched jump: target on the same page */
     BT_EXIT_CHECKED,  /* jump through a cell, checked against ctx: target on another page */
     BT_EXIT_RETURN,   /* where a call comes back: through a cell, checked against the popped address + ctx */
@@ -253,6 +253,7 @@ enum {
     BT_STOPPED,  /* shutdown */
     BT_SLOW,     /* memory slow path only: run the instruction as a block of one in BT_MODE_SLOW */
     BT_NOGROUP,  /* memory slow path only: go on from this instruction in BT_MODE_NOGROUP */
+    BT_CHAIN,    /* from bt_op_dispatch only: go to v->chain at once */
     BT_DONE,     /* like BT_NEXT, but modes, mappings or shadows changed: end the block */
 };
 
@@ -312,6 +313,8 @@ struct bt_vcpu {
     uint64_t ret_bottom;    /* where it starts, with the address of stub_return_bottom */
     uint32_t ret_block;     /* number of the block whose RET was executed last */
     uint64_t leave_arg;
+    uint64_t chain;         /* host address of the block that follows an op */
+    uint8_t irq_wait;       /* an interrupt is waiting for IF */
     uint64_t site;          /* host return address of the last slow path or op */
     int op_result;
     bool has_bmi2, has_avx512bw; /* of the host */
@@ -379,7 +382,6 @@ struct bt_vcpu {
     bool killed;               /* a block was invalidated: maybe the current one */
     bool no_step;              /* the instruction entered an interrupt handler: no single-step trap behind it */
     bool mid_string;           /* BT_AGAIN is between two elements of a string instruction */
-    bool irq_wait;             /* an interrupt is waiting for IF */
     uint64_t data_hits;        /* DR6 bits of data breakpoints hit by the current instruction */
     char error[200];           /* why the engine cannot go on */
     struct vcpu_platform vm;   /* the machine's, behind functions that save the vector state first */

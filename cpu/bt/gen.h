@@ -24,7 +24,7 @@ struct gen_cold {
 /* How an instruction is translated. */
 enum gen_kind {
     GEN_COPY, GEN_NOTHING, GEN_LEA, GEN_PUSH, GEN_POP, GEN_LEAVE, GEN_CALL, GEN_CALL_INDIRECT, GEN_RET, GEN_JMP,
-    GEN_JMP_INDIRECT, GEN_JCC, GEN_LOOP, GEN_JRCXZ, GEN_BIT_STRING, GEN_OP, GEN_INLINE,
+    GEN_JMP_INDIRECT, GEN_JCC, GEN_LOOP, GEN_JRCXZ, GEN_BIT_STRING, GEN_OP, GEN_INLINE, GEN_PUSHF,
 };
 
 struct gen_insn {
@@ -54,6 +54,7 @@ struct gen {
     uint32_t mode;
     unsigned n, at;         /* instructions; the current one */
     bool flags_saved;       /* the guest's arithmetic flags are in v->aflags, not in the host's flags */
+    bool irq_check;         /* the block ends in the shadow of STI */
     bool op_flags_saved;    /* the same, while the current instruction's own operation executes */
     unsigned ngroups;
     int s2_group;           /* whose host address r15 holds, or -1 */
@@ -118,6 +119,9 @@ void gen_lea(struct gen *g, const struct bt_insn *in);
 
 /* gen_flow.c */
 void gen_push(struct gen *g, const struct bt_insn *in);
+void gen_pushf(struct gen *g, const struct bt_insn *in);
+void gen_inline(struct gen *g, const struct bt_insn *in);
+void gen_irq_check(struct gen *g, uint64_t rip);
 void gen_pop(struct gen *g, const struct bt_insn *in);
 void gen_leave(struct gen *g, const struct bt_insn *in);
 void gen_call(struct gen *g, const struct bt_insn *in);

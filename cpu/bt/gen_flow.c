@@ -123,6 +123,75 @@ void gen_push(struct gen *g, const struct bt_insn *in)
     g->op_flags_saved = g->flags_saved;
 }
 
+/* Constant-time system instructions; the host's flags stay as they are. */
+void gen_inline(struct gen *g, const struct bt_insn *in)
+{
+    struct emit *e = &g->e;
+    uint64_t byte = in->op.mnemonic == ZYDIS_MNEMONIC_CLD ? GA(g, dflag) : GA(g, iflag);
+    if (in->op.mnemonic == ZYDIS_MNEMONIC_SWAPGS) {
+        emit_load(e, H_S0, GA(g, cpu.s.seg[X86_GS].base));
+        emit_load(e, H_S1, GA(g, cpu.s.kernel_gs_base));
+        emit_store(e, GA(g, cpu.s.seg[X86_GS].base), H_S1);
+        emit_store(e, GA(g, cpu.s.kernel_gs_base), H_S0);
+        return;
+    }
+    emit8(e, 0xc6); /* mov byte [flag], 0 or 1 */
+    emit_rip_modrm(e, 0, byte, 1);
+    emit8(e, in->op.mnemonic == ZYDIS_MNEMONIC_STI);
+}
+
+/* Leaves through C when an interrupt waits for IF, which is on by now. */
+void gen_irq_check(struct gen *g, uint64_t rip)
+{
+    struct emit *e = &g->e;
+    emit_ra(e, false, 0x0fb6, H_RCX, GA(g, irq_wait));
+    uint8_t *none = emit_jrcxz_fwd(e);
+    struct bt_exit *x = gen_add_exit(g, rip);
+    x->kind = BT_EXIT_NONE;
+    emit8(e, 0xe9);
+    x->jump = (uint32_t)(e->p - g->v->code_rw);
+    emit32(e, 0);
+    emit_here8(e, none);
+}
+
+/* or ecx, byte [flag] << by */
+static void or_flag(struct gen *g, uint64_t flag, unsigned by)
+{
+    struct emit *e = &g->e;
+    emit_ra(e, false, 0x0fb6, H_S1, flag);
+    emit_rex(e, false, 0, 0, H_S1, false); /* shl r14d, by */
+    emit8(e, 0xc1);
+    emit8(e, 0xe0 | (H_S1 & 7));
+    emit8(e, by);
+    emit_rr(e, false, 0x0b, H_RCX, H_S1);
+}
+
+void gen_pushf(struct gen *g, const struct bt_insn *in)
+{
+    struct emit *e = &g->e;
+    gen_flags_save(g, in); /* they are all live: read here */
+    emit_ra(e, false, 0x0fb6, H_RCX, GA(g, aflags) + 1);
+    static const uint8_t and_d5[] = {0x81, 0xe1, 0xd5, 0, 0, 0};
+    emit_bytes(e, and_d5, sizeof(and_d5));
+    or_flag(g, GA(g, aflags), 11);
+    or_flag(g, GA(g, iflag), 9);
+    or_flag(g, GA(g, dflag), 10);
+    emit_load(e, H_S1, GA(g, cpu.s.rflags)); /* the rest, without RF and VM (SDM vol. 2B, "PUSHF") */
+    emit_rex(e, true, 0, 0, H_S1, false);
+    emit8(e, 0x81);
+    emit8(e, 0xe0 | (H_S1 & 7));
+    emit32(e, ~(uint32_t)(X86_FLAGS_ARITH | X86_IF | X86_DF | X86_RF | X86_VM) & INT32_MAX);
+    emit_rr(e, true, 0x0b, H_RCX, H_S1);
+    static const uint8_t or_2[] = {0x83, 0xc9, 0x02};
+    emit_bytes(e, or_2, sizeof(or_2));
+    emit_store(e, GA(g, tmp[0]), H_RCX);
+    push_slot(g, in);
+    emit_load(e, H_S0, GA(g, tmp[0]));
+    store_at_s2(g, H_S0);
+    move_rsp(g, -(int32_t)stack_bytes(g));
+    g->op_flags_saved = g->flags_saved;
+}
+
 void gen_pop(struct gen *g, const struct bt_insn *in)
 {
     const struct bt_field *f = in->opc.gpr ? &in->opc : &in->rm;

@@ -134,9 +134,10 @@ void gen_find_groups(struct gen *g)
         case GEN_COPY: join_operand(&p, gi); break;
         case GEN_JMP_INDIRECT: join_operand(&p, gi); break;
         case GEN_PUSH:
+        case GEN_PUSHF:
         case GEN_CALL:
         case GEN_CALL_INDIRECT:
-            if (gi->kind != GEN_CALL) {
+            if (gi->kind != GEN_CALL && gi->kind != GEN_PUSHF) {
                 join_operand(&p, gi);
             }
             join_stack(&p, gi, X86_RSP, -8, true);

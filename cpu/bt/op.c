@@ -290,6 +290,34 @@ int bt_op_nm(struct bt_vcpu *v, const struct bt_op *op)
 
 /* --- the call from translated code ---------------------------------------------------------------------------------------------- */
 
+/* The block that follows, straight from the jump cache, when nothing else has to be looked at first. */
+static int chain(struct bt_vcpu *v, int r)
+{
+    struct x86_cpu *cpu = &v->cpu;
+    if (r == BT_DONE) {
+        cpu->s.rip = cpu->next_rip;
+    }
+    bt_mode_update(v);
+    const struct bt_jc_entry *e = bt_jc_slot(v, cpu->s.rip);
+    bool quiet = !atomic_load_explicit(&v->pending, memory_order_relaxed) && !(v->irq_wait && v->iflag) &&
+                 !cpu->s.nmi_pending && !cpu->s.sti_shadow && !cpu->s.movss_shadow && !v->mode_once &&
+                 !(cpu->s.rflags & (X86_TF | X86_RF)) && !(cpu->s.dr7 & 0xff) &&
+                 !((cpu->s.rflags & X86_AC) && (cpu->s.cr0 & X86_CR0_AM) && cpu->cpl == 3);
+    if (!quiet || e->neg_key + cpu->s.rip + v->mode_ctx != 0) {
+        v->fill_jc = true;
+        return BT_JUMP;
+    }
+    v->chain = e->target;
+    bt_fpu_load(v);
+    /* A kick that came in between poisoned ctx, or is about to: have it look at what runs next. */
+    v->site = v->chain + 1;
+    atomic_signal_fence(memory_order_seq_cst);
+    if (atomic_load_explicit(&v->pending, memory_order_relaxed)) {
+        return BT_JUMP;
+    }
+    return BT_CHAIN;
+}
+
 int bt_op_dispatch(struct bt_vcpu *v, const struct bt_op *op)
 {
     struct x86_cpu *cpu = &v->cpu;
@@ -303,7 +331,10 @@ int bt_op_dispatch(struct bt_vcpu *v, const struct bt_op *op)
     int r = op->fn(v, op);
     bt_flags_split(v);
     if (r == BT_NEXT && v->killed && op->fn != bt_op_bounce_begin) {
-        return BT_DONE; /* what follows in this block may have been overwritten */
+        r = BT_DONE; /* what follows in this block may have been overwritten */
+    }
+    if (r == BT_JUMP || r == BT_DONE) {
+        return chain(v, r);
     }
     if (r == BT_NEXT) {
         if (atomic_load_explicit(&v->pending, memory_order_relaxed)) {

@@ -108,7 +108,7 @@ static void after_link(struct bt_vcpu *v)
     struct bt_exit *x = &v->exits[v->leave_arg];
     v->cpu.s.rip = x->rip;
     v->counters[BT_C_EXIT_LINK]++;
-    if (!x->block->dead && (x->block->mode & ~BT_MODE_NOGROUP) == v->mode) {
+    if (!x->block->dead && x->kind != BT_EXIT_NONE && (x->block->mode & ~BT_MODE_NOGROUP) == v->mode) {
         v->link_from = x;
         v->link_flushes = v->counters[BT_C_FLUSHES];
     }
@@ -176,7 +176,7 @@ static bool after_result(struct bt_vcpu *v, int result, struct vcpu_exit *exit)
         cpu->s.rip = cpu->next_rip;
         bt_mode_update(v);
         return true;
-    case BT_JUMP: bt_mode_update(v); return true;
+    case BT_JUMP: return true; /* chain() in op.c did the rest */
     case BT_AGAIN: return true;
     case BT_RAISE: v->raised = true; return true;
     case BT_SLOW:

@@ -221,11 +221,20 @@ static uint64_t make_op(struct emit *e, struct bt_vcpu *v)
     emit_mov(e, H_RSI, H_S1);
     emit_c_call(e, v, A(fn_op));
     emit_rr(e, false, 0x85, H_RAX, H_RAX);
-    uint8_t *leave = emit_jcc_fwd(e, CC_NE);
+    uint8_t *other = emit_jcc_fwd(e, CC_NE);
     emit_flags_in(e, v);
     emit_guest_in(e, v);
     emit_push_slot(e, A(site));
     emit8(e, 0xc3);
+    emit_here32(e, other);
+    emit8(e, 0x83); /* cmp eax, BT_CHAIN */
+    emit8(e, 0xf8);
+    emit8(e, BT_CHAIN);
+    uint8_t *leave = emit_jcc_fwd(e, CC_NE);
+    emit_flags_in(e, v);
+    emit_guest_in(e, v);
+    emit8(e, 0xff); /* jmp [chain] */
+    emit_rip_modrm(e, 4, A(chain), 0);
     emit_here32(e, leave);
     emit_store32(e, A(op_result), H_RAX);
     emit_mov_imm(e, H_RAX, BT_LEAVE_OP);

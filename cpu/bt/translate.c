@@ -99,6 +99,22 @@ static bool classify_flow(uint32_t mode, struct gen_insn *gi)
     }
 }
 
+/* Privileged instructions that kernels execute all day, at CPL 0 in 64-bit code. */
+static bool classify_inline(uint32_t mode, struct gen_insn *gi)
+{
+    if ((mode & (BT_MODE_CPL0 | BT_MODE_CODE64 | BT_MODE_SLOW | BT_MODE_ONE)) != (BT_MODE_CPL0 | BT_MODE_CODE64)) {
+        return false;
+    }
+    switch (gi->in.op.mnemonic) {
+    case ZYDIS_MNEMONIC_CLI:
+    case ZYDIS_MNEMONIC_STI:
+    case ZYDIS_MNEMONIC_CLD:
+    case ZYDIS_MNEMONIC_SWAPGS: gi->kind = GEN_INLINE; return true;
+    case ZYDIS_MNEMONIC_PUSHFQ: gi->kind = GEN_PUSHF; return true;
+    default: return false;
+    }
+}
+
 static void classify(const struct bt_vcpu *v, uint32_t mode, struct gen_insn *gi)
 {
     struct bt_insn *in = &gi->in;
@@ -115,6 +131,9 @@ static void classify(const struct bt_vcpu *v, uint32_t mode, struct gen_insn *gi
     }
     gi->ends = false;
     if (classify_flow(mode, gi)) {
+        return;
+    }
+    if (classify_inline(mode, gi)) {
         return;
     }
     gi->fn = bt_op_lookup(in, &gi->ends);
@@ -163,6 +182,29 @@ static uint32_t effective_mode(uint32_t mode, const struct bt_insn *in)
     return mode;
 }
 
+/* STI lets interrupts in behind the next instruction (SDM vol. 2B, "STI"). Inline, that is where the block ends, by looking at
+ * irq_wait; where that instruction is not plain, or not in the block, STI goes through its function. */
+static void settle_sti(struct gen *g, unsigned *at)
+{
+    for (unsigned i = 0; i < g->n; i++) {
+        struct gen_insn *gi = &g->insn[i];
+        if (gi->kind != GEN_INLINE || gi->in.op.mnemonic != ZYDIS_MNEMONIC_STI) {
+            continue;
+        }
+        const struct gen_insn *next = i + 1 < g->n ? &g->insn[i + 1] : NULL;
+        if (next && !next->ends && (next->kind == GEN_COPY || next->kind == GEN_LEA || next->kind == GEN_NOTHING ||
+                                    next->kind == GEN_PUSH || next->kind == GEN_POP)) {
+            g->irq_check = true;
+        } else {
+            gi->kind = GEN_OP;
+            gi->fn = bt_op_lookup(&gi->in, &gi->ends);
+            *at = (unsigned)(gi->in.op.rip - g->b->rip) + gi->in.op.len;
+            g->n = i + 1;
+        }
+        return;
+    }
+}
+
 /* Returns 0, -EAGAIN when the first instruction needs bytes of the second page and code2 is NULL. */
 static int read_block(struct gen *g, const uint8_t *code, unsigned avail, const uint8_t *code2)
 {
@@ -176,6 +218,7 @@ static int read_block(struct gen *g, const uint8_t *code, unsigned avail, const 
     }
     unsigned max = g->mode & (BT_MODE_ONE | BT_MODE_SLOW) ? 1 : BT_BLOCK_INSNS_MAX;
     unsigned at = 0;
+    bool after_sti = false;
     while (g->n < max && at < limit) {
         struct gen_insn *gi = &g->insn[g->n];
         memset(gi, 0, sizeof(*gi));
@@ -191,10 +234,12 @@ static int read_block(struct gen *g, const uint8_t *code, unsigned avail, const 
         classify(v, effective_mode(g->mode, &gi->in), gi);
         at += len;
         g->n++;
-        if (gi->ends) {
+        if (gi->ends || after_sti) {
             break;
         }
+        after_sti = gi->kind == GEN_INLINE && gi->in.op.mnemonic == ZYDIS_MNEMONIC_STI;
     }
+    settle_sti(g, &at);
     g->b->guest_len = (uint16_t)at;
     g->b->insns = (uint16_t)g->n;
     return 0;
@@ -208,6 +253,9 @@ static void find_live_flags(struct gen *g)
         if (gi->kind == GEN_OP) {
             gi->in.fl_read = X86_FLAGS_ARITH;
             gi->in.fl_kill = 0;
+        }
+        if (gi->kind == GEN_PUSHF) {
+            gi->in.fl_read = X86_FLAGS_ARITH;
         }
         gi->in.live_after = live;
         live = (live & ~gi->in.fl_kill) | gi->in.fl_read;
@@ -223,7 +271,8 @@ static void gen_insn(struct gen *g, const struct gen_insn *gi)
     g->mem_disp = 0;
     switch (gi->kind) {
     case GEN_COPY: gen_copy(g, in); break;
-    case GEN_INLINE:
+    case GEN_INLINE: gen_inline(g, in); break;
+    case GEN_PUSHF: gen_pushf(g, in); break;
     case GEN_NOTHING: break;
     case GEN_LEA: gen_lea(g, in); break;
     case GEN_BIT_STRING: gen_bit_string(g, in); break;
@@ -253,7 +302,7 @@ int bt_translate(struct bt_vcpu *v, struct bt_block *b, const uint8_t *code, uns
     g->b = b;
     g->mode = b->mode;
     g->n = g->ncold = g->nexits = g->nmaps = 0;
-    g->flags_saved = false;
+    g->flags_saved = g->irq_check = false;
     int r = read_block(g, code, avail, code2);
     if (r < 0) {
         return r;
@@ -283,6 +332,9 @@ int bt_translate(struct bt_vcpu *v, struct bt_block *b, const uint8_t *code, uns
     const struct gen_insn *last = &g->insn[g->n - 1];
     if (!last->ends || (last->kind == GEN_OP && g->nexits == 0)) {
         gen_flags_end(g);
+        if (g->irq_check) {
+            gen_irq_check(g, gen_next_rip(g, &last->in));
+        }
         gen_exit(g, gen_next_rip(g, &last->in));
     }
     gen_cold_paths(g);
