@@ -304,6 +304,7 @@ static void child(struct exec *x, bool user_joined)
     close(x->sync_fds[0]);
     close(x->start_fds[0]);
     int rc = enter(x, user_joined, &p, &err);
+    prctl(PR_SET_PDEATHSIG, 0); /* the socket's end says so from here on, see init.c */
     if (rc == 0) {
         rc = sync_send(x->sync_fds[1], SYNC_READY) < 0 ? -EPIPE : sync_expect(x->sync_fds[1], SYNC_GO, &err);
     }
@@ -311,7 +312,6 @@ static void child(struct exec *x, bool user_joined)
         sync_send_error(x->sync_fds[1], &err);
         _exit(1);
     }
-    prctl(PR_SET_PDEATHSIG, 0);
     close(x->sync_fds[1]);
     auto_free char *text = state_for_hooks(&x->h.state, STATUS_RUNNING);
     if (x->agent_fd >= 0) {

@@ -44,6 +44,7 @@ int fault_step(const char *name, struct err *err)
     }
     if (fault_env(fault_kill) == fault_count) {
         kill(getpid(), SIGKILL);
+        _exit(137); /* the first process of a pid namespace can't kill itself */
     }
     if (fault_env(fault_fail) == fault_count) {
         return err_set(err, -EIO, "injected fault at step %u (%s)", fault_count, name);

@@ -237,6 +237,7 @@ void container_init(struct container *c)
     fault_enter_child();
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     close(c->sync_fds[0]);
+    close(c->state.dir_fd); /* with its lock, which is the runtime's */
     if (c->start_fd >= 0) {
         close(c->start_fd);
     }
@@ -246,6 +247,8 @@ void container_init(struct container *c)
                                   .preserve_fds = c->preserve_fds,
                                   .agent_fd = c->agent_fd};
     int rc = prepare(in, &err);
+    /* From here on the socket's end says when the runtime dies; the signal would race with its regular exit. */
+    prctl(PR_SET_PDEATHSIG, 0);
     if (rc == 0) {
         rc = sync_send(c->sync_fds[1], SYNC_READY) < 0 ? -EPIPE : sync_expect(c->sync_fds[1], SYNC_GO, &err);
     }
@@ -253,7 +256,6 @@ void container_init(struct container *c)
         sync_send_error(c->sync_fds[1], &err);
         _exit(1);
     }
-    prctl(PR_SET_PDEATHSIG, 0);
     close(c->sync_fds[1]);
     int conn = wait_for_start(c);
     if (conn < 0) {

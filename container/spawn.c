@@ -387,9 +387,9 @@ static int create_steps(struct container *c, struct err *err)
     rc = start_first(c, err);
     if (rc < 0) {
         /* If the first process failed first, what it says is the reason. */
-        struct err why = {.code = 0};
-        if (rc == -EPIPE && c->pid > 0 && sync_recv(c->sync_fds[0], &why) == SYNC_ERROR) {
-            *err = why;
+        if (rc == -EPIPE && c->pid > 0 && err->code == 0) {
+            sync_recv(c->sync_fds[0], err);
+            return first_failed(c, err);
         }
         return rc;
     }
@@ -410,6 +410,7 @@ int container_create(struct container *c, struct err *err)
         return err->code;
     }
     undo_forget(&c->undo);
+    state_unlock(&c->state);
     return 0;
 }
 

@@ -265,6 +265,11 @@ int state_lock(struct state *state, int timeout_ms, struct err *err)
     return 0;
 }
 
+void state_unlock(struct state *state)
+{
+    flock(state->dir_fd, LOCK_UN);
+}
+
 void state_remove(struct state *state)
 {
     static const char *const files[] = {"start.sock", "config.json", "state.new", "state.json"};

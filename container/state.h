@@ -56,6 +56,7 @@ int state_save(struct state *state, struct err *err);
  * killed very early) loads with everything unknown: status "creating". */
 int state_load(struct state *state, int root_fd, const char *id, struct err *err);
 int state_lock(struct state *state, int timeout_ms, struct err *err);
+void state_unlock(struct state *state);
 void state_remove(struct state *state); /* the directory and what is in it */
 void state_done(struct state *state);
 

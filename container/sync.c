@@ -54,7 +54,8 @@ enum sync_kind sync_recv(int fd, struct err *err)
     ssize_t n;
     do {
         n = recv(fd, &m, sizeof(m), 0);
-    } while (n < 0 && errno == EINTR);
+        /* ECONNRESET, once: the other side closed without reading all; what it sent is still to come. */
+    } while (n < 0 && (errno == EINTR || errno == ECONNRESET));
     if (n < (ssize_t)SYNC_SHORT || m.kind <= 0 || m.kind >= SYNC_END) {
         return SYNC_END;
     }
