@@ -239,6 +239,11 @@ static void directory(const struct cg *cg, const struct cg_hierarchy *h, size_t 
     snprintf(text, room, "%s%.*s", h->mount, (int)length, path);
 }
 
+void cg_directory(const struct cg *cg, const struct cg_hierarchy *h, char *text, size_t room)
+{
+    directory(cg, h, strlen(cg->path), text, room);
+}
+
 /* cpuset(7): a new v1 cpuset is empty, and takes processes only when it has CPUs and nodes. */
 static int inherit_cpuset(const char *dir, struct err *err)
 {

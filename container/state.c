@@ -5,6 +5,7 @@
 #include "container/config.h"
 #include "container/fault.h"
 #include "container/json.h"
+#include "container/ns.h"
 #include "container/paths.h"
 
 #include <dirent.h>
@@ -51,7 +52,7 @@ int state_open_root(const char *option, bool make, struct err *err)
     const char *run = getenv("XDG_RUNTIME_DIR");
     if (option) {
         snprintf(path, sizeof(path), "%s", option);
-    } else if (run && *run && (geteuid() != 0 || getenv("_CONTAINERS_USERNS_CONFIGURED"))) {
+    } else if (run && *run && (geteuid() != 0 || !ns_in_initial_user())) {
         snprintf(path, sizeof(path), "%s/fonda-oci", run);
     } else if (geteuid() == 0) {
         snprintf(path, sizeof(path), "/run/fonda-oci");
