@@ -81,9 +81,10 @@ json_t *cg_stats(const struct cg *cg);
 
 /* Inside the cg_*.c files. */
 struct cg_hierarchy *cg_find(struct cg *cg, const char *controller); /* NULL: the host hasn't got it */
-void cg_directory(const struct cg *cg, const struct cg_hierarchy *h, char *text, size_t room); /* the container's */
-struct cg_hierarchy *cg_v2(struct cg *cg);                           /* NULL: no cgroup2 is mounted */
-int cg_read(int dirfd, const char *file, char *text, size_t room);   /* length or a negative errno */
+void cg_directory(const struct cg *cg, const struct cg_hierarchy *h, char *text,
+                  size_t room);                                    /* the container's */
+struct cg_hierarchy *cg_v2(struct cg *cg);                         /* NULL: no cgroup2 is mounted */
+int cg_read(int dirfd, const char *file, char *text, size_t room); /* length or a negative errno */
 int cg_devices_v1(int dirfd, json_t *rules, bool update, struct err *err);
 int cg_devices_v2(int dirfd, json_t *rules, struct err *err);
 

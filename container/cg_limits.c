@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "container/cg.h"
+#include "container/fault.h"
 #include "container/json.h"
 #include "container/paths.h"
 
@@ -156,6 +157,15 @@ static int apply_memory(struct apply *a, json_t *o)
         if (number(o, plain[i].key, &value) && (value != 0 || plain[i].zero_counts) &&
             (rc = put_number(a, plain[i].name, "memory", plain[i].v1, plain[i].v2, value, true)) < 0) {
             return rc;
+        }
+    }
+    if (number(o, "kernel", &value) && value > 0) { /* Linux 5.16 and later take the number and do nothing */
+        char text[32] = "";
+        cg_read(h->fd, "memory.kmem.limit_in_bytes", text, sizeof(text));
+        if (strtoll(text, NULL, 10) > value) {
+            return err_set(a->err, -EOPNOTSUPP,
+                           "linux.resources.memory.kernel can't be applied: this kernel has no such "
+                           "limit any more");
         }
     }
     flag = false;
@@ -512,7 +522,7 @@ static int apply_unified(struct apply *a, json_t *o)
 static int apply_devices(struct apply *a, json_t *list)
 {
     struct cg_hierarchy *h = cg_find(a->cg, "devices");
-    if (h && !h->v2 && h->fd >= 0) {
+    if (h && !h->v2 && h->fd >= 0 && !fault_without("devicesv1")) {
         return cg_devices_v1(h->fd, list, a->update, a->err);
     }
     if (a->cg->devices_implicit) {

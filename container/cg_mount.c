@@ -29,12 +29,14 @@ static int mount_hierarchy(struct cg *cg, const struct cg_hierarchy *h, const ch
     if (namespaced) {
         log_debug("%s; binding it instead", why.text);
     }
-    /* By path: descriptors from before the clone belong to mounts of the host's namespace, which can't be bound. */
+    /* By path: descriptors from before the clone belong to mounts of the host's namespace, which can't be
+     * bound. */
     char dir[PATH_MAX];
     cg_directory(cg, h, dir, sizeof(dir));
     auto_close int source = open(h->fd >= 0 ? dir : h->mount, O_PATH | O_DIRECTORY | O_CLOEXEC);
     struct mnt_attrs attrs = {.set = m->attr_set};
-    return source < 0 ? err_sys(err, -errno, "cannot open '%s'", dir) : mnt_bind(source, false, true, &attrs, t, err);
+    return source < 0 ? err_sys(err, -errno, "cannot open '%s'", dir)
+                      : mnt_bind(source, false, true, &attrs, t, err);
 }
 
 /* "cpu,cpuacct" out of the mount options "rw,cpu,cpuacct"; a named hierarchy gives "name=x" and needs "none".

@@ -247,7 +247,8 @@ void container_init(struct container *c)
                                   .preserve_fds = c->preserve_fds,
                                   .agent_fd = c->agent_fd};
     int rc = prepare(in, &err);
-    /* From here on the socket's end says when the runtime dies; the signal would race with its regular exit. */
+    /* From here on the socket's end says when the runtime dies; the signal would race with its regular exit.
+     */
     prctl(PR_SET_PDEATHSIG, 0);
     if (rc == 0) {
         rc = sync_send(c->sync_fds[1], SYNC_READY) < 0 ? -EPIPE : sync_expect(c->sync_fds[1], SYNC_GO, &err);
