@@ -57,7 +57,7 @@ static void add_hierarchy(struct cg *cg, char *root, char *mount, const char *ty
     if (cg->count == CG_HIERARCHIES_MAX || (v2 && fault_without("cgroupv2"))) {
         return;
     }
-    struct cg_hierarchy h = {.v2 = v2, .fd = -1, .own = "/"};
+    struct cg_hierarchy h = {.v2 = v2, .fd = -1, .enter_fd = -1, .own = "/"};
     h.root = arena_strdup(&cg->arena, unescape(root));
     h.mount = arena_strdup(&cg->arena, unescape(mount));
     if (v2) {
@@ -161,7 +161,11 @@ void cg_close(struct cg *cg)
         if (cg->h[i].fd >= 0) {
             close(cg->h[i].fd);
         }
+        if (cg->h[i].enter_fd >= 0) {
+            close(cg->h[i].enter_fd);
+        }
         cg->h[i].fd = -1;
+        cg->h[i].enter_fd = -1;
     }
     if (cg) {
         cg->count = 0;
@@ -370,18 +374,27 @@ int cg_clone_fd(const struct cg *cg)
     return -1;
 }
 
-int cg_join(struct cg *cg, pid_t pid, bool in_v2_already, struct err *err)
+int cg_prepare_enter(struct cg *cg, struct err *err)
 {
-    char text[16];
-    snprintf(text, sizeof(text), "%d", (int)pid);
     for (size_t i = 0; i < cg->count; i++) {
         struct cg_hierarchy *h = &cg->h[i];
-        if (h->fd < 0 || (h->v2 && in_v2_already)) {
+        if (h->fd < 0) {
             continue;
         }
-        int rc = write_file_at(h->fd, "cgroup.procs", text);
-        if (rc < 0) {
-            return err_sys(err, rc, "cannot join cgroup '%s%s'", h->mount, cg->path);
+        h->enter_fd = openat(h->fd, h->v2 ? "cgroup.procs" : "tasks", O_WRONLY | O_CLOEXEC);
+        if (h->enter_fd < 0) {
+            return err_sys(err, -errno, "cannot open cgroup '%s%s'", h->mount, cg->path);
+        }
+    }
+    return 0;
+}
+
+int cg_enter(struct cg *cg, bool in_v2_already, struct err *err)
+{
+    for (size_t i = 0; i < cg->count; i++) {
+        struct cg_hierarchy *h = &cg->h[i];
+        if (h->enter_fd >= 0 && !(h->v2 && in_v2_already) && write(h->enter_fd, "0", 1) < 0) {
+            return err_sys(err, -errno, "cannot join cgroup '%s%s'", h->mount, cg->path);
         }
     }
     return 0;
@@ -418,6 +431,10 @@ int cg_remove(struct cg *cg, struct err *err)
         if (h->fd >= 0) {
             close(h->fd);
             h->fd = -1;
+        }
+        if (h->enter_fd >= 0) {
+            close(h->enter_fd);
+            h->enter_fd = -1;
         }
         if (!h->created) {
             continue;

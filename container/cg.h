@@ -31,6 +31,7 @@ struct cg_hierarchy {
     const char *controllers; /* ",memory," or ",cpu,cpuacct,"; named ones ",name=systemd,"; v2: what it has */
     const char *own;         /* this process's path in it */
     bool v2;
+    int enter_fd; /* for cg_enter(), -1: not open */
     int fd; /* of the container's cgroup, -1: not there */
     bool created;
 };
@@ -60,7 +61,13 @@ int cg_apply(struct cg *cg, json_t *resources, bool update, struct err *err);
 
 /* A descriptor for CLONE_INTO_CGROUP, -1: there is no v2. */
 int cg_clone_fd(const struct cg *cg);
-int cg_join(struct cg *cg, pid_t pid, bool in_v2_already, struct err *err);
+
+/*
+ * Joining is done by the process itself, with descriptors that the runtime opened: a v1 `tasks` file takes "0", the
+ * writer, without the lock over all forks of the host that a pid would cost (an RCU grace period, 5 to 15 ms).
+ */
+int cg_prepare_enter(struct cg *cg, struct err *err);         /* the runtime, before the clone */
+int cg_enter(struct cg *cg, bool in_v2_already, struct err *err); /* the process */
 
 int cg_remove(struct cg *cg, struct err *err); /* with all below; waits a little for the last process to go */
 

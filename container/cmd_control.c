@@ -177,18 +177,15 @@ static void run_poststop(const struct state *state)
 {
     struct oci_config config;
     struct err err = {.code = 0};
-    if (faccessat(state->dir_fd, "config.json", F_OK, 0) < 0 ||
-        config_load(&config, state->dir_fd, "config.json", &err) < 0) {
+    if (!state->has_poststop || config_load(&config, state->dir_fd, "config.json", &err) < 0) {
         return;
     }
-    if (config.hooks[HOOK_POSTSTOP].count) {
-        auto_free char *text = state_for_hooks(state, STATUS_STOPPED);
-        for (size_t i = 0; i < config.hooks[HOOK_POSTSTOP].count; i++) {
-            struct oci_hooks one[HOOK_KINDS] = {0};
-            one[HOOK_POSTSTOP] = (struct oci_hooks){.v = &config.hooks[HOOK_POSTSTOP].v[i], .count = 1};
-            if (hooks_run(one, HOOK_POSTSTOP, text, state->bundle, &err) < 0) {
-                log_warning("%s", err.text);
-            }
+    auto_free char *text = state_for_hooks(state, STATUS_STOPPED);
+    for (size_t i = 0; i < config.hooks[HOOK_POSTSTOP].count; i++) {
+        struct oci_hooks one[HOOK_KINDS] = {0};
+        one[HOOK_POSTSTOP] = (struct oci_hooks){.v = &config.hooks[HOOK_POSTSTOP].v[i], .count = 1};
+        if (hooks_run(one, HOOK_POSTSTOP, text, state->bundle, &err) < 0) {
+            log_warning("%s", err.text);
         }
     }
     config_free(&config);

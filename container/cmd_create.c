@@ -173,6 +173,8 @@ static int create(const struct globals *g, const struct create_options *o, struc
     state.bundle = c->state.bundle;
     state.rootfs = c->state.rootfs;
     state.annotations = c->state.annotations;
+    state.has_poststart = c->config.hooks[HOOK_POSTSTART].count > 0;
+    state.has_poststop = c->config.hooks[HOOK_POSTSTOP].count > 0;
     c->state = state;
     rc = save_config(c, text, err);
     if (rc < 0) {
@@ -299,21 +301,14 @@ int cmd_run(const struct globals *g, int argc, char **argv, struct err *err)
         rc = run_foreground(&c, c.config.process.terminal ? terminal_fd : -1, err);
     }
     if (!o.keep || rc < 0) {
-        struct handle h;
-        char *id = strdup(c.state.id);
-        container_done(&c);
-        int removed = id ? handle_open(g, id, &h, &why) : -ENOMEM;
-        free(id);
-        if (removed == 0) {
-            removed = handle_delete(&h, true, &why);
-            handle_done(&h);
-        }
-        if (removed < 0) {
+        struct handle h = {.root_fd = c.state.root_fd, .state = c.state, .cg = cg, .status = STATUS_STOPPED};
+        if (handle_delete(&h, true, &why) < 0) {
             log_warning("%s", why.text);
         }
-    } else {
-        container_done(&c);
+        c.state = h.state;
+        cg = h.cg;
     }
+    container_done(&c);
     return rc == -ENOENT ? (log_error("%s", err->text), 127) : rc;
 }
 
@@ -322,16 +317,17 @@ static int started(struct handle *h, struct err *err)
 {
     struct oci_config config;
     unlinkat(h->state.dir_fd, "start.sock", 0);
+    if (!h->state.has_poststart) {
+        return 0;
+    }
     int rc = config_load(&config, h->state.dir_fd, "config.json", err);
     if (rc < 0) {
         return rc;
     }
-    if (config.hooks[HOOK_POSTSTART].count) {
-        auto_free char *text = state_for_hooks(&h->state, STATUS_RUNNING);
-        rc = hooks_run(config.hooks, HOOK_POSTSTART, text, h->state.bundle, err);
-        if (rc < 0) {
-            kill(h->state.pid, SIGKILL);
-        }
+    auto_free char *text = state_for_hooks(&h->state, STATUS_RUNNING);
+    rc = hooks_run(config.hooks, HOOK_POSTSTART, text, h->state.bundle, err);
+    if (rc < 0) {
+        kill(h->state.pid, SIGKILL);
     }
     config_free(&config);
     return rc;

@@ -73,6 +73,7 @@ struct exec {
     int own_terminal_fd;
     int agent_fd;
     int proc_fd;
+    bool in_v2; /* the clone put the process into the v2 cgroup */
     pid_t pid;
 };
 
@@ -267,13 +268,14 @@ static int open_process(struct exec *x, struct err *err)
     return 0;
 }
 
-/* In the child, after its pid namespace and cgroups. */
+/* In the child, after its pid namespace. */
 static int enter(struct exec *x, bool user_joined, struct proc_exec *p, struct err *err)
 {
     int master = -1;
     int slave = -1;
-    int rc = sync_expect(x->sync_fds[1], SYNC_CGROUPS, err);
-    if (rc < 0 || (rc = ns_join(x->ns_fds, !user_joined, false, err)) < 0) {
+    const char *cpus = x->process.cpu_affinity_initial;
+    int rc = cpus ? proc_set_affinity(0, cpus, err) : 0;
+    if (rc < 0 || (rc = cg_enter(&x->h.cg, x->in_v2, err)) < 0 || (rc = ns_join(x->ns_fds, !user_joined, false, err)) < 0) {
         return rc;
     }
     if (x->ns_fds[NS_USER] >= 0 && (setresgid(0, 0, 0) < 0 || setresuid(0, 0, 0) < 0) && errno != EINVAL) {
@@ -358,9 +360,8 @@ static pid_t clone_staged(struct exec *x, struct err *err)
     return pid;
 }
 
-static pid_t clone_child(struct exec *x, bool *ret_in_v2, struct err *err)
+static pid_t clone_child(struct exec *x, struct err *err)
 {
-    *ret_in_v2 = false;
     if (x->ns_fds[NS_USER] >= 0 && !caps_have(CAP_SYS_ADMIN)) {
         return clone_staged(x, err);
     }
@@ -368,15 +369,15 @@ static pid_t clone_child(struct exec *x, bool *ret_in_v2, struct err *err)
         return err_sys(err, -errno, "cannot join the pid namespace");
     }
     int cgroup_fd = cg_clone_fd(&x->h.cg);
+    x->in_v2 = cgroup_fd >= 0;
     pid_t pid = ns_clone(0, cgroup_fd);
     if (pid < 0 && cgroup_fd >= 0) {
-        cgroup_fd = -1;
+        x->in_v2 = false;
         pid = ns_clone(0, -1);
     }
     if (pid == 0) {
         child(x, false);
     }
-    *ret_in_v2 = cgroup_fd >= 0;
     return pid < 0 ? err_sys(err, pid, "cannot make a process in the container") : pid;
 }
 
@@ -415,24 +416,18 @@ static int enter_sub_cgroup(struct exec *x, struct err *err)
 
 static int lead(struct exec *x, struct err *err)
 {
-    bool in_v2;
     int rc;
-    if ((rc = sync_pair(x->sync_fds, err)) < 0 || (rc = sync_pair(x->start_fds, err)) < 0) {
+    if ((rc = cg_prepare_enter(&x->h.cg, err)) < 0 || (rc = sync_pair(x->sync_fds, err)) < 0 || (rc = sync_pair(x->start_fds, err)) < 0) {
         return rc;
     }
-    x->pid = clone_child(x, &in_v2, err);
+    x->pid = clone_child(x, err);
     if (x->pid < 0) {
         return x->pid;
     }
     close(x->sync_fds[1]);
     close(x->start_fds[1]);
     const struct oci_process *p = &x->process;
-    if (p->cpu_affinity_initial && (rc = proc_set_affinity(x->pid, p->cpu_affinity_initial, err)) < 0) {
-        return rc;
-    }
-    if ((rc = cg_join(&x->h.cg, x->pid, in_v2, err)) < 0 ||
-        (rc = sync_send(x->sync_fds[0], SYNC_CGROUPS)) < 0 ||
-        (rc = sync_expect(x->sync_fds[0], SYNC_READY, err)) < 0) {
+    if ((rc = sync_expect(x->sync_fds[0], SYNC_READY, err)) < 0) {
         return rc;
     }
     if (p->cpu_affinity_final && (rc = proc_set_affinity(x->pid, p->cpu_affinity_final, err)) < 0) {

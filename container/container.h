@@ -35,6 +35,7 @@ struct container {
     const char *pid_file;       /* path, or NULL */
     /* made on the way */
     bool new_user; /* a user namespace that isn't the runtime's */
+    bool in_v2;    /* the clone put the first process into its v2 cgroup */
     pid_t pid;
     int ns_fds[NS_KINDS];
     int sync_fds[2];  /* runtime's, first process's */
@@ -57,8 +58,7 @@ void container_init(struct container *c) __attribute__((noreturn));
 
 /* rootfs.c, in the first process. root_fd: the root file system's mount. */
 int rootfs_attach(struct container *c, int *ret_root_fd, struct err *err);
-int rootfs_mounts(struct container *c, int root_fd, int (*need_cgroups)(struct container *c, struct err *err),
-                  struct err *err);
+int rootfs_mounts(struct container *c, int root_fd, struct err *err);
 int rootfs_pivot(struct container *c, int root_fd, struct err *err);
 int rootfs_prepare_sources(struct container *c, struct err *err); /* in the runtime, before the clone */
 

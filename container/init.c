@@ -36,29 +36,8 @@ struct init {
     int root_fd;
     int master;
     int slave;
-    bool has_cgroups; /* SYNC_CGROUPS came */
     struct proc_exec exec;
 };
-
-/* One per process, for the callback of rootfs_mounts(). */
-static struct init init_self;
-
-static int need_cgroups(struct container *c, struct err *err)
-{
-    if (init_self.has_cgroups) {
-        return 0;
-    }
-    int rc = sync_expect(c->sync_fds[1], SYNC_CGROUPS, err);
-    if (rc < 0) {
-        return rc;
-    }
-    init_self.has_cgroups = true;
-    const struct oci_namespace *ns = &c->config.lnx.ns[NS_CGROUP];
-    if (ns->wanted && !ns->path && unshare(CLONE_NEWCGROUP) < 0) {
-        return err_sys(err, -errno, "cannot make a cgroup namespace");
-    }
-    return 0;
-}
 
 /* Root of the new user namespace, as far as it has one. */
 static int become_root(struct container *c, struct err *err)
@@ -112,6 +91,9 @@ static int enter_namespaces(struct init *in, struct err *err)
     if (rc < 0) {
         return rc;
     }
+    if ((rc = fault_step("join cgroups", err)) < 0 || (rc = cg_enter(c->cg, c->in_v2, err)) < 0) {
+        return rc;
+    }
     if (lnx->uid_maps.count && (rc = sync_expect(c->sync_fds[1], SYNC_MAPPED, err)) < 0) {
         return rc;
     }
@@ -133,6 +115,10 @@ static int enter_namespaces(struct init *in, struct err *err)
     }
     if (ns[NS_NETWORK].wanted && !ns[NS_NETWORK].path && (rc = ns_loopback_up(err)) < 0) {
         return rc;
+    }
+    /* Only now: a cgroup namespace shows the cgroups of the process that made it. */
+    if (ns[NS_CGROUP].wanted && !ns[NS_CGROUP].path && unshare(CLONE_NEWCGROUP) < 0) {
+        return err_sys(err, -errno, "cannot make a cgroup namespace");
     }
     if ((rc = join_keyring(c, err)) < 0 || (rc = set_names(&c->config, err)) < 0) {
         return rc;
@@ -176,11 +162,10 @@ static int prepare(struct init *in, struct err *err)
     struct container *c = in->c;
     int rc;
     if ((rc = enter_namespaces(in, err)) < 0 || (rc = rootfs_attach(c, &in->root_fd, err)) < 0 ||
-        (rc = rootfs_mounts(c, in->root_fd, need_cgroups, err)) < 0 ||
+        (rc = rootfs_mounts(c, in->root_fd, err)) < 0 ||
         (rc = rootfs_devices(c, in->root_fd, err)) < 0 || (rc = open_terminal(in, err)) < 0 ||
         (rc = sysctl_write(&c->config, in->proc_fd, err)) < 0 ||
-        (rc = rootfs_readonly(c, in->root_fd, err)) < 0 || (rc = rootfs_masked(c, in->root_fd, err)) < 0 ||
-        (rc = need_cgroups(c, err)) < 0 || (rc = run_hooks(in, err)) < 0 ||
+        (rc = rootfs_readonly(c, in->root_fd, err)) < 0 || (rc = rootfs_masked(c, in->root_fd, err)) < 0 || (rc = run_hooks(in, err)) < 0 ||
         (rc = rootfs_pivot(c, in->root_fd, err)) < 0) {
         return rc;
     }
@@ -232,7 +217,8 @@ static int wait_for_start(const struct container *c)
 void container_init(struct container *c)
 {
     struct err err = {.code = 0};
-    struct init *in = &init_self;
+    static struct init self; /* too large for the stack to like */
+    struct init *in = &self;
     *in = (struct init){.c = c, .proc_fd = -1, .root_fd = -1};
     fault_enter_child();
     prctl(PR_SET_PDEATHSIG, SIGKILL);

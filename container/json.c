@@ -82,6 +82,7 @@ json_t *json_parse(const char *text, size_t size, const char *name, struct err *
         size = json_fold(text, size, folded);
         text = folded;
     }
+    json_object_seed((size_t)getpid() * 2654435761u | 1); /* saves jansson a look at /dev/urandom */
     json_error_t jerr;
     json_t *root = json_loadb(text, size, 0, &jerr);
     if (!root) {

@@ -295,8 +295,7 @@ static int mount_fs(struct container *c, const struct oci_mount *m, struct mnt_t
     return rc;
 }
 
-static int mount_one(struct container *c, const struct oci_mount *m, int prepared, struct mnt_target *t,
-                     int (*need_cgroups)(struct container *c, struct err *err), struct err *err)
+static int mount_one(struct container *c, const struct oci_mount *m, int prepared, struct mnt_target *t, struct err *err)
 {
     int rc = fault_step("mount", err);
     if (rc < 0) {
@@ -312,10 +311,6 @@ static int mount_one(struct container *c, const struct oci_mount *m, int prepare
         return mount_bind(c, m, prepared, t, err);
     }
     if (strcmp(m->type, "cgroup") == 0 || strcmp(m->type, "cgroup2") == 0) {
-        rc = need_cgroups(c, err);
-        if (rc < 0) {
-            return rc;
-        }
         t->fd = path_make(t->root_fd, m->destination, false, PATH_NO_SYMLINKS);
         if (t->fd < 0) {
             return err_sys(err, t->fd, "cannot make or open the mount point");
@@ -325,13 +320,12 @@ static int mount_one(struct container *c, const struct oci_mount *m, int prepare
     return mount_fs(c, m, t, err);
 }
 
-int rootfs_mounts(struct container *c, int root_fd, int (*need_cgroups)(struct container *c, struct err *err),
-                  struct err *err)
+int rootfs_mounts(struct container *c, int root_fd, struct err *err)
 {
     for (size_t i = 0; i < c->config.mount_count; i++) {
         const struct oci_mount *m = &c->config.mounts[i];
         struct mnt_target t = {.root_fd = root_fd, .path = m->destination, .fd = -1};
-        int rc = mount_one(c, m, c->mount_fds[i], &t, need_cgroups, err);
+        int rc = mount_one(c, m, c->mount_fds[i], &t, err);
         mnt_target_done(&t);
         if (rc < 0) {
             err_prefix(err, "mount '%s'", m->destination);

@@ -118,7 +118,8 @@ static int make_cgroups(struct container *c, struct err *err)
         return rc;
     }
     rc = fault_step("limits", err);
-    return rc < 0 ? rc : cg_apply(c->cg, c->config.lnx.resources, false, err);
+    rc = rc < 0 ? rc : cg_apply(c->cg, c->config.lnx.resources, false, err);
+    return rc < 0 ? rc : cg_prepare_enter(c->cg, err);
 }
 
 /* create: a socket in the state directory; run: a pair. */
@@ -210,11 +211,10 @@ static pid_t clone_through_stage(struct container *c, uint64_t flags, struct err
     return pid;
 }
 
-/* Into the v2 cgroup at once where the kernel lets us; *ret_in_v2 says so. */
-static pid_t clone_first(struct container *c, uint64_t flags, bool *ret_in_v2, struct err *err)
+/* Into the v2 cgroup at once where the kernel lets us. */
+static pid_t clone_first(struct container *c, uint64_t flags, struct err *err)
 {
     auto_close int own_pid_ns = -1;
-    *ret_in_v2 = false;
     if (c->ns_fds[NS_USER] >= 0) {
         return clone_through_stage(c, flags, err);
     }
@@ -225,15 +225,15 @@ static pid_t clone_first(struct container *c, uint64_t flags, bool *ret_in_v2, s
         }
     }
     int cgroup_fd = cg_clone_fd(c->cg);
+    c->in_v2 = cgroup_fd >= 0;
     pid_t pid = ns_clone(flags, cgroup_fd);
     if (pid < 0 && cgroup_fd >= 0) {
-        cgroup_fd = -1; /* joined by writing, then; that says better what is wrong */
+        c->in_v2 = false; /* joined by writing, then; that says better what is wrong */
         pid = ns_clone(flags, -1);
     }
     if (pid == 0) {
         container_init(c);
     }
-    *ret_in_v2 = cgroup_fd >= 0;
     if (own_pid_ns >= 0 && setns(own_pid_ns, CLONE_NEWPID) < 0) {
         return err_sys(err, -errno, "cannot return to the own pid namespace");
     }
@@ -251,7 +251,6 @@ static pid_t clone_first(struct container *c, uint64_t flags, bool *ret_in_v2, s
 static int start_first(struct container *c, struct err *err)
 {
     struct oci_linux *lnx = &c->config.lnx;
-    bool in_v2;
     int rc = fault_step("clone", err);
     if (rc < 0 || (rc = ns_open(lnx, c->ns_fds, err)) < 0 || (rc = sync_pair(c->sync_fds, err)) < 0) {
         return rc;
@@ -260,7 +259,7 @@ static int start_first(struct container *c, struct err *err)
         return err_sys(err, -errno, "cannot enter the root file system '%s'", c->rootfs);
     }
     undo_push(&c->undo, undo_child, c);
-    c->pid = clone_first(c, ns_clone_flags(lnx), &in_v2, err);
+    c->pid = clone_first(c, ns_clone_flags(lnx), err);
     if (c->pid < 0) {
         return c->pid;
     }
@@ -277,11 +276,7 @@ static int start_first(struct container *c, struct err *err)
             return rc;
         }
     }
-    if ((rc = fault_step("join cgroups", err)) < 0 || (rc = cg_join(c->cg, c->pid, in_v2, err)) < 0 ||
-        (rc = netdev_move(lnx, c->pid, err)) < 0) {
-        return rc;
-    }
-    return sync_send(c->sync_fds[0], SYNC_CGROUPS);
+    return netdev_move(lnx, c->pid, err);
 }
 
 /* The first process is gone, or said what went wrong. */
@@ -378,7 +373,6 @@ static int create_steps(struct container *c, struct err *err)
     c->cg->may_skip = !ns_in_initial_user() || geteuid() != 0;
     c->cg->devices_implicit = c->new_user || c->cg->may_skip;
     c->state.cgroup = c->cg->path;
-    c->state.rootless_cgroup = c->cg->may_skip;
     if ((rc = state_save(&c->state, err)) < 0 || (rc = make_cgroups(c, err)) < 0 ||
         (rc = make_start_socket(c, err)) < 0 || (rc = connect_sockets(c, err)) < 0 ||
         (rc = fault_step("mount sources", err)) < 0 || (rc = rootfs_prepare_sources(c, err)) < 0) {

@@ -179,7 +179,8 @@ int state_save(struct state *state, struct err *err)
     json_object_set_new(o, "startTime", json_integer((json_int_t)state->start_time));
     set_str(o, "cgroup", state->cgroup);
     set_str(o, "systemdUnit", state->systemd_unit);
-    json_object_set_new(o, "rootlessCgroup", json_boolean(state->rootless_cgroup));
+    json_object_set_new(o, "poststart", json_boolean(state->has_poststart));
+    json_object_set_new(o, "poststop", json_boolean(state->has_poststop));
     auto_free char *text = json_dumps(o, JSON_COMPACT);
     json_decref(o);
     auto_close int fd = openat(state->dir_fd, "state.new", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
@@ -207,7 +208,8 @@ static int load_members(struct state *state, struct err *err)
         (rc = json_str(o, "", "systemdUnit", &state->systemd_unit, err)) < 0 ||
         (rc = json_i64(o, "", "pid", &pid, err)) < 0 ||
         (rc = json_u64(o, "", "startTime", &state->start_time, err)) < 0 ||
-        (rc = json_flag(o, "", "rootlessCgroup", &state->rootless_cgroup, err)) < 0 ||
+        (rc = json_flag(o, "", "poststart", &state->has_poststart, err)) < 0 ||
+        (rc = json_flag(o, "", "poststop", &state->has_poststop, err)) < 0 ||
         (rc = json_obj(o, "", "annotations", &state->annotations, err)) < 0) {
         return rc;
     }

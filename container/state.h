@@ -38,7 +38,8 @@ struct state {
     json_t *json;         /* backing of a loaded state */
     pid_t pid;            /* 0 until it runs */
     uint64_t start_time;  /* of pid, clock ticks since boot */
-    bool rootless_cgroup; /* cgroups were not writable and nothing asked for them */
+    bool has_poststart;   /* config.json has such hooks */
+    bool has_poststop;
     int root_fd;
     int dir_fd; /* of <root>/<id> */
 };

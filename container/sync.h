@@ -4,7 +4,6 @@
  *
  *   runtime                                   first process
  *     maps written, or none                -->  SYNC_MAPPED    (only with a new user namespace)
- *     in its cgroups                       -->  SYNC_CGROUPS   (asked for when it needs them)
  *     prestart and createRuntime hooks     <--  SYNC_HOOKS     (only if there are any)
  *       done                               -->  SYNC_HOOKS
  *     state and pid file written           <--  SYNC_READY
@@ -16,7 +15,7 @@
 
 #include "base/err.h"
 
-enum sync_kind { SYNC_MAPPED = 1, SYNC_CGROUPS, SYNC_HOOKS, SYNC_READY, SYNC_GO, SYNC_ERROR, SYNC_END };
+enum sync_kind { SYNC_MAPPED = 1, SYNC_HOOKS, SYNC_READY, SYNC_GO, SYNC_ERROR, SYNC_END };
 
 int sync_pair(int ret_fds[2], struct err *err); /* close-on-exec */
 int sync_send(int fd, enum sync_kind kind);
