@@ -32,7 +32,7 @@ struct cg_hierarchy {
     const char *own;         /* this process's path in it */
     bool v2;
     int enter_fd; /* for cg_enter(), -1: not open */
-    int fd; /* of the container's cgroup, -1: not there */
+    int fd;       /* of the container's cgroup, -1: not there */
     bool created;
 };
 
@@ -63,10 +63,11 @@ int cg_apply(struct cg *cg, json_t *resources, bool update, struct err *err);
 int cg_clone_fd(const struct cg *cg);
 
 /*
- * Joining is done by the process itself, with descriptors that the runtime opened: a v1 `tasks` file takes "0", the
- * writer, without the lock over all forks of the host that a pid would cost (an RCU grace period, 5 to 15 ms).
+ * Joining is done by the process itself, with descriptors that the runtime opened: a v1 `tasks` file takes
+ * "0", the writer, without the lock over all forks of the host that a pid would cost (an RCU grace period, 5
+ * to 15 ms).
  */
-int cg_prepare_enter(struct cg *cg, struct err *err);         /* the runtime, before the clone */
+int cg_prepare_enter(struct cg *cg, struct err *err);             /* the runtime, before the clone */
 int cg_enter(struct cg *cg, bool in_v2_already, struct err *err); /* the process */
 
 int cg_remove(struct cg *cg, struct err *err); /* with all below; waits a little for the last process to go */

@@ -275,7 +275,8 @@ static int enter(struct exec *x, bool user_joined, struct proc_exec *p, struct e
     int slave = -1;
     const char *cpus = x->process.cpu_affinity_initial;
     int rc = cpus ? proc_set_affinity(0, cpus, err) : 0;
-    if (rc < 0 || (rc = cg_enter(&x->h.cg, x->in_v2, err)) < 0 || (rc = ns_join(x->ns_fds, !user_joined, false, err)) < 0) {
+    if (rc < 0 || (rc = cg_enter(&x->h.cg, x->in_v2, err)) < 0 ||
+        (rc = ns_join(x->ns_fds, !user_joined, false, err)) < 0) {
         return rc;
     }
     if (x->ns_fds[NS_USER] >= 0 && (setresgid(0, 0, 0) < 0 || setresuid(0, 0, 0) < 0) && errno != EINVAL) {
@@ -299,6 +300,7 @@ static void child(struct exec *x, bool user_joined)
                           .lnx = &x->config.lnx,
                           .seccomp = x->seccomp,
                           .preserve_fds = x->o.preserve_fds,
+                          .error_fd = x->start_fds[1],
                           .proc_fd = x->proc_fd,
                           .agent_fd = x->agent_fd};
     fault_enter_child();
@@ -320,7 +322,7 @@ static void child(struct exec *x, bool user_joined)
         p.agent_state = seccomp_agent_state(x->seccomp, text);
     }
     rc = proc_execve(&p, &err);
-    sync_send_error(x->start_fds[1], &err);
+    sync_send_error(p.error_fd, &err);
     _exit(rc == -ENOENT ? 127 : 126);
 }
 
@@ -417,7 +419,8 @@ static int enter_sub_cgroup(struct exec *x, struct err *err)
 static int lead(struct exec *x, struct err *err)
 {
     int rc;
-    if ((rc = cg_prepare_enter(&x->h.cg, err)) < 0 || (rc = sync_pair(x->sync_fds, err)) < 0 || (rc = sync_pair(x->start_fds, err)) < 0) {
+    if ((rc = cg_prepare_enter(&x->h.cg, err)) < 0 || (rc = sync_pair(x->sync_fds, err)) < 0 ||
+        (rc = sync_pair(x->start_fds, err)) < 0) {
         return rc;
     }
     x->pid = clone_child(x, err);

@@ -162,11 +162,10 @@ static int prepare(struct init *in, struct err *err)
     struct container *c = in->c;
     int rc;
     if ((rc = enter_namespaces(in, err)) < 0 || (rc = rootfs_attach(c, &in->root_fd, err)) < 0 ||
-        (rc = rootfs_mounts(c, in->root_fd, err)) < 0 ||
-        (rc = rootfs_devices(c, in->root_fd, err)) < 0 || (rc = open_terminal(in, err)) < 0 ||
-        (rc = sysctl_write(&c->config, in->proc_fd, err)) < 0 ||
-        (rc = rootfs_readonly(c, in->root_fd, err)) < 0 || (rc = rootfs_masked(c, in->root_fd, err)) < 0 || (rc = run_hooks(in, err)) < 0 ||
-        (rc = rootfs_pivot(c, in->root_fd, err)) < 0) {
+        (rc = rootfs_mounts(c, in->root_fd, err)) < 0 || (rc = rootfs_devices(c, in->root_fd, err)) < 0 ||
+        (rc = open_terminal(in, err)) < 0 || (rc = sysctl_write(&c->config, in->proc_fd, err)) < 0 ||
+        (rc = rootfs_readonly(c, in->root_fd, err)) < 0 || (rc = rootfs_masked(c, in->root_fd, err)) < 0 ||
+        (rc = run_hooks(in, err)) < 0 || (rc = rootfs_pivot(c, in->root_fd, err)) < 0) {
         return rc;
     }
     close(in->root_fd);
@@ -249,6 +248,7 @@ void container_init(struct container *c)
         _exit(1);
     }
     in->exec.proc_fd = in->proc_fd;
+    in->exec.error_fd = conn;
     c->state.pid = getpid();
     auto_free char *text = state_for_hooks(&c->state, STATUS_CREATED);
     rc = hooks_run(c->config.hooks, HOOK_START_CONTAINER, text, NULL, &err);
@@ -259,6 +259,6 @@ void container_init(struct container *c)
         rc = c->config.has_process ? proc_execve(&in->exec, &err)
                                    : err_set(&err, -EINVAL, "config.json has no process to start");
     }
-    sync_send_error(conn, &err);
+    sync_send_error(in->exec.error_fd, &err);
     _exit(rc == -ENOENT ? 127 : 126);
 }

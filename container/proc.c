@@ -12,7 +12,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
-#include <linux/close_range.h>
 #include <linux/ioprio.h>
 #include <sched.h>
 #include <signal.h>
@@ -373,6 +372,42 @@ static void add_home(struct proc_exec *x, const char **env, size_t *count, char 
     env[(*count)++] = home;
 }
 
+/*
+ * Closes all descriptors but those that the process keeps and two sockets. A path such as /proc/self/fd/7/..
+ * in process.cwd or process.args would otherwise lead out of the container by way of a directory of the host
+ * that is still open, close-on-exec or not (CVE-2024-21626).
+ */
+static int close_others(struct proc_exec *x, struct err *err)
+{
+    int first = 3 + (int)x->preserve_fds;
+    int *keep[] = {&x->error_fd, &x->agent_fd};
+    for (size_t i = 0; i < ARRAY_SIZE(keep); i++) {
+        int high = *keep[i] < 0 ? -1 : fcntl(*keep[i], F_DUPFD_CLOEXEC, first + 64);
+        if (*keep[i] >= 0 && high < 0) {
+            return err_sys(err, -errno, "cannot move a descriptor");
+        }
+        *keep[i] = high;
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(keep); i++) {
+        if (*keep[i] < 0) {
+            continue;
+        }
+        if (dup3(*keep[i], first, O_CLOEXEC) < 0) {
+            return err_sys(err, -errno, "cannot move a descriptor");
+        }
+        *keep[i] = first++;
+    }
+    x->proc_fd = -1;
+    if (syscall(SYS_close_range, (unsigned)first, ~0u, 0u) < 0) {
+        struct rlimit limit = {.rlim_cur = 0};
+        getrlimit(RLIMIT_NOFILE, &limit);
+        for (int fd = first; fd < (int)MIN(MAX(limit.rlim_cur, 65536), 1u << 20); fd++) {
+            close(fd);
+        }
+    }
+    return 0;
+}
+
 static int set_inside(struct proc_exec *x, struct caps_sets *caps, struct err *err)
 {
     const struct oci_process *p = x->process;
@@ -430,6 +465,10 @@ int proc_execve(struct proc_exec *x, struct err *err)
         free(env);
         return rc;
     }
+    if ((rc = close_others(x, err)) < 0) {
+        free(env);
+        return rc;
+    }
     rc = chdir(p->cwd) < 0 ? -errno : 0;
     rc = rc < 0 ? err_sys(err, rc, "cannot enter process.cwd '%s' as user %u", p->cwd, p->uid)
                 : check_directory(p->cwd, err);
@@ -439,11 +478,6 @@ int proc_execve(struct proc_exec *x, struct err *err)
     prctl(PR_SET_KEEPCAPS, 0, 0, 0, 0);
     if (rc == 0 && p->no_new_privileges && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) {
         rc = err_sys(err, -errno, "cannot set no_new_privs");
-    }
-    if (rc == 0 && syscall(SYS_close_range, 3u + x->preserve_fds, ~0u, CLOSE_RANGE_CLOEXEC) < 0) {
-        for (int fd = 3 + (int)x->preserve_fds; fd < 4096; fd++) {
-            fcntl(fd, F_SETFD, FD_CLOEXEC);
-        }
     }
     if (rc == 0 && p->no_new_privileges) {
         rc = install_seccomp(x, err);

@@ -20,6 +20,7 @@ struct proc_exec {
     const struct oci_linux *lnx;           /* personality, memory policy; NULL: neither */
     const struct seccomp_program *seccomp; /* NULL: none */
     unsigned preserve_fds;
+    int error_fd;            /* where the caller sends what proc_execve() says; moved by it */
     int proc_fd;             /* the host's procfs, opened before the root changed */
     int agent_fd;            /* seccomp agent's socket, -1: none */
     const char *agent_state; /* the container's state for the agent */

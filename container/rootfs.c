@@ -295,7 +295,8 @@ static int mount_fs(struct container *c, const struct oci_mount *m, struct mnt_t
     return rc;
 }
 
-static int mount_one(struct container *c, const struct oci_mount *m, int prepared, struct mnt_target *t, struct err *err)
+static int mount_one(struct container *c, const struct oci_mount *m, int prepared, struct mnt_target *t,
+                     struct err *err)
 {
     int rc = fault_step("mount", err);
     if (rc < 0) {

@@ -34,11 +34,11 @@ struct state {
     const char *cgroup;       /* path in every hierarchy; NULL: none of its own */
     const char *systemd_unit; /* NULL: cgroups are the runtime's own */
     const char *owner;
-    json_t *annotations;  /* or NULL */
-    json_t *json;         /* backing of a loaded state */
-    pid_t pid;            /* 0 until it runs */
-    uint64_t start_time;  /* of pid, clock ticks since boot */
-    bool has_poststart;   /* config.json has such hooks */
+    json_t *annotations; /* or NULL */
+    json_t *json;        /* backing of a loaded state */
+    pid_t pid;           /* 0 until it runs */
+    uint64_t start_time; /* of pid, clock ticks since boot */
+    bool has_poststart;  /* config.json has such hooks */
     bool has_poststop;
     int root_fd;
     int dir_fd; /* of <root>/<id> */

@@ -1,6 +1,7 @@
 /*
- * Fuzz target: config.json, with its seccomp profile and sysctl keys. With -Dfuzzers=true (clang) it is a libFuzzer
- * program; otherwise it runs the files that it is given once, which keeps the corpus in `meson test`.
+ * Fuzz target: config.json, with its seccomp profile and sysctl keys. With -Dfuzzers=true (clang) it is a
+ * libFuzzer program; otherwise it runs the files that it is given once, which keeps the corpus in `meson
+ * test`.
  */
 #include "base/log.h"
 #include "container/config.h"

@@ -1,6 +1,7 @@
 """config-linux.md "Control groups": limits land in the files of this host's hierarchies, or are errors."""
 import json
 import os
+import subprocess
 
 from lib import *
 
@@ -179,6 +180,54 @@ def cgroup_mount_shows_the_own_part(box):
 def systemd_cgroups_are_refused_clearly(box):
     box.write()
     contains(box.oci("run", "-b", box.bundle, "x", ok=False, options=["--systemd-cgroup"]).err, "systemd")
+
+
+@test
+def hosts_with_cgroup_v2_alone(box):
+    """A mount namespace in which only a cgroup2 is mounted, at the usual place; where this host has v1 too, it is one
+    without the controllers that v1 holds, so that limits on those must be errors."""
+    inner = "FONDA_TEST_V2_INNER"
+    if not os.environ.get(inner):
+        v2 = [line.split()[4] for line in open("/proc/self/mountinfo") if " - cgroup2 " in line]
+        if not v2:
+            raise Skip("no cgroup2")
+        script = (f"mount --make-rprivate / && mkdir -p {box.dir}/v2 && mount --bind {v2[0]} {box.dir}/v2 && "
+                  f"umount -R /sys/fs/cgroup && mkdir -p /sys/fs/cgroup && mount --move {box.dir}/v2 /sys/fs/cgroup && "
+                  f"exec python3 {os.path.abspath(__file__)} hosts_with_cgroup_v2_alone")
+        p = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, timeout=60,
+                           env=dict(os.environ, **{inner: "1"}))
+        check(p.returncode == 0 and "ok 1" in p.stdout, p.stdout + p.stderr)
+        return
+    before = snapshot()
+    devices(box)
+    have = open("/sys/fs/cgroup/cgroup.controllers").read().split()
+    for controller, resources in (("memory", {"memory": {"limit": 32 << 20, "swap": 64 << 20}}),
+                                  ("cpu", {"cpu": {"shares": 1024, "quota": 50000, "period": 100000}}),
+                                  ("cpuset", {"cpu": {"cpus": "0"}}), ("pids", {"pids": {"limit": 9}})):
+        box.config["linux"]["resources"] = resources
+        r = box.create("sleep", "100", ok=False)
+        if controller not in have:
+            contains(r.err, "can't be applied")
+            continue
+        equal(r.code, 0, r.err)
+        for file, value in {"memory": (("memory.max", str(32 << 20)), ("memory.swap.max", str(32 << 20))),
+                            "cpu": (("cpu.weight", "100"), ("cpu.max", "50000 100000")), "cpuset": (("cpuset.cpus", "0"),),
+                            "pids": (("pids.max", "9"),)}[controller]:
+            equal(open("/sys/fs/cgroup/fonda-oci/c1/" + file).read().strip(), value, file)
+        box.oci("delete", "--force", "c1")
+    box.config["linux"]["resources"] = {"devices": [{"allow": False, "access": "rwm"}]}
+    box.config["mounts"].append({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"]})
+    box.create("sleep", "100")
+    box.start()
+    contains(box.oci("exec", "c1", "cat", "/sys/fs/cgroup/cgroup.procs").out, "1\n")
+    path = box.dir + "/res"
+    with open(path, "w") as f:
+        json.dump({"devices": [{"allow": True, "type": "c", "major": 1, "minor": 11, "access": "r"}]}, f)
+    box.oci("update", "-r", path, "c1")
+    box.oci("pause", "c1")
+    equal(box.status(), "paused")
+    box.oci("delete", "--force", "c1")
+    settle(before)
 
 
 main()

@@ -1,5 +1,6 @@
 """config.md "Mounts", config-linux.md "Devices", "Masked Paths", "Readonly Paths", rootfs; hostile root file systems."""
 import os
+import shutil
 import subprocess
 
 from lib import *
@@ -244,6 +245,26 @@ def the_runtime_cannot_be_overwritten(box):
         out = subprocess.run(["grep", "-c", ".", f"/proc/{pid}/mountinfo"], capture_output=True, text=True)
         check(out.returncode == 0, exe)
     equal(open(OCI, "rb").read(), before, "the binary")
+
+
+@test
+def open_descriptors_are_no_way_out(box):
+    """CVE-2024-21626: a directory of the host that the runtime has open, as working directory or program."""
+    marker = box.dir + "/marker"
+    shutil.copy(box.rootfs + "/bin/busybox", marker)
+    box.create("sleep", "100")
+    box.start()
+    for fd in range(3, 40):
+        for up in ("", "/..", "/../..", "/../../../../.."):
+            there = f"/proc/self/fd/{fd}{up}"
+            r = box.oci("exec", "--cwd", there, "c1", "sh", "-c", f"ls -d .{box.dir}/marker ..{box.dir}/marker", ok=False)
+            check("marker\n" not in r.out, f"exec: {there} leads out")
+        r = box.oci("exec", "c1", f"/proc/self/fd/{fd}/..{marker}", "id", ok=False)
+        check(r.code != 0 and "uid" not in r.out, f"exec: a program by {fd}")
+    for fd in range(3, 40, 1):
+        box.config["process"]["cwd"] = f"/proc/self/fd/{fd}/.."
+        r = box.sh(f"ls -d .{box.dir}/marker", ok=False)
+        check("marker\n" not in r.out, f"run: {fd} leads out")
 
 
 @test
