@@ -12,6 +12,7 @@
 struct globals {
     const char *root; /* --root, NULL: default */
     bool systemd_cgroup;
+    bool no_cgroups; /* --cgroup-manager disabled */
     char **argv; /* as the program got it */
 };
 

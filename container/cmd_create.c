@@ -160,6 +160,7 @@ static int create(const struct globals *g, const struct create_options *o, struc
                            ? "--systemd-cgroup: systemd is not running here"
                            : "--systemd-cgroup is not supported; use the cgroupfs manager");
     }
+    c->no_cgroups = g->no_cgroups;
     int root_fd = state_open_root(g->root, true, err);
     if (root_fd < 0) {
         return root_fd;

@@ -29,7 +29,7 @@ struct container {
     bool no_pivot;
     bool no_new_keyring;
     bool run; /* no start needed: the first process goes on to execve by itself */
-    bool systemd_cgroup;
+    bool no_cgroups;
     unsigned preserve_fds;
     const char *console_socket; /* path, or NULL */
     const char *pid_file;       /* path, or NULL */

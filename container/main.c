@@ -111,7 +111,10 @@ static int parse_globals(int argc, char **argv, struct options *o, struct err *e
         case 'L': o->debug = strcmp(optarg, "debug") == 0; break;
         case 'd': o->debug = true; break;
         case 's': o->g.systemd_cgroup = true; break;
-        case 'c': o->g.systemd_cgroup = strcmp(optarg, "systemd") == 0; break;
+        case 'c':
+            o->g.systemd_cgroup = strcmp(optarg, "systemd") == 0;
+            o->g.no_cgroups = strcmp(optarg, "disabled") == 0;
+            break;
         case 'R':
         case 'C': break;
         case 'v': printf("fonda-oci version %s\nspec: %s\n", FONDA_VERSION, OCI_VERSION); return 1;

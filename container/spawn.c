@@ -372,7 +372,10 @@ static int create_steps(struct container *c, struct err *err)
     c->new_user = user->wanted && !(user->path && ns_is_own_user(user->path));
     c->cg->may_skip = !ns_in_initial_user() || geteuid() != 0;
     c->cg->devices_implicit = c->new_user || c->cg->may_skip;
-    c->state.cgroup = c->cg->path;
+    if (c->no_cgroups) {
+        c->cg->count = 0; /* limits are errors then, as no hierarchy has their controllers */
+    }
+    c->state.cgroup = c->no_cgroups ? NULL : c->cg->path;
     if ((rc = state_save(&c->state, err)) < 0 || (rc = make_cgroups(c, err)) < 0 ||
         (rc = make_start_socket(c, err)) < 0 || (rc = connect_sockets(c, err)) < 0 ||
         (rc = fault_step("mount sources", err)) < 0 || (rc = rootfs_prepare_sources(c, err)) < 0) {

@@ -183,6 +183,18 @@ def systemd_cgroups_are_refused_clearly(box):
 
 
 @test
+def without_cgroups(box):
+    disabled = ["--cgroup-manager", "disabled"]
+    box.config["process"]["args"] = ["cat", "/proc/self/cgroup"]
+    box.config["linux"]["namespaces"] = [n for n in box.config["linux"]["namespaces"] if n["type"] != "cgroup"]
+    box.write()
+    equal(box.oci("run", "-b", box.bundle, "run1", options=disabled).out, open("/proc/self/cgroup").read())
+    box.config["linux"]["resources"] = {"pids": {"limit": 5}}
+    box.write()
+    contains(box.oci("run", "-b", box.bundle, "run1", options=disabled, ok=False).err, "pids.limit")
+
+
+@test
 def hosts_with_cgroup_v2_alone(box):
     """A mount namespace in which only a cgroup2 is mounted, at the usual place; where this host has v1 too, it is one
     without the controllers that v1 holds, so that limits on those must be errors."""
