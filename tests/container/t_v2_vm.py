@@ -32,8 +32,8 @@ def pure_cgroup_v2(box):
             os.symlink("busybox", f"{root}/bin/{applet}")
     shutil.copy(OCI, root + "/bin/fonda-oci")
     script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "v2-guest.sh")
-    shutil.copy(script, root + "/v2-guest.sh")
-    os.chmod(root + "/v2-guest.sh", 0o755)
+    shutil.copy(script, root + "/init")
+    os.chmod(root + "/init", 0o755)
     c = box.config
     c["process"]["args"] = "@ARGS@"
     c["linux"]["resources"] = "@RESOURCES@"
@@ -49,8 +49,8 @@ def pure_cgroup_v2(box):
     initrd = box.dir + "/initrd.cpio"
     subprocess.run(f"cd {root} && find . | cpio -o -H newc --quiet > {initrd}", shell=True, check=True)
     p = subprocess.run(["qemu-system-x86_64", "-m", "512", "-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio",
-                        "-accel", "kvm", "-accel", "tcg", "-kernel", image, "-initrd", initrd, "-append",
-                        "console=ttyS0 quiet panic=-1 cgroup_no_v1=all rdinit=/v2-guest.sh"],
+                        "-accel", os.environ.get("FONDA_TEST_ACCEL", "tcg"), "-cpu", "max", "-kernel", image, "-initrd", initrd, "-append",
+                        "console=ttyS0 quiet panic=-1 cgroup_no_v1=all"],
                        capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
     out = p.stdout.replace("\r", "")
     lines = [line for line in out.split("\n") if line.startswith(("ok ", "not ok ", "# ", "1.."))]

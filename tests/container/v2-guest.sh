@@ -3,9 +3,9 @@
 # off. t_v2_vm.py packs it with busybox and fonda-oci.
 if [ ! -e /moved ]; then
     # The root of an initramfs can't be pivoted away from.
-    mount -t tmpfs root /new && cp -a /bin /bundle /v2-guest.sh /new/ && touch /new/moved
+    mount -t tmpfs root /new && cp -a /bin /bundle /init /new/ && touch /new/moved
     mkdir -p /new/proc /new/sys /new/dev /new/tmp /new/run
-    exec switch_root /new /v2-guest.sh
+    exec switch_root /new /init
 fi
 export PATH=/bin
 mount -t proc proc /proc
