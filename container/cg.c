@@ -304,6 +304,7 @@ static int make_in(struct cg *cg, struct cg_hierarchy *h, struct err *err)
             n += strcspn(cg->path + n, "/");
             directory(cg, h, n, dir, sizeof(dir));
             bool made = mkdir(dir, 0755) == 0;
+            h->made_from = made && !h->made_from ? n : h->made_from;
             if (!made && errno == EEXIST && n == length) {
                 /* Another container's, or left by one that was killed: nobody may be in it. */
                 made = rmdir(dir) == 0 && mkdir(dir, 0755) == 0;
@@ -450,6 +451,12 @@ int cg_remove(struct cg *cg, struct err *err)
             continue;
         }
         h->created = false;
+        for (size_t n = strlen(cg->path); h->made_from && n > h->made_from;) {
+            while (cg->path[--n] != '/') {
+            }
+            directory(cg, h, n, dir, sizeof(dir));
+            rmdir(dir); /* fails while others are in it */
+        }
         if (strncmp(cg->path, CG_DEFAULT_PARENT "/", sizeof(CG_DEFAULT_PARENT)) == 0) {
             directory(cg, h, sizeof(CG_DEFAULT_PARENT) - 1, dir, sizeof(dir));
             rmdir(dir); /* fails while others are in it */

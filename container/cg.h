@@ -34,6 +34,7 @@ struct cg_hierarchy {
     int enter_fd; /* for cg_enter(), -1: not open */
     int fd;       /* of the container's cgroup, -1: not there */
     bool created;
+    size_t made_from; /* length of the topmost part of the path that this process made, 0: none */
 };
 
 struct cg {

@@ -13,7 +13,7 @@ struct globals {
     const char *root; /* --root, NULL: default */
     bool systemd_cgroup;
     bool no_cgroups; /* --cgroup-manager disabled */
-    char **argv; /* as the program got it */
+    char **argv;     /* as the program got it */
 };
 
 /* Returns the exit status, or a negative errno with a text for the log. argv[0] is the command's name. */

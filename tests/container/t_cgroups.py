@@ -128,6 +128,13 @@ def cgroups_path(box):
 
 
 @test
+def a_failed_create_takes_the_parents_it_made_along(box):
+    box.config["linux"]["cgroupsPath"] = "/fonda-oci-new/deep/er"
+    check(box.create("no-such-program", ok=False).code != 0)
+    equal(cgroup_dirs("fonda-oci-new"), [])
+
+
+@test
 def a_cgroup_in_use_is_refused(box):
     box.config["linux"]["cgroupsPath"] = "/fonda-oci/shared"
     box.create("sleep", "100")
