@@ -12,6 +12,15 @@ void log_init(const char *program, enum log_level max_level)
     log_max = max_level;
 }
 
+static log_sink log_sink_fn;
+static void *log_sink_opaque;
+
+void log_set_sink(log_sink sink, void *opaque)
+{
+    log_sink_fn = sink;
+    log_sink_opaque = opaque;
+}
+
 void log_at(enum log_level level, const char *fmt, ...)
 {
     static const char *const names[] = {"error: ", "warning: ", "", "debug: "};
@@ -23,5 +32,9 @@ void log_at(enum log_level level, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(text, sizeof(text), fmt, ap);
     va_end(ap);
+    if (log_sink_fn) {
+        log_sink_fn(level, text, log_sink_opaque);
+        return;
+    }
     fprintf(stderr, "%s: %s%s\n", log_program, names[level], text);
 }

@@ -9,6 +9,11 @@ enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARNING, LOG_LEVEL_INFO, LOG_LEVEL_D
 
 /* program is kept by reference; messages above max_level are dropped. */
 void log_init(const char *program, enum log_level max_level);
+
+/* Takes messages instead of stderr; NULL: back to stderr. The text has no program name and no newline. */
+typedef void (*log_sink)(enum log_level level, const char *text, void *opaque);
+void log_set_sink(log_sink sink, void *opaque); /* before other threads log */
+
 void log_at(enum log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 #define log_error(...)   log_at(LOG_LEVEL_ERROR, __VA_ARGS__)
