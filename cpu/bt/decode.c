@@ -543,6 +543,39 @@ static bool needs_alignment(const ZydisDecodedInstruction *z, const struct bt_in
     }
 }
 
+/* Where the processor accesses memory otherwise than the decoder's tables say. */
+static void adjust_memory(const ZydisDecodedInstruction *z, struct bt_insn *in)
+{
+    struct bt_op *op = &in->op;
+    switch (z->mnemonic) {
+    case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE64: op->mem_read = true; break; /* it leaves the last 96 bytes alone */
+    case ZYDIS_MNEMONIC_FST:
+    case ZYDIS_MNEMONIC_FSTP:
+    case ZYDIS_MNEMONIC_FIST:
+    case ZYDIS_MNEMONIC_FISTP:
+    case ZYDIS_MNEMONIC_FISTTP:
+    case ZYDIS_MNEMONIC_FBSTP: op->mem_read = true; break; /* an unmasked exception keeps them from storing */
+    case ZYDIS_MNEMONIC_CLFLUSH:
+    case ZYDIS_MNEMONIC_CLFLUSHOPT:
+    case ZYDIS_MNEMONIC_CLWB: op->mem_size = 1; break; /* of the line only the byte addressed is checked */
+    case ZYDIS_MNEMONIC_MOVSXD: op->mem_size = MIN(op->mem_size, op->opsize); break;
+    default: break;
+    }
+}
+
+/* x87 and MMX instructions that report an error of an earlier one before they access memory (SDM vol. 1, 8.7). */
+static bool waits_for_x87(const ZydisDecodedInstruction *z)
+{
+    switch (z->mnemonic) {
+    case ZYDIS_MNEMONIC_FNSTCW:
+    case ZYDIS_MNEMONIC_FNSTSW:
+    case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FNSAVE: return false;
+    default: return z->meta.isa_ext == ZYDIS_ISA_EXT_X87 || z->meta.isa_ext == ZYDIS_ISA_EXT_MMX;
+    }
+}
+
 /* Outside of 64-bit mode VEX.W and EVEX.W do not widen general-purpose operands. */
 static bool w_is_ignored(const ZydisDecodedInstruction *z, const struct bt_insn *in)
 {
@@ -629,9 +662,7 @@ unsigned bt_decode(const struct x86_cpu *cpu, uint32_t mode, uint64_t rip, const
         decode_mask(&z, ops, in);
         in->op.aligned = needs_alignment(&z, in);
     }
-    if (z.mnemonic == ZYDIS_MNEMONIC_FXSAVE || z.mnemonic == ZYDIS_MNEMONIC_FXSAVE64) {
-        in->op.mem_read = true; /* it leaves the last 96 bytes alone */
-    }
+    adjust_memory(&z, in);
     if (!(mode & BT_MODE_CODE64) && in->rex_w && in->enc != BT_ENC_LEGACY && w_is_ignored(&z, in)) {
         in->rex_w = false;
     }
@@ -656,6 +687,7 @@ unsigned bt_decode(const struct x86_cpu *cpu, uint32_t mode, uint64_t rip, const
     in->masked_mem = in->op.masked;
     in->op.evex = in->enc == BT_ENC_EVEX;
     in->op.x87 = z.meta.isa_ext == ZYDIS_ISA_EXT_X87;
+    in->op.waits = waits_for_x87(&z);
     in->op.sse = in->legacy_sse;
     in->op.avx = in->avx;
     in->op.avx512 = in->avx512;

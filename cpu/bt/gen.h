@@ -53,6 +53,7 @@ struct gen {
 #define GEN_INFO_STACK  0x40000u
 #define GEN_INFO_MASKED 0x80000u
 #define GEN_INFO_ALIGNED 0x100000u
+#define GEN_INFO_WAITS 0x200000u
 
 #define GA(g, field) ((uint64_t)&(g)->v->field)
 

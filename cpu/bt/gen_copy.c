@@ -297,15 +297,35 @@ static void clear_x87_pointers(struct gen *g, const struct bt_insn *in)
             store_zero(g, 6, 8);
         } else {
             store_zero(g, 12, 8);
-            store_zero(g, 20, 8);
+            store_zero(g, 20, 4);
+            store_zero(g, 24, 2); /* followed by reserved bits, which are ones */
         }
         break;
     default: break;
     }
 }
 
+/* VZEROUPPER and VZEROALL outside of 64-bit mode leave registers 8 to 15 alone (SDM vol. 2C): the same, one by one, by
+ * 128-bit VEX instructions, which clear what is above. */
+static void zero_low_registers(struct gen *g, const struct bt_insn *in)
+{
+    bool all = in->op.mnemonic == ZYDIS_MNEMONIC_VZEROALL;
+    for (unsigned i = 0; i < 8; i++) { /* vpxor i, i, i; vmovdqa i, i */
+        emit8(&g->e, 0xc5);
+        emit8(&g->e, all ? 0x81 | (~i & 15) << 3 : 0xf9);
+        emit8(&g->e, all ? 0xef : 0x6f);
+        emit8(&g->e, 0xc0 | i << 3 | i);
+    }
+}
+
 void gen_copy(struct gen *g, const struct bt_insn *in)
 {
+    if (!(g->mode & BT_MODE_CODE64) &&
+        (in->op.mnemonic == ZYDIS_MNEMONIC_VZEROUPPER || in->op.mnemonic == ZYDIS_MNEMONIC_VZEROALL)) {
+        gen_flags_ready(g, in);
+        zero_low_registers(g, in);
+        return;
+    }
     struct copy c = {.g = g, .in = in, .mem = in->op.has_mem && !in->agen};
     if (c.mem) {
         gen_operand(g, in);

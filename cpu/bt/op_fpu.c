@@ -67,7 +67,8 @@ static void host_xsave(struct bt_vcpu *v, uint8_t *area, uint32_t rfbm, uint16_t
     case ZYDIS_MNEMONIC_XSAVEOPT64: __asm__ volatile("xsave64 (%0)" : : "r"(area), "a"(rfbm), "d"(0) : "memory"); break;
     default: __asm__ volatile("xsave (%0)" : : "r"(area), "a"(rfbm), "d"(0) : "memory"); break;
     }
-    if (rfbm & 1) { /* the last x87 instruction's opcode and addresses are the host's: the guest gets zeros */
+    bool compact = mnemonic == ZYDIS_MNEMONIC_XSAVEC || mnemonic == ZYDIS_MNEMONIC_XSAVEC64;
+    if ((rfbm & 1) && (!compact || (area[XSAVE_LEGACY] & 1))) { /* the last x87 instruction's opcode and addresses are the host's: the guest gets zeros */
         static const uint8_t zeros[18];
         copy(area + 6, zeros, sizeof(zeros));
     }
@@ -94,7 +95,7 @@ static int op_xsave(struct bt_vcpu *v, const struct bt_op *op)
             return BT_RAISE;
         }
     }
-    if (x86_load_buf(&v->cpu, va, v->xbuf, size, X86_ACCESS_READ | mode) < 0) {
+    if (x86_load_buf(&v->cpu, va, v->xbuf, size, X86_ACCESS_WRITE | mode) < 0) {
         return BT_RAISE;
     }
     host_xsave(v, v->xbuf, (uint32_t)rfbm, op->mnemonic);
@@ -332,7 +333,8 @@ static int op_maskmov(struct bt_vcpu *v, const struct bt_op *op)
     }
     uint64_t ea = v->cpu.s.gpr[X86_RDI];
     for (unsigned pass = 0; pass < 2; pass++) { /* first checked, then stored */
-        for (unsigned i = 0; i < n; i++) {
+        for (unsigned k = 0; k < n; k++) {
+            unsigned i = mmx ? k : (k + 8) % n; /* the upper half is checked first */
             uint64_t at = (ea + i) & op_mask(op->addrsize), va;
             struct x86_walk w;
             if (pass == 1 && !(mask[i] & 0x80)) {

@@ -272,7 +272,7 @@ static uint8_t *fill(struct bt_vcpu *v, unsigned mmu, uint64_t va, unsigned acce
     return host;
 }
 
-int bt_tlb_miss(struct bt_vcpu *v, uint64_t va, uint32_t info)
+static int miss(struct bt_vcpu *v, uint64_t va, uint32_t info)
 {
     unsigned size = info & 0x7fff, mmu = info >> 16 & 3;
     bool write = (info & 0x8000) != 0;
@@ -306,6 +306,15 @@ int bt_tlb_miss(struct bt_vcpu *v, uint64_t va, uint32_t info)
     v->tmp[3] = (uint64_t)host;
     if (atomic_load_explicit(&v->pending, memory_order_relaxed)) {
         bt_unlink_current(v, v->site);
+    }
+    return r;
+}
+
+int bt_tlb_miss(struct bt_vcpu *v, uint64_t va, uint32_t info)
+{
+    int r = miss(v, va, info);
+    if (r == BT_RAISE && (info & 0x200000)) {
+        bt_fpu_fault(v);
     }
     return r;
 }

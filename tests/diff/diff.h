@@ -190,6 +190,13 @@ extern const struct diff_runner diff_guest;
 /* Arithmetic flags that are undefined where a case ends with end_rip. *ret_used: an instruction read one. */
 uint32_t diff_undefined_flags(const struct diff_case *c, uint64_t end_rip, bool *ret_used);
 
+/* --- tolerate.c ----------------------------------------------------------------------------------------- */
+
+/* The case ended before its end marker, by an instruction that may have had a memory operand. */
+bool diff_memory_fault(const struct diff_result *r);
+/* Gives b, the translator's result, the values of a where docs/caveats-engine.md says that they may differ. */
+void diff_tolerate_bt(const struct diff_case *c, const struct diff_result *a, struct diff_result *b);
+
 /* --- compare.c ------------------------------------------------------------------------------------------ */
 
 /* Items that can be left out of the comparison, in the order of diff_item_names. */
@@ -217,8 +224,7 @@ extern const char *const diff_item_names[ITEM_COUNT];
 #define DIFF_BIT_VECTOR (1u << 31)
 /* In `ignored`: flags that the manual leaves undefined (undefined.c), and cases that depend on them. */
 #define DIFF_IGNORE_UNDEFINED (1u << 30)
-/* What the translator documents as different (docs/caveats.md): arithmetic flags in the frame of a memory fault, when the
- * faulting instruction would have overwritten them; x87 instruction and operand pointers, which read as zero. */
+/* What the translator documents as different (docs/caveats-engine.md; tolerate.c). */
 #define DIFF_IGNORE_BT (1u << 29)
 struct diff_names {
     const char *a, *b;

@@ -103,7 +103,17 @@ static bool was_unsteady(struct session *s, const struct diff_case *c, const str
     return true;
 }
 
-static void fail(struct session *s, const struct diff_case *original, const struct diff_result *first)
+/* The engine disagreed with what it says now: its state, or the moment of an interruption, made the difference. */
+static void show_once(struct session *s, const struct diff_case *c, const struct diff_result *first,
+                      const struct diff_result *first_b)
+{
+    printf("\n%s case %" PRIu64 ": the engine gave a different result before\n", diff_cat_names[c->category], c->index);
+    report_case(c, stdout);
+    (void)diff_compare(c, first, first_b, s->o.ignored, &s->names, stdout);
+}
+
+static void fail(struct session *s, const struct diff_case *original, const struct diff_result *first,
+                 const struct diff_result *first_b)
 {
     if (was_unsteady(s, original, first)) {
         return;
@@ -120,6 +130,7 @@ static void fail(struct session *s, const struct diff_case *original, const stru
     reduce_name(&c, name, sizeof(name));
     if (bits == 0) {
         snprintf(name, sizeof(name), "differed once only");
+        show_once(s, original, first, first_b);
     }
     for (uint32_t i = 0; i < s->groups; i++) {
         if (s->group[i].bits == bits && strcmp(s->group[i].name, name) == 0) {
@@ -148,7 +159,7 @@ static void fail(struct session *s, const struct diff_case *original, const stru
 static bool run_batch(struct session *s, const struct diff_case *cases, uint32_t n)
 {
     static struct diff_case failing[POOL_BATCH];
-    static struct diff_result first[POOL_BATCH];
+    static struct diff_result first[POOL_BATCH], first_b[POOL_BATCH];
     uint32_t failures = 0;
     pool_submit(s->a, cases, n);
     pool_submit(s->b, cases, n);
@@ -161,11 +172,12 @@ static bool run_batch(struct session *s, const struct diff_case *cases, uint32_t
         s->vectors[cases[i].category] += a->outcome == DIFF_EXCEPTION && a->vector != X86_BP;
         if (diff_compare(&cases[i], a, b, s->o.ignored, &s->names, NULL)) {
             first[failures] = *a;
+            first_b[failures] = *b;
             failing[failures++] = cases[i];
         }
     }
     for (uint32_t i = 0; i < failures && !s->broken; i++) {
-        fail(s, &failing[i], &first[i]);
+        fail(s, &failing[i], &first[i], &first_b[i]);
     }
     return !s->broken;
 }

@@ -13,6 +13,7 @@ uint32_t diff_undefined_flags(const struct diff_case *c, uint64_t end_rip, bool 
     ZydisDecoderInit(&decoder, c->compat ? ZYDIS_MACHINE_MODE_LONG_COMPAT_32 : ZYDIS_MACHINE_MODE_LONG_64,
                      c->compat ? ZYDIS_STACK_WIDTH_32 : ZYDIS_STACK_WIDTH_64);
     uint32_t undefined = 0;
+    bool branched = false;
     *ret_used = false;
     for (uint32_t i = 0; i < c->insns; i++) {
         uint64_t va = DIFF_CODE_VA + c->code_offset + c->insn[i].offset;
@@ -22,8 +23,11 @@ uint32_t diff_undefined_flags(const struct diff_case *c, uint64_t end_rip, bool 
         ZydisDecodedInstruction d;
         ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
         if (!ZYAN_SUCCESS(
-                ZydisDecoderDecodeFull(&decoder, c->code + c->insn[i].offset, c->insn[i].length, &d, ops)) ||
-            !d.cpu_flags) {
+                ZydisDecoderDecodeFull(&decoder, c->code + c->insn[i].offset, c->insn[i].length, &d, ops))) {
+            continue;
+        }
+        branched |= d.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE;
+        if (!d.cpu_flags) {
             continue;
         }
         const ZydisAccessedFlags *f = d.cpu_flags;
@@ -31,8 +35,8 @@ uint32_t diff_undefined_flags(const struct diff_case *c, uint64_t end_rip, bool 
             *ret_used = true;
         }
         bool shift = d.meta.category == ZYDIS_CATEGORY_SHIFT || d.meta.category == ZYDIS_CATEGORY_ROTATE;
-        if (!shift) {
-            /* A shift by zero leaves the flags as they are. */
+        if (!shift && !branched) {
+            /* A shift by zero leaves the flags as they are; what is behind a branch may not run. */
             undefined &= ~(f->modified | f->set_0 | f->set_1);
         }
         undefined |= f->undefined;

@@ -1,0 +1,219 @@
+/*
+ * What the binary translator may do otherwise than the processor, item for item as docs/caveats-engine.md lists it. Each
+ * is bound to the instruction that it concerns and to the values that it may have.
+ *
+ * Neighbours: compare.c, which calls this where results differ.
+ */
+#include <Zydis/Zydis.h>
+#include <string.h>
+
+#include "base/util.h"
+#include "tests/diff/diff.h"
+
+#define FSW_ES        0x80u
+#define FSW_TOP       0x3800u
+#define FSW_NO_STORE  0x19u /* invalid operation, overflow, underflow: unmasked, they keep the result from being stored */
+#define CANONICAL_END (1ull << 47)
+#define PAGE_OF(va)   ((va) & ~(uint64_t)(DIFF_PAGE - 1))
+
+bool diff_memory_fault(const struct diff_result *r)
+{
+    return r->vector != X86_BP && r->vector != X86_DB && r->vector != X86_UD;
+}
+
+static bool decode_at(const struct diff_case *c, uint32_t i, ZydisDecodedInstruction *z, ZydisDecodedOperand *ops)
+{
+    ZydisDecoder decoder;
+    ZydisDecoderInit(&decoder, c->compat ? ZYDIS_MACHINE_MODE_LONG_COMPAT_32 : ZYDIS_MACHINE_MODE_LONG_64,
+                     c->compat ? ZYDIS_STACK_WIDTH_32 : ZYDIS_STACK_WIDTH_64);
+    return ZYAN_SUCCESS(
+        ZydisDecoderDecodeFull(&decoder, c->code + c->insn[i].offset, c->insn[i].length, z, ops));
+}
+
+/* The instruction that a case ended at. */
+static bool decode_end(const struct diff_case *c, const struct diff_result *r, ZydisDecodedInstruction *z,
+                       ZydisDecodedOperand *ops)
+{
+    for (uint32_t i = 0; i < c->insns; i++) {
+        if (DIFF_CODE_VA + c->code_offset + c->insn[i].offset == r->rip) {
+            return decode_at(c, i, z, ops);
+        }
+    }
+    return false;
+}
+
+static bool saves_x87_pointers(ZydisMnemonic m)
+{
+    switch (m) {
+    case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FNSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE64:
+    case ZYDIS_MNEMONIC_XSAVE:
+    case ZYDIS_MNEMONIC_XSAVE64:
+    case ZYDIS_MNEMONIC_XSAVEC:
+    case ZYDIS_MNEMONIC_XSAVEC64:
+    case ZYDIS_MNEMONIC_XSAVEOPT:
+    case ZYDIS_MNEMONIC_XSAVEOPT64: return true;
+    default: return false;
+    }
+}
+
+/* Bytes of an operand that processors access in several steps, in an order of their own; 0: in one. */
+static uint32_t stepwise_bytes(const ZydisDecodedInstruction *z)
+{
+    switch (z->mnemonic) {
+    case ZYDIS_MNEMONIC_FLD:
+    case ZYDIS_MNEMONIC_FSTP:
+    case ZYDIS_MNEMONIC_FBLD:
+    case ZYDIS_MNEMONIC_FBSTP: return 10;
+    case ZYDIS_MNEMONIC_FLDENV:
+    case ZYDIS_MNEMONIC_FNSTENV: return 28;
+    case ZYDIS_MNEMONIC_FRSTOR:
+    case ZYDIS_MNEMONIC_FNSAVE: return 108;
+    case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE64:
+    case ZYDIS_MNEMONIC_FXRSTOR:
+    case ZYDIS_MNEMONIC_FXRSTOR64: return 512;
+    case ZYDIS_MNEMONIC_XSAVE:
+    case ZYDIS_MNEMONIC_XSAVE64:
+    case ZYDIS_MNEMONIC_XSAVEC:
+    case ZYDIS_MNEMONIC_XSAVEC64:
+    case ZYDIS_MNEMONIC_XSAVEOPT:
+    case ZYDIS_MNEMONIC_XSAVEOPT64:
+    case ZYDIS_MNEMONIC_XRSTOR:
+    case ZYDIS_MNEMONIC_XRSTOR64: return DIFF_XSAVE_BYTES;
+    default: return 0;
+    }
+}
+
+/* Which byte's fault is reported, and what was stored before it. */
+static void stepwise_fault(const struct diff_result *a, struct diff_result *b, uint32_t bytes)
+{
+    uint64_t distance = a->cr2 > b->cr2 ? a->cr2 - b->cr2 : b->cr2 - a->cr2;
+    bool near = a->vector == X86_PF_EXC && b->vector == X86_PF_EXC && distance < bytes;
+    bool edge = a->vector == X86_PF_EXC && (b->vector == X86_GP || b->vector == X86_SS_EXC) &&
+                a->cr2 < CANONICAL_END && CANONICAL_END - a->cr2 < bytes;
+    if (!near && !edge) {
+        return;
+    }
+    b->vector = a->vector;
+    b->error = a->error;
+    b->cr2 = a->cr2;
+    uint64_t end = PAGE_OF(a->cr2);
+    for (uint64_t va = end - MIN(bytes, end); va < end; va++) {
+        uint32_t at = diff_mem_offset(va);
+        if (at != UINT32_MAX) {
+            b->mem[at] = a->mem[at];
+        }
+    }
+}
+
+static bool stores_mmx(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops)
+{
+    if (z->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ) {
+        return true;
+    }
+    return z->operand_count_visible == 2 && ops[0].type == ZYDIS_OPERAND_TYPE_MEMORY &&
+           ops[1].type == ZYDIS_OPERAND_TYPE_REGISTER && ops[1].reg.value >= ZYDIS_REGISTER_MM0 &&
+           ops[1].reg.value <= ZYDIS_REGISTER_MM7;
+}
+
+/* The switch of the x87 unit to MMX (top of stack 0, all registers valid) made or not: b as if it had been made. */
+static void switch_to_mmx(const struct diff_result *a, struct diff_result *b)
+{
+    uint16_t fsw_a, fsw;
+    memcpy(&fsw_a, a->xsave + DIFF_XS_FSW, 2);
+    memcpy(&fsw, b->xsave + DIFF_XS_FSW, 2);
+    if (!(a->xsave[DIFF_XS_BV] & 1) || (fsw_a & FSW_TOP) || a->xsave[DIFF_XS_FTW] != 0xff) {
+        return;
+    }
+    if (!(b->xsave[DIFF_XS_BV] & 1)) { /* initial */
+        static const uint8_t fcw[2] = {0x7f, 0x03};
+        memset(b->xsave, 0, DIFF_XS_MXCSR);
+        memset(b->xsave + DIFF_XS_ST, 0, 128);
+        memcpy(b->xsave + DIFF_XS_FCW, fcw, 2);
+        b->xsave[DIFF_XS_BV] |= 1;
+        fsw = 0;
+    }
+    uint8_t st[128];
+    unsigned top = (fsw & FSW_TOP) >> 11;
+    for (unsigned i = 0; i < 8; i++) {
+        memcpy(st + (top + i) % 8 * 16, b->xsave + DIFF_XS_ST + i * 16, 16);
+    }
+    memcpy(b->xsave + DIFF_XS_ST, st, sizeof(st));
+    fsw = (uint16_t)(fsw & ~FSW_TOP);
+    memcpy(b->xsave + DIFF_XS_FSW, &fsw, 2);
+    b->xsave[DIFF_XS_FTW] = 0xff;
+}
+
+static bool stores_x87(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops)
+{
+    return z->meta.isa_ext == ZYDIS_ISA_EXT_X87 && z->operand_count_visible > 0 &&
+           ops[0].type == ZYDIS_OPERAND_TYPE_MEMORY && (ops[0].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
+}
+
+static void at_a_fault(const struct diff_case *c, const struct diff_result *a, struct diff_result *b)
+{
+    ZydisDecodedInstruction z;
+    ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
+    if (!diff_memory_fault(b) || !decode_end(c, b, &z, ops)) {
+        return;
+    }
+    uint16_t fsw_a;
+    memcpy(&fsw_a, a->xsave + DIFF_XS_FSW, 2);
+    if (stores_x87(&z, ops) && (fsw_a & FSW_ES) && (fsw_a & FSW_NO_STORE)) {
+        *b = *a; /* the processor saw that there is nothing to store, and did not touch memory */
+        return;
+    }
+    if (a->rip != b->rip || !diff_memory_fault(a)) {
+        return;
+    }
+    if (stepwise_bytes(&z)) {
+        stepwise_fault(a, b, stepwise_bytes(&z));
+    }
+    if (stores_mmx(&z, ops)) {
+        switch_to_mmx(a, b);
+    }
+    if (z.mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH) { /* what the conversion raised, before the store faulted */
+        b->xsave[DIFF_XS_MXCSR] |= a->xsave[DIFF_XS_MXCSR] & 0x3f;
+    }
+}
+
+/* The saved x87 pointers, in memory and in what was loaded from there. */
+static void x87_pointers(const struct diff_case *c, const struct diff_result *a, struct diff_result *b)
+{
+    ZydisDecodedInstruction z;
+    ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
+    bool saved = false, loaded = false, seen = false;
+    for (uint32_t i = 0; i < c->insns; i++) {
+        if (c->insn[i].offset < c->entry || !decode_at(c, i, &z, ops)) {
+            continue;
+        }
+        for (unsigned k = 0; saved && k < z.operand_count; k++) {
+            loaded |= ops[k].type == ZYDIS_OPERAND_TYPE_MEMORY && (ops[k].actions & ZYDIS_OPERAND_ACTION_MASK_READ);
+        }
+        saved |= saves_x87_pointers(z.mnemonic);
+    }
+    for (uint32_t i = 0; saved && i < DIFF_MEM_BYTES; i++) {
+        if (a->mem[i] != b->mem[i] && b->mem[i] == 0) {
+            b->mem[i] = a->mem[i];
+            seen = true;
+        }
+    }
+    if (seen && loaded && a->vector == b->vector && a->rip == b->rip) {
+        uint64_t cr2 = b->cr2, error = b->error;
+        *b = *a;
+        b->cr2 = cr2;
+        b->error = error;
+    }
+}
+
+void diff_tolerate_bt(const struct diff_case *c, const struct diff_result *a, struct diff_result *b)
+{
+    if (a->outcome != DIFF_EXCEPTION || b->outcome != DIFF_EXCEPTION) {
+        return;
+    }
+    at_a_fault(c, a, b);
+    x87_pointers(c, a, b);
+}
