@@ -505,8 +505,8 @@ void bt_fpu_save(struct bt_vcpu *v);
 void bt_fpu_load(struct bt_vcpu *v);
 
 void bt_fpu_sanitize(struct bt_vcpu *v);      /* after the area was set from outside */
-/* A memory operand of an instruction that waits for the x87 unit faulted: the exception becomes #MF where an error is pending. */
-void bt_fpu_fault(struct bt_vcpu *v);
+/* Raises #MF where an x87 error is pending, in place of a fault of the memory operand. */
+bool bt_fpu_fault(struct bt_vcpu *v);
 uint32_t bt_fpu_mask(uint64_t host_xcr0);
 
 /* --- run.c, signal.c ------------------------------------------------------------------------------------------------------------------ */

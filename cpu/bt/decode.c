@@ -275,7 +275,7 @@ static void decode_mask(const ZydisDecodedInstruction *z, const ZydisDecodedOper
         if (op->mem_size * 8u < ops[0].size) {
             op->mask_lanes = (uint8_t)ops[0].element_count; /* VBROADCASTI32X4 and its kin */
         } else {
-            op->masked = false; /* byte masks over wider elements: all of it is read */
+            op->masked = z->meta.category == ZYDIS_CATEGORY_CONVERT; /* else byte masks over wider elements: all of it is read */
         }
     } else if (to_vector && ops[0].element_count < lanes && ops[0].element_count) {
         op->elem = (uint8_t)(op->mem_size / ops[0].element_count);
@@ -565,14 +565,20 @@ static void adjust_memory(const ZydisDecodedInstruction *z, struct bt_insn *in)
 }
 
 /* x87 and MMX instructions that report an error of an earlier one before they access memory (SDM vol. 1, 8.7). */
-static bool waits_for_x87(const ZydisDecodedInstruction *z)
+static bool waits_for_x87(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops)
 {
+    for (unsigned i = 0; i < z->operand_count; i++) {
+        if (ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER && ops[i].reg.value >= ZYDIS_REGISTER_MM0 &&
+            ops[i].reg.value <= ZYDIS_REGISTER_MM7) {
+            return true;
+        }
+    }
     switch (z->mnemonic) {
     case ZYDIS_MNEMONIC_FNSTCW:
     case ZYDIS_MNEMONIC_FNSTSW:
     case ZYDIS_MNEMONIC_FNSTENV:
     case ZYDIS_MNEMONIC_FNSAVE: return false;
-    default: return z->meta.isa_ext == ZYDIS_ISA_EXT_X87 || z->meta.isa_ext == ZYDIS_ISA_EXT_MMX;
+    default: return z->meta.category == ZYDIS_CATEGORY_X87_ALU;
     }
 }
 
@@ -687,7 +693,7 @@ unsigned bt_decode(const struct x86_cpu *cpu, uint32_t mode, uint64_t rip, const
     in->masked_mem = in->op.masked;
     in->op.evex = in->enc == BT_ENC_EVEX;
     in->op.x87 = z.meta.isa_ext == ZYDIS_ISA_EXT_X87;
-    in->op.waits = waits_for_x87(&z);
+    in->op.waits = waits_for_x87(&z, ops);
     in->op.sse = in->legacy_sse;
     in->op.avx = in->avx;
     in->op.avx512 = in->avx512;

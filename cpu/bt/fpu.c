@@ -31,7 +31,7 @@ void bt_fpu_load(struct bt_vcpu *v)
     v->fpu_live = true;
 }
 
-void bt_fpu_fault(struct bt_vcpu *v)
+bool bt_fpu_fault(struct bt_vcpu *v)
 {
     uint16_t status;
     if (v->fpu_live) {
@@ -39,9 +39,11 @@ void bt_fpu_fault(struct bt_vcpu *v)
     } else {
         status = *(const uint16_t *)(const void *)(v->cpu.s.xsave + 2);
     }
-    if (status & 0x80) { /* ES */
-        x86_raise(&v->cpu, X86_MF);
+    if (!(status & 0x80)) { /* ES */
+        return false;
     }
+    x86_raise(&v->cpu, X86_MF);
+    return true;
 }
 
 void bt_fpu_sanitize(struct bt_vcpu *v)

@@ -210,7 +210,8 @@ static int bounce_begin(struct bt_vcpu *v, const struct bt_op *op)
         va = ea; /* nothing is accessed */
     } else if (op->masked) {
         unsigned first = (unsigned)__builtin_ctzll(active), last = 63u - (unsigned)__builtin_clzll(active);
-        uint64_t from = (ea + first * op->elem) & op_mask(op->addrsize);
+        uint64_t from = ea + first * op->elem;
+        from = op_code64(v) ? from : (uint32_t)from;
         if (linear(v, op->seg, from, (last - first + 1) * op->elem, write, op->stack_based, &va) < 0) {
             return BT_RAISE;
         }

@@ -317,11 +317,33 @@ static int op_gather(struct bt_vcpu *v, const struct bt_op *op)
     return result;
 }
 
+/* Whether eight bytes may be written. */
+static int maskmov_check(struct bt_vcpu *v, const struct bt_op *op, uint64_t ea)
+{
+    unsigned access = X86_ACCESS_WRITE | x86_access_mode(&v->cpu);
+    uint64_t va;
+    struct x86_walk w;
+    if (x86_linear(&v->cpu, (enum x86_sreg)op->seg, ea, 8, X86_ACCESS_WRITE, false, &va) < 0 ||
+        x86_walk(&v->cpu, va, access, &w) < 0) {
+        return -1;
+    }
+    uint64_t page = (va + 7) & ~(uint64_t)(MEM_PAGE_SIZE - 1);
+    return page > va ? x86_walk(&v->cpu, page, access, &w) : 0;
+}
+
 /* MASKMOVQ, MASKMOVDQU, VMASKMOVDQU: bytes of the first operand, where the second has its top bit set, to [rDI]. */
 static int op_maskmov(struct bt_vcpu *v, const struct bt_op *op)
 {
-    bt_fpu_save(v);
     bool mmx = op->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ;
+    if (mmx) { /* as every MMX instruction: top of stack 0, all registers valid (SDM vol. 1, 9.6.2) */
+        bt_fpu_load(v);
+        if (bt_fpu_fault(v)) {
+            return BT_RAISE;
+        }
+        uint32_t low;
+        __asm__ volatile("movd %%mm0, %0" : "=r"(low)); /* writes none of them */
+    }
+    bt_fpu_save(v);
     unsigned n = mmx ? 8 : 16;
     uint8_t data[64], mask[64];
     if (mmx) {
@@ -331,30 +353,17 @@ static int op_maskmov(struct bt_vcpu *v, const struct bt_op *op)
         vector_get(v, op->vreg, data);
         vector_get(v, op->vmask, mask);
     }
+    /* Processors check all of it, whatever the mask, the upper half first. */
     uint64_t ea = v->cpu.s.gpr[X86_RDI];
-    for (unsigned pass = 0; pass < 2; pass++) { /* first checked, then stored */
-        for (unsigned k = 0; k < n; k++) {
-            unsigned i = mmx ? k : (k + 8) % n; /* the upper half is checked first */
-            uint64_t at = (ea + i) & op_mask(op->addrsize), va;
-            struct x86_walk w;
-            if (pass == 1 && !(mask[i] & 0x80)) {
-                continue;
-            }
-            if (pass == 0) { /* processors check all of it, whatever the mask */
-                if (x86_linear(&v->cpu, (enum x86_sreg)op->seg, at, 1, X86_ACCESS_WRITE, false, &va) < 0 ||
-                    x86_walk(&v->cpu, va, X86_ACCESS_WRITE | x86_access_mode(&v->cpu), &w) < 0) {
-                    return BT_RAISE;
-                }
-            } else if (op_store(v, op->seg, at, 1, false, data[i]) < 0) {
-                return BT_RAISE;
-            }
+    for (unsigned half = n / 8; half-- > 0;) {
+        if (maskmov_check(v, op, (ea + half * 8) & op_mask(op->addrsize)) < 0) {
+            return BT_RAISE;
         }
     }
-    if (mmx) { /* like every MMX instruction: all registers valid, top of stack 0 (SDM vol. 1, 9.6.2) */
-        uint64_t *header = (uint64_t *)(void *)(v->cpu.s.xsave + XSAVE_LEGACY);
-        header[0] |= 1;
-        v->cpu.s.xsave[4] = 0xff;
-        v->cpu.s.xsave[3] &= 0xc7;
+    for (unsigned i = 0; i < n; i++) {
+        if ((mask[i] & 0x80) && op_store(v, op->seg, (ea + i) & op_mask(op->addrsize), 1, false, data[i]) < 0) {
+            return BT_RAISE;
+        }
     }
     return BT_NEXT;
 }

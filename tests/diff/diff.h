@@ -194,6 +194,9 @@ uint32_t diff_undefined_flags(const struct diff_case *c, uint64_t end_rip, bool 
 
 /* The case ended before its end marker, by an instruction that may have had a memory operand. */
 bool diff_memory_fault(const struct diff_result *r);
+/* The case may store which components of the state are in use. That changes when the host switches tasks: with an
+ * MXCSR that isn't initial, XSAVES calls SSE in use (SDM vol. 1, 13.11), whatever it was. */
+bool diff_tells_xinuse(const struct diff_case *c);
 /* Gives b, the translator's result, the values of a where docs/caveats-engine.md says that they may differ. */
 void diff_tolerate_bt(const struct diff_case *c, const struct diff_result *a, struct diff_result *b);
 

@@ -10,9 +10,8 @@
 #include "base/util.h"
 #include "tests/diff/diff.h"
 
-#define FSW_ES        0x80u
 #define FSW_TOP       0x3800u
-#define FSW_NO_STORE  0x19u /* invalid operation, overflow, underflow: unmasked, they keep the result from being stored */
+#define NO_STORE      0x19u /* invalid operation, overflow, underflow: unmasked, they keep the result from being stored */
 #define CANONICAL_END (1ull << 47)
 #define PAGE_OF(va)   ((va) & ~(uint64_t)(DIFF_PAGE - 1))
 
@@ -21,26 +20,17 @@ bool diff_memory_fault(const struct diff_result *r)
     return r->vector != X86_BP && r->vector != X86_DB && r->vector != X86_UD;
 }
 
-static bool decode_at(const struct diff_case *c, uint32_t i, ZydisDecodedInstruction *z, ZydisDecodedOperand *ops)
+static bool decode(const struct diff_case *c, uint64_t offset, ZydisDecodedInstruction *z, ZydisDecodedOperand *ops)
 {
+    if (offset >= c->code_length) {
+        return false;
+    }
     ZydisDecoder decoder;
     ZydisDecoderInit(&decoder, c->compat ? ZYDIS_MACHINE_MODE_LONG_COMPAT_32 : ZYDIS_MACHINE_MODE_LONG_64,
                      c->compat ? ZYDIS_STACK_WIDTH_32 : ZYDIS_STACK_WIDTH_64);
-    return ZYAN_SUCCESS(
-        ZydisDecoderDecodeFull(&decoder, c->code + c->insn[i].offset, c->insn[i].length, z, ops));
+    return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, c->code + offset, c->code_length - offset, z, ops));
 }
 
-/* The instruction that a case ended at. */
-static bool decode_end(const struct diff_case *c, const struct diff_result *r, ZydisDecodedInstruction *z,
-                       ZydisDecodedOperand *ops)
-{
-    for (uint32_t i = 0; i < c->insns; i++) {
-        if (DIFF_CODE_VA + c->code_offset + c->insn[i].offset == r->rip) {
-            return decode_at(c, i, z, ops);
-        }
-    }
-    return false;
-}
 
 static bool saves_x87_pointers(ZydisMnemonic m)
 {
@@ -67,6 +57,10 @@ static uint32_t stepwise_bytes(const ZydisDecodedInstruction *z)
     case ZYDIS_MNEMONIC_FSTP:
     case ZYDIS_MNEMONIC_FBLD:
     case ZYDIS_MNEMONIC_FBSTP: return 10;
+    case ZYDIS_MNEMONIC_VMASKMOVPS:
+    case ZYDIS_MNEMONIC_VMASKMOVPD:
+    case ZYDIS_MNEMONIC_VPMASKMOVD:
+    case ZYDIS_MNEMONIC_VPMASKMOVQ: return 32;
     case ZYDIS_MNEMONIC_FLDENV:
     case ZYDIS_MNEMONIC_FNSTENV: return 28;
     case ZYDIS_MNEMONIC_FRSTOR:
@@ -125,7 +119,7 @@ static void switch_to_mmx(const struct diff_result *a, struct diff_result *b)
     uint16_t fsw_a, fsw;
     memcpy(&fsw_a, a->xsave + DIFF_XS_FSW, 2);
     memcpy(&fsw, b->xsave + DIFF_XS_FSW, 2);
-    if (!(a->xsave[DIFF_XS_BV] & 1) || (fsw_a & FSW_TOP) || a->xsave[DIFF_XS_FTW] != 0xff) {
+    if (!(a->xsave[DIFF_XS_BV] & 1) || (fsw_a & FSW_TOP)) {
         return;
     }
     if (!(b->xsave[DIFF_XS_BV] & 1)) { /* initial */
@@ -144,26 +138,39 @@ static void switch_to_mmx(const struct diff_result *a, struct diff_result *b)
     memcpy(b->xsave + DIFF_XS_ST, st, sizeof(st));
     fsw = (uint16_t)(fsw & ~FSW_TOP);
     memcpy(b->xsave + DIFF_XS_FSW, &fsw, 2);
-    b->xsave[DIFF_XS_FTW] = 0xff;
+    b->xsave[DIFF_XS_FTW] |= a->xsave[DIFF_XS_FTW];
 }
 
-static bool stores_x87(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops)
+static bool stores_x87(ZydisMnemonic m)
 {
-    return z->meta.isa_ext == ZYDIS_ISA_EXT_X87 && z->operand_count_visible > 0 &&
-           ops[0].type == ZYDIS_OPERAND_TYPE_MEMORY && (ops[0].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
+    switch (m) {
+    case ZYDIS_MNEMONIC_FST:
+    case ZYDIS_MNEMONIC_FSTP:
+    case ZYDIS_MNEMONIC_FIST:
+    case ZYDIS_MNEMONIC_FISTP:
+    case ZYDIS_MNEMONIC_FISTTP:
+    case ZYDIS_MNEMONIC_FBSTP: return true;
+    default: return false;
+    }
 }
 
 static void at_a_fault(const struct diff_case *c, const struct diff_result *a, struct diff_result *b)
 {
     ZydisDecodedInstruction z;
     ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
-    if (!diff_memory_fault(b) || !decode_end(c, b, &z, ops)) {
+    if (!diff_memory_fault(b) || !decode(c, b->rip - DIFF_CODE_VA - c->code_offset, &z, ops)) {
         return;
     }
-    uint16_t fsw_a;
-    memcpy(&fsw_a, a->xsave + DIFF_XS_FSW, 2);
-    if (stores_x87(&z, ops) && (fsw_a & FSW_ES) && (fsw_a & FSW_NO_STORE)) {
+    uint16_t fcw = 0x37f;
+    if (b->xsave[DIFF_XS_BV] & 1) {
+        memcpy(&fcw, b->xsave + DIFF_XS_FCW, 2);
+    }
+    if (stores_x87(z.mnemonic) && (~fcw & NO_STORE) && (a->rip != b->rip || a->vector == X86_MF)) {
         *b = *a; /* the processor saw that there is nothing to store, and did not touch memory */
+        return;
+    }
+    if (z.mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH && a->rip == b->rip && a->vector == X86_XM) {
+        *b = *a; /* the conversion's own exception comes before the store's fault */
         return;
     }
     if (a->rip != b->rip || !diff_memory_fault(a)) {
@@ -171,6 +178,11 @@ static void at_a_fault(const struct diff_case *c, const struct diff_result *a, s
     }
     if (stepwise_bytes(&z)) {
         stepwise_fault(a, b, stepwise_bytes(&z));
+    }
+    if (z.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && z.avx.mask.reg != ZYDIS_REGISTER_K0 &&
+        (ops[0].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) && ops[0].type == ZYDIS_OPERAND_TYPE_MEMORY &&
+        a->vector == X86_PF_EXC && b->vector == X86_PF_EXC && PAGE_OF(a->cr2) == PAGE_OF(b->cr2)) {
+        b->cr2 = a->cr2; /* which of its bytes */
     }
     if (stores_mmx(&z, ops)) {
         switch_to_mmx(a, b);
@@ -185,14 +197,15 @@ static void x87_pointers(const struct diff_case *c, const struct diff_result *a,
 {
     ZydisDecodedInstruction z;
     ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
-    bool saved = false, loaded = false, seen = false;
+    bool saved = false, loaded = false, restored = false, seen = false;
     for (uint32_t i = 0; i < c->insns; i++) {
-        if (c->insn[i].offset < c->entry || !decode_at(c, i, &z, ops)) {
+        if (c->insn[i].offset < c->entry || !decode(c, c->insn[i].offset, &z, ops)) {
             continue;
         }
         for (unsigned k = 0; saved && k < z.operand_count; k++) {
             loaded |= ops[k].type == ZYDIS_OPERAND_TYPE_MEMORY && (ops[k].actions & ZYDIS_OPERAND_ACTION_MASK_READ);
         }
+        restored |= saved && (z.mnemonic == ZYDIS_MNEMONIC_XRSTOR || z.mnemonic == ZYDIS_MNEMONIC_XRSTOR64);
         saved |= saves_x87_pointers(z.mnemonic);
     }
     for (uint32_t i = 0; saved && i < DIFF_MEM_BYTES; i++) {
@@ -201,12 +214,26 @@ static void x87_pointers(const struct diff_case *c, const struct diff_result *a,
             seen = true;
         }
     }
-    if (seen && loaded && a->vector == b->vector && a->rip == b->rip) {
+    if (seen && restored) {
+        *b = *a; /* as the header of another area they may make XRSTOR fault */
+    } else if (seen && loaded && a->vector == b->vector && a->rip == b->rip) {
         uint64_t cr2 = b->cr2, error = b->error;
         *b = *a;
         b->cr2 = cr2;
         b->error = error;
     }
+}
+
+bool diff_tells_xinuse(const struct diff_case *c)
+{
+    ZydisDecodedInstruction z;
+    ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
+    for (uint32_t i = 0; i < c->insns; i++) {
+        if (decode(c, c->insn[i].offset, &z, ops) && stepwise_bytes(&z) == DIFF_XSAVE_BYTES) {
+            return true;
+        }
+    }
+    return false;
 }
 
 void diff_tolerate_bt(const struct diff_case *c, const struct diff_result *a, struct diff_result *b)

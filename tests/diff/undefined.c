@@ -34,9 +34,10 @@ uint32_t diff_undefined_flags(const struct diff_case *c, uint64_t end_rip, bool 
         if (f->tested & undefined) {
             *ret_used = true;
         }
+        bool repeats = (d.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE)) != 0;
         bool shift = d.meta.category == ZYDIS_CATEGORY_SHIFT || d.meta.category == ZYDIS_CATEGORY_ROTATE;
-        if (!shift && !branched) {
-            /* A shift by zero leaves the flags as they are; what is behind a branch may not run. */
+        if (!shift && !repeats && !branched) {
+            /* A shift by zero, a string of no elements leaves the flags as they are; what is behind a branch may not run. */
             undefined &= ~(f->modified | f->set_0 | f->set_1);
         }
         undefined |= f->undefined;
