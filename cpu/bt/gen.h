@@ -68,6 +68,9 @@ static inline uint64_t gen_next_rip(const struct gen *g, const struct bt_insn *i
     return g->mode & BT_MODE_CODE64 ? next : next & UINT32_MAX;
 }
 
+/* translate.c: how the instruction in gi->in is translated; sets gi->kind, ends and fn. */
+void gen_classify(uint32_t mode, struct gen_insn *gi);
+
 /* gen_mem.c */
 uint32_t gen_live_before(const struct bt_insn *in);
 void gen_flags_save(struct gen *g, const struct bt_insn *in);    /* before host flags are destroyed */

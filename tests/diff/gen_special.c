@@ -473,13 +473,15 @@ static bool undefined(struct gen *g)
     }
     uint32_t kind = rng_below(r, 8);
     switch (kind) {
-    case 0: /* too long: 15 prefixes and more */
+    case 0: { /* too long: 15 prefixes and more */
         memset(buf, 0x66, sizeof(buf));
         for (unsigned i = 0; i < 12; i++) {
             buf[i] = rng_percent(r, 50) ? 0x66 : 0x2e;
         }
-        buf[12 + rng_below(r, 5)] = 0x90;
+        uint32_t prefixes = 12 + rng_below(r, 5);
+        memset(buf + prefixes, 0x90, 18 - prefixes);
         return gen_emit(g, buf, 18);
+    }
     case 1: buf[0] = 0xf0; break;
     case 2: buf[0] = 0x0f; break;
     case 3: buf[0] = 0x0f, buf[1] = 0x38; break;
