@@ -275,7 +275,8 @@ static void decode_mask(const ZydisDecodedInstruction *z, const ZydisDecodedOper
         if (op->mem_size * 8u < ops[0].size) {
             op->mask_lanes = (uint8_t)ops[0].element_count; /* VBROADCASTI32X4 and its kin */
         } else {
-            op->masked = z->meta.category == ZYDIS_CATEGORY_CONVERT; /* else byte masks over wider elements: all of it is read */
+            /* A narrowing conversion; else the mask is finer than the operand's elements, and all of it is read. */
+            op->masked = z->meta.category == ZYDIS_CATEGORY_CONVERT && z->mnemonic != ZYDIS_MNEMONIC_VCVTNE2PS2BF16;
         }
     } else if (to_vector && ops[0].element_count < lanes && ops[0].element_count) {
         op->elem = (uint8_t)(op->mem_size / ops[0].element_count);

@@ -219,7 +219,7 @@ static int bounce_begin(struct bt_vcpu *v, const struct bt_op *op)
     } else if (linear(v, op->seg, ea, size, write, op->stack_based, &va) < 0) {
         return BT_RAISE;
     }
-    if (op->aligned && va % MIN(size, size == 512 ? 16 : 64)) { /* FXSAVE: 16 */
+    if (op->aligned && active && va % MIN(size, size == 512 ? 16 : 64)) { /* FXSAVE: 16 */
         return bt_op_gp(v, op);
     }
     v->bounce.va = va;

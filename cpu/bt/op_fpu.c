@@ -63,12 +63,14 @@ static void host_xsave(struct bt_vcpu *v, uint8_t *area, uint32_t rfbm, uint16_t
     switch (mnemonic) {
     case ZYDIS_MNEMONIC_XSAVEC: __asm__ volatile("xsavec (%0)" : : "r"(area), "a"(rfbm), "d"(0) : "memory"); break;
     case ZYDIS_MNEMONIC_XSAVEC64: __asm__ volatile("xsavec64 (%0)" : : "r"(area), "a"(rfbm), "d"(0) : "memory"); break;
-    case ZYDIS_MNEMONIC_XSAVE64:
-    case ZYDIS_MNEMONIC_XSAVEOPT64: __asm__ volatile("xsave64 (%0)" : : "r"(area), "a"(rfbm), "d"(0) : "memory"); break;
+    /* Never the address that XRSTOR loaded from, so that only what is in its initial state is left out. */
+    case ZYDIS_MNEMONIC_XSAVEOPT: __asm__ volatile("xsaveopt (%0)" : : "r"(area), "a"(rfbm), "d"(0) : "memory"); break;
+    case ZYDIS_MNEMONIC_XSAVEOPT64: __asm__ volatile("xsaveopt64 (%0)" : : "r"(area), "a"(rfbm), "d"(0) : "memory"); break;
+    case ZYDIS_MNEMONIC_XSAVE64: __asm__ volatile("xsave64 (%0)" : : "r"(area), "a"(rfbm), "d"(0) : "memory"); break;
     default: __asm__ volatile("xsave (%0)" : : "r"(area), "a"(rfbm), "d"(0) : "memory"); break;
     }
-    bool compact = mnemonic == ZYDIS_MNEMONIC_XSAVEC || mnemonic == ZYDIS_MNEMONIC_XSAVEC64;
-    if ((rfbm & 1) && (!compact || (area[XSAVE_LEGACY] & 1))) { /* the last x87 instruction's opcode and addresses are the host's: the guest gets zeros */
+    bool all = mnemonic == ZYDIS_MNEMONIC_XSAVE || mnemonic == ZYDIS_MNEMONIC_XSAVE64;
+    if ((rfbm & 1) && (all || (area[XSAVE_LEGACY] & 1))) { /* the last x87 instruction's opcode and addresses are the host's: the guest gets zeros */
         static const uint8_t zeros[18];
         copy(area + 6, zeros, sizeof(zeros));
     }
@@ -97,6 +99,9 @@ static int op_xsave(struct bt_vcpu *v, const struct bt_op *op)
     }
     if (x86_load_buf(&v->cpu, va, v->xbuf, size, X86_ACCESS_WRITE | mode) < 0) {
         return BT_RAISE;
+    }
+    if (v->fpu_live) { /* an XRSTOR may have loaded from xbuf: from elsewhere now */
+        bt_fpu_save(v);
     }
     host_xsave(v, v->xbuf, (uint32_t)rfbm, op->mnemonic);
     return op_done(x86_store_buf(&v->cpu, va, v->xbuf, size, X86_ACCESS_WRITE | mode), BT_NEXT);

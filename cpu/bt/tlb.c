@@ -281,11 +281,16 @@ static int miss(struct bt_vcpu *v, uint64_t va, uint32_t info)
     if (info & 0x80000) { /* what the mask leaves out does not fault */
         return BT_SLOW;
     }
+    bool misaligned = (info & 0x100000) && va % (size == 512 ? 16 : size) != 0; /* FXSAVE: 16 */
+    if (misaligned && size != 512) {
+        x86_raise_error(&v->cpu, X86_GP, 0);
+        return BT_RAISE;
+    }
     if ((v->mode & BT_MODE_CODE64) && !x86_is_canonical(va)) {
         x86_raise_error(&v->cpu, info & 0x40000 ? X86_SS_EXC : X86_GP, 0);
         return BT_RAISE;
     }
-    if ((info & 0x100000) && va % (size == 512 ? 16 : size)) { /* FXSAVE: 16 */
+    if (misaligned) {
         x86_raise_error(&v->cpu, X86_GP, 0);
         return BT_RAISE;
     }

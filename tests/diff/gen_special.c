@@ -167,6 +167,43 @@ static void far_return(struct gen *g)
     land_address(g, at);
 }
 
+/* FF /3 and /5: CALL and JMP through a far pointer in memory. The pointer is stored by the code itself. */
+static void far_through_memory(struct gen *g)
+{
+    uint32_t slot = DIFF_DATA_VA + rng_below(&g->r, 0x3f00);
+    bool call = rng_percent(&g->r, 50), wide = !g->c->compat && rng_percent(&g->r, 30);
+    uint8_t selector = rng_percent(&g->r, 85) ? (g->c->compat ? 0x23 : 0x33) : (uint8_t)rng_next(&g->r);
+    uint8_t store[11] = {0xc7, 0x04, 0x25}, store_sel[11] = {0x66, 0xc7, 0x04, 0x25}, jump[8] = {0x48, 0xff, call ? 0x1c : 0x2c, 0x25};
+    uint32_t slot_sel = slot + (wide ? 8 : 4);
+    memcpy(store + 3, &slot, 4);
+    memcpy(store_sel + 4, &slot_sel, 4);
+    store_sel[8] = selector;
+    memcpy(jump + 4, &slot, 4);
+    if (g->c->compat) { /* no SIB byte: [disp32] is ModRM 05 */
+        memmove(store + 2, store + 3, 8);
+        memmove(store_sel + 3, store_sel + 4, 7);
+        memmove(jump + 3, jump + 4, 4);
+        store[1] = 0x05;
+        store_sel[2] = 0x05;
+        jump[2] = call ? 0x1d : 0x2d;
+    }
+    uint32_t shift = g->c->compat ? 1 : 0;
+    if (wide) {
+        static const uint8_t zero[4] = {0};
+        gen_patch(g, slot + 4, zero, 4);
+    }
+    (void)gen_emit(g, store, 11 - shift);
+    uint32_t at = mark(g) - 4;
+    (void)gen_emit(g, store_sel, 10 - shift);
+    (void)gen_emit(g, wide ? jump : jump + 1, 7u + wide - shift);
+    filler(g);
+    land_address(g, at);
+    if (call) {
+        (void)EMIT(g, 0x58); /* pop rax: shows what was pushed */
+        g->gpr_state[X86_RAX] = GPR_LOST;
+    }
+}
+
 /* Into 32-bit code and back. */
 static void mode_switch(struct gen *g)
 {
@@ -294,7 +331,8 @@ static void control(struct gen *g)
     if (g->gpr_state[X86_RSP] == GPR_LOST) {
         gen_set_gpr(g, X86_RSP, DIFF_STACK_VA + DIFF_PAGE);
     }
-    switch (rng_below(&g->r, 14)) {
+    switch (rng_below(&g->r, 15)) {
+    case 14: far_through_memory(g); break;
     case 0: {
         (void)EMIT(g, 0xeb, 0);
         uint32_t at = mark(g);
@@ -448,7 +486,20 @@ static bool xsave(struct gen *g)
     for (unsigned i = 0; i < 64; i += 16) {
         gen_patch(g, area + DIFF_XS_BV + i, zero, 16); /* a valid header */
     }
+    if (rng_percent(&g->r, 10)) { /* XGETBV with ECX = 1: the x87 unit is not in use after FNINIT; the rest is masked off */
+        (void)EMIT(g, 0xdb, 0xe3);
+        gen_set_gpr(g, X86_RCX, 1);
+        (void)EMIT(g, 0x0f, 0x01, 0xd0);
+        (void)EMIT(g, 0x25, 0x00, 0xff, 0xff, 0xff); /* and eax */
+        g->gpr_state[X86_RAX] = g->gpr_state[X86_RDX] = GPR_LOST;
+    }
     set_mask(g);
+    if (rng_percent(&g->r, 15)) {
+        /* XSAVEOPT, from state that was just changed in every component; what it leaves out for being unmodified can only be
+         * what XRSTOR from the same area has loaded, which does not happen here. */
+        emit_at(g, wide, 6, 0xae, area);
+        return true;
+    }
     bool compact = rng_percent(&g->r, 25);
     emit_at(g, wide, 4, compact ? 0xc7 : 0xae, area);
     static const enum diff_cat spoil[] = {CAT_SSE, CAT_AVX, CAT_X87, CAT_AVX512, CAT_MASK};
