@@ -264,11 +264,15 @@ static void decode_mask(const ZydisDecodedInstruction *z, const ZydisDecodedOper
     }
     /* Lanes are counted by the destination; those of a scalar, and of a comparison, by the operand itself. */
     unsigned lanes = op->mem_size / MAX(op->elem, 1);
+    unsigned source_lanes = op->vlen / MAX(op->elem, 1);
     bool to_vector = ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
                      (ops[0].reg.value < ZYDIS_REGISTER_K0 || ops[0].reg.value > ZYDIS_REGISTER_K7);
     bool broadcast = z->avx.broadcast.mode != ZYDIS_BROADCAST_MODE_INVALID;
     if (broadcast) {
-        op->mask_lanes = (uint8_t)(to_vector ? ops[0].element_count : op->vlen / MAX(op->elem, 1));
+        bool converts = z->meta.category == ZYDIS_CATEGORY_CONVERT;
+        op->mask_lanes = (uint8_t)(!to_vector ? source_lanes
+                                   : converts ? MIN(ops[0].element_count, source_lanes)
+                                              : ops[0].element_count);
         return;
     }
     if (to_vector && ops[0].element_count > lanes && lanes > 1) {

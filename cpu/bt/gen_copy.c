@@ -156,13 +156,36 @@ static void encode_modrm(struct copy *c, unsigned reg, unsigned rm)
     }
 }
 
+/* 66 is no operand-size prefix to these, whether they have one or not. */
+static bool has_fixed_size(const struct bt_insn *in)
+{
+    switch (in->op.mnemonic) {
+    case ZYDIS_MNEMONIC_LFENCE:
+    case ZYDIS_MNEMONIC_MFENCE:
+    case ZYDIS_MNEMONIC_SFENCE:
+    case ZYDIS_MNEMONIC_SERIALIZE:
+    case ZYDIS_MNEMONIC_MOVNTI:
+    case ZYDIS_MNEMONIC_ADCX:
+    case ZYDIS_MNEMONIC_ADOX:
+    case ZYDIS_MNEMONIC_CLFLUSH:
+    case ZYDIS_MNEMONIC_CLFLUSHOPT:
+    case ZYDIS_MNEMONIC_CLWB:
+    case ZYDIS_MNEMONIC_CMPXCHG8B: return true;
+    case ZYDIS_MNEMONIC_FLDENV: /* the only x87 instructions that have sizes */
+    case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FRSTOR:
+    case ZYDIS_MNEMONIC_FNSAVE: return false;
+    default: return in->fpu;
+    }
+}
+
 static void encode_legacy(struct copy *c, unsigned reg, unsigned rm)
 {
     static const uint16_t maps[4] = {0, 0x0f, 0x0f38, 0x0f3a};
     const struct bt_insn *in = c->in;
     struct emit *e = &c->g->e;
     bool opsize = in->opsz66;
-    if (!(c->g->mode & (BT_MODE_CODE64 | BT_MODE_CODE32)) && !in->fpu) {
+    if (!(c->g->mode & (BT_MODE_CODE64 | BT_MODE_CODE32)) && !has_fixed_size(in)) {
         opsize = in->op.opsize == 2; /* 16-bit code: the prefix means the opposite */
     }
     if (in->lock) {

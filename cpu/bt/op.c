@@ -39,7 +39,7 @@ static int alignment_check(struct bt_vcpu *v, uint64_t va, unsigned size)
 }
 
 /* A misaligned operand that ends beyond what may be addressed is reported as misaligned. */
-static int linear(struct bt_vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool write, bool stack, uint64_t *ret)
+int op_linear(struct bt_vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool write, bool stack, uint64_t *ret)
 {
     unsigned access = write ? X86_ACCESS_WRITE : X86_ACCESS_READ;
     if (__builtin_expect((v->cpu.s.rflags & X86_AC) && size > 1, 0)) {
@@ -53,7 +53,7 @@ static int linear(struct bt_vcpu *v, unsigned seg, uint64_t offset, unsigned siz
 int op_load(struct bt_vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool stack, uint64_t *ret)
 {
     uint64_t va;
-    if (linear(v, seg, offset, size, false, stack, &va) < 0 ||
+    if (op_linear(v, seg, offset, size, false, stack, &va) < 0 ||
         x86_load(&v->cpu, va, size, X86_ACCESS_READ | x86_access_mode(&v->cpu), ret) < 0) {
         return -1;
     }
@@ -64,7 +64,7 @@ int op_load(struct bt_vcpu *v, unsigned seg, uint64_t offset, unsigned size, boo
 int op_store(struct bt_vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool stack, uint64_t value)
 {
     uint64_t va;
-    if (linear(v, seg, offset, size, true, stack, &va) < 0 ||
+    if (op_linear(v, seg, offset, size, true, stack, &va) < 0 ||
         x86_store(&v->cpu, va, size, X86_ACCESS_WRITE | x86_access_mode(&v->cpu), value) < 0) {
         return -1;
     }
@@ -212,11 +212,11 @@ static int bounce_begin(struct bt_vcpu *v, const struct bt_op *op)
         unsigned first = (unsigned)__builtin_ctzll(active), last = 63u - (unsigned)__builtin_clzll(active);
         uint64_t from = ea + first * op->elem;
         from = op_code64(v) ? from : (uint32_t)from;
-        if (linear(v, op->seg, from, (last - first + 1) * op->elem, write, op->stack_based, &va) < 0) {
+        if (op_linear(v, op->seg, from, (last - first + 1) * op->elem, write, op->stack_based, &va) < 0) {
             return BT_RAISE;
         }
         va -= first * op->elem;
-    } else if (linear(v, op->seg, ea, size, write, op->stack_based, &va) < 0) {
+    } else if (op_linear(v, op->seg, ea, size, write, op->stack_based, &va) < 0) {
         return BT_RAISE;
     }
     if (op->aligned && active && va % MIN(size, size == 512 ? 16 : 64)) { /* FXSAVE: 16 */

@@ -328,7 +328,7 @@ static int maskmov_check(struct bt_vcpu *v, const struct bt_op *op, uint64_t ea)
     unsigned access = X86_ACCESS_WRITE | x86_access_mode(&v->cpu);
     uint64_t va;
     struct x86_walk w;
-    if (x86_linear(&v->cpu, (enum x86_sreg)op->seg, ea, 8, X86_ACCESS_WRITE, false, &va) < 0 ||
+    if (op_linear(v, op->seg, ea, 8, true, false, &va) < 0 ||
         x86_walk(&v->cpu, va, access, &w) < 0) {
         return -1;
     }

@@ -189,7 +189,8 @@ static uint32_t compare(const struct diff_case *c, const struct diff_result *a, 
     if (a->outcome == DIFF_TIMEOUT && b->outcome == DIFF_TIMEOUT) {
         return 0;
     }
-    if ((ignored & DIFF_IGNORE_BT) && c->category == CAT_UNDEFINED && a->vector == X86_GP && b->vector == X86_UD) {
+    if ((ignored & DIFF_IGNORE_BT) && c->category == CAT_UNDEFINED && a->vector == X86_GP &&
+        b->vector == X86_UD) {
         return 0; /* undefined and too long: the decoder sees the one, the processor the other */
     }
     if (a->outcome != b->outcome || a->outcome != DIFF_EXCEPTION || a->vector != b->vector) {
@@ -214,7 +215,8 @@ static uint32_t compare(const struct diff_case *c, const struct diff_result *a, 
             return 0;
         }
     }
-    if ((ignored & DIFF_IGNORE_BT) && (diff_memory_fault(b) || (b->vector == X86_DB && (b->rflags & X86_RF)))) {
+    if ((ignored & DIFF_IGNORE_BT) &&
+        (diff_memory_fault(b) || (b->vector == X86_DB && (b->rflags & X86_RF)))) {
         flags = 0; /* the latter: between two elements of a string instruction */
     }
     uint64_t width = c->compat ? 0xffffffffull : ~0ull;

@@ -85,8 +85,8 @@ static void show(struct session *s, const struct diff_case *c)
 }
 
 /* Whether the host CPU itself disagrees with what it said before (`first`) and now agrees with the engine: an
- * interrupt at the wrong moment can change what XSAVE tells of unused state, for instance. That can happen while the
- * engine runs, too: then one of a few more runs agrees. */
+ * interrupt at the wrong moment can change what XSAVE tells of unused state, for instance. That can happen
+ * while the engine runs, too: then one of a few more runs agrees. */
 static bool was_unsteady(struct session *s, const struct diff_case *c, const struct diff_result *first)
 {
     bool xinuse = diff_tells_xinuse(c), equal = false;
@@ -112,11 +112,13 @@ static bool was_unsteady(struct session *s, const struct diff_case *c, const str
     return true;
 }
 
-/* The engine disagreed with what it says now: its state, or the moment of an interruption, made the difference. */
+/* The engine disagreed with what it says now: its state, or the moment of an interruption, made the
+ * difference. */
 static void show_once(struct session *s, const struct diff_case *c, const struct diff_result *first,
                       const struct diff_result *first_b)
 {
-    printf("\n%s case %" PRIu64 ": the engine gave a different result before\n", diff_cat_names[c->category], c->index);
+    printf("\n%s case %" PRIu64 ": the engine gave a different result before\n", diff_cat_names[c->category],
+           c->index);
     report_case(c, stdout);
     (void)diff_compare(c, first, first_b, s->o.ignored, &s->names, stdout);
 }

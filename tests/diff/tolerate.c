@@ -1,6 +1,6 @@
 /*
- * What the binary translator may do otherwise than the processor, item for item as docs/caveats-engine.md lists it. Each
- * is bound to the instruction that it concerns and to the values that it may have.
+ * What the binary translator may do otherwise than the processor, item for item as docs/caveats-engine.md
+ * lists it. Each is bound to the instruction that it concerns and to the values that it may have.
  *
  * Neighbours: compare.c, which calls this where results differ.
  */
@@ -8,10 +8,11 @@
 #include <string.h>
 
 #include "base/util.h"
-#include "tests/diff/diff.h"
+#include "tests/diff/forms.h"
 
-#define FSW_TOP       0x3800u
-#define NO_STORE      0x19u /* invalid operation, overflow, underflow: unmasked, they keep the result from being stored */
+#define FSW_TOP 0x3800u
+#define NO_STORE                                                                                             \
+    0x19u /* invalid operation, overflow, underflow: unmasked, they keep the result from being stored */
 #define CANONICAL_END (1ull << 47)
 #define PAGE_OF(va)   ((va) & ~(uint64_t)(DIFF_PAGE - 1))
 
@@ -20,17 +21,16 @@ bool diff_memory_fault(const struct diff_result *r)
     return r->vector != X86_BP && r->vector != X86_DB && r->vector != X86_UD;
 }
 
-static bool decode(const struct diff_case *c, uint64_t offset, ZydisDecodedInstruction *z, ZydisDecodedOperand *ops)
+static bool decode(const struct diff_case *c, uint64_t offset, ZydisDecodedInstruction *z,
+                   ZydisDecodedOperand *ops)
 {
     if (offset >= c->code_length) {
         return false;
     }
     ZydisDecoder decoder;
-    ZydisDecoderInit(&decoder, c->compat ? ZYDIS_MACHINE_MODE_LONG_COMPAT_32 : ZYDIS_MACHINE_MODE_LONG_64,
-                     c->compat ? ZYDIS_STACK_WIDTH_32 : ZYDIS_STACK_WIDTH_64);
+    forms_decoder(forms_mode_of(c), &decoder);
     return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, c->code + offset, c->code_length - offset, z, ops));
 }
-
 
 static bool saves_x87_pointers(ZydisMnemonic m)
 {
@@ -77,7 +77,7 @@ static uint32_t stepwise_bytes(const ZydisDecodedInstruction *z)
     case ZYDIS_MNEMONIC_XSAVEOPT64:
     case ZYDIS_MNEMONIC_XRSTOR:
     case ZYDIS_MNEMONIC_XRSTOR64: return DIFF_XSAVE_BYTES;
-    default: return 0;
+    default: return z->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR ? 16 : 0;
     }
 }
 
@@ -113,7 +113,8 @@ static bool stores_mmx(const ZydisDecodedInstruction *z, const ZydisDecodedOpera
            ops[1].reg.value <= ZYDIS_REGISTER_MM7;
 }
 
-/* The switch of the x87 unit to MMX (top of stack 0, all registers valid) made or not: b as if it had been made. */
+/* The switch of the x87 unit to MMX (top of stack 0, all registers valid) made or not: b as if it had been
+ * made. */
 static void switch_to_mmx(const struct diff_result *a, struct diff_result *b)
 {
     uint16_t fsw_a, fsw;
@@ -203,7 +204,8 @@ static void x87_pointers(const struct diff_case *c, const struct diff_result *a,
             continue;
         }
         for (unsigned k = 0; saved && k < z.operand_count; k++) {
-            loaded |= ops[k].type == ZYDIS_OPERAND_TYPE_MEMORY && (ops[k].actions & ZYDIS_OPERAND_ACTION_MASK_READ);
+            loaded |=
+                ops[k].type == ZYDIS_OPERAND_TYPE_MEMORY && (ops[k].actions & ZYDIS_OPERAND_ACTION_MASK_READ);
         }
         restored |= saved && (z.mnemonic == ZYDIS_MNEMONIC_XRSTOR || z.mnemonic == ZYDIS_MNEMONIC_XRSTOR64);
         saved |= saves_x87_pointers(z.mnemonic);

@@ -5,13 +5,12 @@
 #include <Zydis/Zydis.h>
 
 #include "base/util.h"
-#include "tests/diff/diff.h"
+#include "tests/diff/forms.h"
 
 uint32_t diff_undefined_flags(const struct diff_case *c, uint64_t end_rip, bool *ret_used)
 {
     ZydisDecoder decoder;
-    ZydisDecoderInit(&decoder, c->compat ? ZYDIS_MACHINE_MODE_LONG_COMPAT_32 : ZYDIS_MACHINE_MODE_LONG_64,
-                     c->compat ? ZYDIS_STACK_WIDTH_32 : ZYDIS_STACK_WIDTH_64);
+    forms_decoder(forms_mode_of(c), &decoder);
     uint32_t undefined = 0;
     bool branched = false;
     *ret_used = false;
@@ -34,10 +33,12 @@ uint32_t diff_undefined_flags(const struct diff_case *c, uint64_t end_rip, bool 
         if (f->tested & undefined) {
             *ret_used = true;
         }
-        bool repeats = (d.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE)) != 0;
+        bool repeats =
+            (d.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE)) != 0;
         bool shift = d.meta.category == ZYDIS_CATEGORY_SHIFT || d.meta.category == ZYDIS_CATEGORY_ROTATE;
         if (!shift && !repeats && !branched) {
-            /* A shift by zero, a string of no elements leaves the flags as they are; what is behind a branch may not run. */
+            /* A shift by zero, a string of no elements leaves the flags as they are; what is behind a branch
+             * may not run. */
             undefined &= ~(f->modified | f->set_0 | f->set_1);
         }
         undefined |= f->undefined;
