@@ -597,6 +597,8 @@ static bool w_is_ignored(const ZydisDecodedInstruction *z, const struct bt_insn 
     case ZYDIS_MNEMONIC_VMOVD:
     case ZYDIS_MNEMONIC_VPINSRD:
     case ZYDIS_MNEMONIC_VPEXTRD:
+    case ZYDIS_MNEMONIC_VPCMPESTRI: /* the lengths in EAX and EDX */
+    case ZYDIS_MNEMONIC_VPCMPESTRM:
     case ZYDIS_MNEMONIC_VCVTSI2SD:
     case ZYDIS_MNEMONIC_VCVTSI2SS:
     case ZYDIS_MNEMONIC_VCVTUSI2SD:

@@ -103,6 +103,18 @@ static void stepwise_fault(const struct diff_result *a, struct diff_result *b, u
     }
 }
 
+/* A far CALL whose second push faults: whether the first was stored. */
+static void far_call_fault(const struct diff_result *a, struct diff_result *b)
+{
+    unsigned differing = 0;
+    for (uint32_t i = 0; i < DIFF_MEM_BYTES; i++) {
+        differing += a->mem[i] != b->mem[i];
+    }
+    if (differing <= 8) {
+        memcpy(b->mem, a->mem, DIFF_MEM_BYTES);
+    }
+}
+
 static bool stores_mmx(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops)
 {
     if (z->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ) {
@@ -184,6 +196,9 @@ static void at_a_fault(const struct diff_case *c, const struct diff_result *a, s
         (ops[0].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) && ops[0].type == ZYDIS_OPERAND_TYPE_MEMORY &&
         a->vector == X86_PF_EXC && b->vector == X86_PF_EXC && PAGE_OF(a->cr2) == PAGE_OF(b->cr2)) {
         b->cr2 = a->cr2; /* which of its bytes */
+    }
+    if (z.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR && z.mnemonic == ZYDIS_MNEMONIC_CALL) {
+        far_call_fault(a, b);
     }
     if (stores_mmx(&z, ops)) {
         switch_to_mmx(a, b);
