@@ -103,15 +103,16 @@ static void stepwise_fault(const struct diff_result *a, struct diff_result *b, u
     }
 }
 
-/* A far CALL whose second push faults: whether the first was stored. */
-static void far_call_fault(const struct diff_result *a, struct diff_result *b)
+/* A far CALL that faults, for its stack or its selector: whether the return address was stored already. */
+static void far_call_fault(const struct diff_case *c, const struct diff_result *a, struct diff_result *b)
 {
-    unsigned differing = 0;
-    for (uint32_t i = 0; i < DIFF_MEM_BYTES; i++) {
-        differing += a->mem[i] != b->mem[i];
-    }
-    if (differing <= 8) {
-        memcpy(b->mem, a->mem, DIFF_MEM_BYTES);
+    uint64_t rsp = b->gpr[X86_RSP];
+    for (unsigned k = 1; k <= 16; k++) {
+        uint64_t va = c->code16 ? DIFF_STACK_VA + ((rsp - k) & UINT16_MAX) : rsp - k;
+        uint32_t at = diff_mem_offset(va);
+        if (at != UINT32_MAX) {
+            b->mem[at] = a->mem[at];
+        }
     }
 }
 
@@ -198,7 +199,11 @@ static void at_a_fault(const struct diff_case *c, const struct diff_result *a, s
         b->cr2 = a->cr2; /* which of its bytes */
     }
     if (z.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR && z.mnemonic == ZYDIS_MNEMONIC_CALL) {
-        far_call_fault(a, b);
+        far_call_fault(c, a, b);
+    }
+    if (z.mnemonic == ZYDIS_MNEMONIC_POPA ||
+        z.mnemonic == ZYDIS_MNEMONIC_POPAD) { /* some registers are loaded already */
+        memcpy(b->gpr, a->gpr, sizeof(b->gpr));
     }
     if (stores_mmx(&z, ops)) {
         switch_to_mmx(a, b);
