@@ -114,6 +114,7 @@ struct bt_op {
     uint8_t mask_lanes; /* lanes that share the operand's elements in turn (broadcasts); 0: one each */
     bool bit_string;    /* BT and its kin: reg selects the element */
     bool x87, sse, avx, avx512, evex;
+    bool waits; /* a pending x87 error comes before a fault of the memory operand */
 };
 
 enum { BT_SOURCE_RM, BT_SOURCE_IMM, BT_SOURCE_SEG };
@@ -523,6 +524,8 @@ void bt_fpu_save(struct bt_vcpu *v);
 void bt_fpu_load(struct bt_vcpu *v);
 
 void bt_fpu_sanitize(struct bt_vcpu *v);      /* after the area was set from outside */
+/* Raises #MF where an x87 error is pending, in place of a fault of the memory operand. */
+bool bt_fpu_fault(struct bt_vcpu *v);
 uint32_t bt_fpu_mask(uint64_t host_xcr0);
 
 /* --- run.c, signal.c ------------------------------------------------------------------------------------------------------------------ */

@@ -264,18 +264,23 @@ static void decode_mask(const ZydisDecodedInstruction *z, const ZydisDecodedOper
     }
     /* Lanes are counted by the destination; those of a scalar, and of a comparison, by the operand itself. */
     unsigned lanes = op->mem_size / MAX(op->elem, 1);
+    unsigned source_lanes = op->vlen / MAX(op->elem, 1);
     bool to_vector = ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
                      (ops[0].reg.value < ZYDIS_REGISTER_K0 || ops[0].reg.value > ZYDIS_REGISTER_K7);
     bool broadcast = z->avx.broadcast.mode != ZYDIS_BROADCAST_MODE_INVALID;
     if (broadcast) {
-        op->mask_lanes = (uint8_t)(to_vector ? ops[0].element_count : op->vlen / MAX(op->elem, 1));
+        bool converts = z->meta.category == ZYDIS_CATEGORY_CONVERT;
+        op->mask_lanes = (uint8_t)(!to_vector ? source_lanes
+                                   : converts ? MIN(ops[0].element_count, source_lanes)
+                                              : ops[0].element_count);
         return;
     }
     if (to_vector && ops[0].element_count > lanes && lanes > 1) {
         if (op->mem_size * 8u < ops[0].size) {
             op->mask_lanes = (uint8_t)ops[0].element_count; /* VBROADCASTI32X4 and its kin */
         } else {
-            op->masked = false; /* byte masks over wider elements: all of it is read */
+            /* A narrowing conversion; else the mask is finer than the operand's elements, and all of it is read. */
+            op->masked = z->meta.category == ZYDIS_CATEGORY_CONVERT && z->mnemonic != ZYDIS_MNEMONIC_VCVTNE2PS2BF16;
         }
     } else if (to_vector && ops[0].element_count < lanes && ops[0].element_count) {
         op->elem = (uint8_t)(op->mem_size / ops[0].element_count);
@@ -546,6 +551,45 @@ static bool needs_alignment(const ZydisDecodedInstruction *z, const struct bt_in
     }
 }
 
+/* Where the processor accesses memory otherwise than the decoder's tables say. */
+static void adjust_memory(const ZydisDecodedInstruction *z, struct bt_insn *in)
+{
+    struct bt_op *op = &in->op;
+    switch (z->mnemonic) {
+    case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE64: op->mem_read = true; break; /* it leaves the last 96 bytes alone */
+    case ZYDIS_MNEMONIC_FST:
+    case ZYDIS_MNEMONIC_FSTP:
+    case ZYDIS_MNEMONIC_FIST:
+    case ZYDIS_MNEMONIC_FISTP:
+    case ZYDIS_MNEMONIC_FISTTP:
+    case ZYDIS_MNEMONIC_FBSTP: op->mem_read = true; break; /* an unmasked exception keeps them from storing */
+    case ZYDIS_MNEMONIC_CLFLUSH:
+    case ZYDIS_MNEMONIC_CLFLUSHOPT:
+    case ZYDIS_MNEMONIC_CLWB: op->mem_size = 1; break; /* of the line only the byte addressed is checked */
+    case ZYDIS_MNEMONIC_MOVSXD: op->mem_size = MIN(op->mem_size, op->opsize); break;
+    default: break;
+    }
+}
+
+/* x87 and MMX instructions that report an error of an earlier one before they access memory (SDM vol. 1, 8.7). */
+static bool waits_for_x87(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops)
+{
+    for (unsigned i = 0; i < z->operand_count; i++) {
+        if (ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER && ops[i].reg.value >= ZYDIS_REGISTER_MM0 &&
+            ops[i].reg.value <= ZYDIS_REGISTER_MM7) {
+            return true;
+        }
+    }
+    switch (z->mnemonic) {
+    case ZYDIS_MNEMONIC_FNSTCW:
+    case ZYDIS_MNEMONIC_FNSTSW:
+    case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FNSAVE: return false;
+    default: return z->meta.category == ZYDIS_CATEGORY_X87_ALU;
+    }
+}
+
 /* Outside of 64-bit mode VEX.W and EVEX.W do not widen general-purpose operands. */
 static bool w_is_ignored(const ZydisDecodedInstruction *z, const struct bt_insn *in)
 {
@@ -556,6 +600,8 @@ static bool w_is_ignored(const ZydisDecodedInstruction *z, const struct bt_insn 
     case ZYDIS_MNEMONIC_VMOVD:
     case ZYDIS_MNEMONIC_VPINSRD:
     case ZYDIS_MNEMONIC_VPEXTRD:
+    case ZYDIS_MNEMONIC_VPCMPESTRI: /* the lengths in EAX and EDX */
+    case ZYDIS_MNEMONIC_VPCMPESTRM:
     case ZYDIS_MNEMONIC_VCVTSI2SD:
     case ZYDIS_MNEMONIC_VCVTSI2SS:
     case ZYDIS_MNEMONIC_VCVTUSI2SD:
@@ -632,9 +678,7 @@ unsigned bt_decode(const struct x86_cpu *cpu, uint32_t mode, uint64_t rip, const
         decode_mask(&z, ops, in);
         in->op.aligned = needs_alignment(&z, in);
     }
-    if (z.mnemonic == ZYDIS_MNEMONIC_FXSAVE || z.mnemonic == ZYDIS_MNEMONIC_FXSAVE64) {
-        in->op.mem_read = true; /* it leaves the last 96 bytes alone */
-    }
+    adjust_memory(&z, in);
     if (!(mode & BT_MODE_CODE64) && in->rex_w && in->enc != BT_ENC_LEGACY && w_is_ignored(&z, in)) {
         in->rex_w = false;
     }
@@ -659,6 +703,7 @@ unsigned bt_decode(const struct x86_cpu *cpu, uint32_t mode, uint64_t rip, const
     in->masked_mem = in->op.masked;
     in->op.evex = in->enc == BT_ENC_EVEX;
     in->op.x87 = z.meta.isa_ext == ZYDIS_ISA_EXT_X87;
+    in->op.waits = waits_for_x87(&z, ops);
     in->op.sse = in->legacy_sse;
     in->op.avx = in->avx;
     in->op.avx512 = in->avx512;

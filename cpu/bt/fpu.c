@@ -31,6 +31,21 @@ void bt_fpu_load(struct bt_vcpu *v)
     v->fpu_live = true;
 }
 
+bool bt_fpu_fault(struct bt_vcpu *v)
+{
+    uint16_t status;
+    if (v->fpu_live) {
+        __asm__ volatile("fnstsw %0" : "=a"(status));
+    } else {
+        status = *(const uint16_t *)(const void *)(v->cpu.s.xsave + 2);
+    }
+    if (!(status & 0x80)) { /* ES */
+        return false;
+    }
+    x86_raise(&v->cpu, X86_MF);
+    return true;
+}
+
 void bt_fpu_sanitize(struct bt_vcpu *v)
 {
     uint64_t *header = (uint64_t *)(void *)(v->cpu.s.xsave + 512);

@@ -73,6 +73,7 @@ struct gen {
 #define GEN_INFO_MASKED 0x80000u
 #define GEN_INFO_ALIGNED 0x100000u
 #define GEN_INFO_GROUP 0x200000u
+#define GEN_INFO_WAITS 0x400000u
 
 #define GA(g, field) ((uint64_t)&(g)->v->field)
 
@@ -86,6 +87,9 @@ static inline uint64_t gen_next_rip(const struct gen *g, const struct bt_insn *i
     uint64_t next = in->op.rip + in->op.len;
     return g->mode & BT_MODE_CODE64 ? next : next & UINT32_MAX;
 }
+
+/* translate.c: how the instruction in gi->in is translated; sets gi->kind, ends and fn. */
+void gen_classify(uint32_t mode, struct gen_insn *gi);
 
 /* gen_mem.c */
 uint32_t gen_live_before(const struct bt_insn *in);

@@ -164,13 +164,36 @@ static void encode_modrm(struct copy *c, unsigned reg, unsigned rm)
     }
 }
 
+/* 66 is no operand-size prefix to these, whether they have one or not. */
+static bool has_fixed_size(const struct bt_insn *in)
+{
+    switch (in->op.mnemonic) {
+    case ZYDIS_MNEMONIC_LFENCE:
+    case ZYDIS_MNEMONIC_MFENCE:
+    case ZYDIS_MNEMONIC_SFENCE:
+    case ZYDIS_MNEMONIC_SERIALIZE:
+    case ZYDIS_MNEMONIC_MOVNTI:
+    case ZYDIS_MNEMONIC_ADCX:
+    case ZYDIS_MNEMONIC_ADOX:
+    case ZYDIS_MNEMONIC_CLFLUSH:
+    case ZYDIS_MNEMONIC_CLFLUSHOPT:
+    case ZYDIS_MNEMONIC_CLWB:
+    case ZYDIS_MNEMONIC_CMPXCHG8B: return true;
+    case ZYDIS_MNEMONIC_FLDENV: /* the only x87 instructions that have sizes */
+    case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FRSTOR:
+    case ZYDIS_MNEMONIC_FNSAVE: return false;
+    default: return in->fpu;
+    }
+}
+
 static void encode_legacy(struct copy *c, unsigned reg, unsigned rm)
 {
     static const uint16_t maps[4] = {0, 0x0f, 0x0f38, 0x0f3a};
     const struct bt_insn *in = c->in;
     struct emit *e = &c->g->e;
     bool opsize = in->opsz66;
-    if (!(c->g->mode & (BT_MODE_CODE64 | BT_MODE_CODE32)) && !in->fpu) {
+    if (!(c->g->mode & (BT_MODE_CODE64 | BT_MODE_CODE32)) && !has_fixed_size(in)) {
         opsize = in->op.opsize == 2; /* 16-bit code: the prefix means the opposite */
     }
     if (in->lock) {
@@ -305,15 +328,35 @@ static void clear_x87_pointers(struct gen *g, const struct bt_insn *in)
             store_zero(g, 6, 8);
         } else {
             store_zero(g, 12, 8);
-            store_zero(g, 20, 8);
+            store_zero(g, 20, 4);
+            store_zero(g, 24, 2); /* followed by reserved bits, which are ones */
         }
         break;
     default: break;
     }
 }
 
+/* VZEROUPPER and VZEROALL outside of 64-bit mode leave registers 8 to 15 alone (SDM vol. 2C): the same, one by one, by
+ * 128-bit VEX instructions, which clear what is above. */
+static void zero_low_registers(struct gen *g, const struct bt_insn *in)
+{
+    bool all = in->op.mnemonic == ZYDIS_MNEMONIC_VZEROALL;
+    for (unsigned i = 0; i < 8; i++) { /* vpxor i, i, i; vmovdqa i, i */
+        emit8(&g->e, 0xc5);
+        emit8(&g->e, all ? 0x81 | (~i & 15) << 3 : 0xf9);
+        emit8(&g->e, all ? 0xef : 0x6f);
+        emit8(&g->e, 0xc0 | i << 3 | i);
+    }
+}
+
 void gen_copy(struct gen *g, const struct bt_insn *in)
 {
+    if (!(g->mode & BT_MODE_CODE64) &&
+        (in->op.mnemonic == ZYDIS_MNEMONIC_VZEROUPPER || in->op.mnemonic == ZYDIS_MNEMONIC_VZEROALL)) {
+        gen_flags_ready(g, in);
+        zero_low_registers(g, in);
+        return;
+    }
     struct copy c = {.g = g, .in = in, .mem = in->op.has_mem && !in->agen};
     if (c.mem) {
         gen_operand(g, in);

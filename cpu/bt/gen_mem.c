@@ -162,7 +162,7 @@ void gen_check(struct gen *g, const struct bt_insn *in, unsigned size, bool writ
 {
     emit_check(g, size, write,
                (stack ? GEN_INFO_STACK : 0) | (in->masked_mem ? GEN_INFO_MASKED : 0) |
-                   (in->op.aligned ? GEN_INFO_ALIGNED : 0));
+                   (in->op.aligned ? GEN_INFO_ALIGNED : 0) | (in->op.waits ? GEN_INFO_WAITS : 0));
 }
 
 void gen_check_span(struct gen *g, int group, bool stack)

@@ -38,18 +38,22 @@ static int alignment_check(struct bt_vcpu *v, uint64_t va, unsigned size)
     return 0;
 }
 
-static int linear(struct bt_vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool write, bool stack, uint64_t *ret)
+/* A misaligned operand that ends beyond what may be addressed is reported as misaligned. */
+int op_linear(struct bt_vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool write, bool stack, uint64_t *ret)
 {
-    if (x86_linear(&v->cpu, (enum x86_sreg)seg, offset, size, write ? X86_ACCESS_WRITE : X86_ACCESS_READ, stack, ret) < 0) {
-        return -1;
+    unsigned access = write ? X86_ACCESS_WRITE : X86_ACCESS_READ;
+    if (__builtin_expect((v->cpu.s.rflags & X86_AC) && size > 1, 0)) {
+        if (x86_linear(&v->cpu, (enum x86_sreg)seg, offset, 1, access, stack, ret) < 0 || alignment_check(v, *ret, size) < 0) {
+            return -1;
+        }
     }
-    return alignment_check(v, *ret, size);
+    return x86_linear(&v->cpu, (enum x86_sreg)seg, offset, size, access, stack, ret);
 }
 
 int op_load(struct bt_vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool stack, uint64_t *ret)
 {
     uint64_t va;
-    if (linear(v, seg, offset, size, false, stack, &va) < 0 ||
+    if (op_linear(v, seg, offset, size, false, stack, &va) < 0 ||
         x86_load(&v->cpu, va, size, X86_ACCESS_READ | x86_access_mode(&v->cpu), ret) < 0) {
         return -1;
     }
@@ -60,7 +64,7 @@ int op_load(struct bt_vcpu *v, unsigned seg, uint64_t offset, unsigned size, boo
 int op_store(struct bt_vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool stack, uint64_t value)
 {
     uint64_t va;
-    if (linear(v, seg, offset, size, true, stack, &va) < 0 ||
+    if (op_linear(v, seg, offset, size, true, stack, &va) < 0 ||
         x86_store(&v->cpu, va, size, X86_ACCESS_WRITE | x86_access_mode(&v->cpu), value) < 0) {
         return -1;
     }
@@ -162,8 +166,9 @@ static int bounce_transfer(struct bt_vcpu *v, uint8_t *buf, unsigned size, uint6
         while (end < size && element_active(v, end)) {
             end += v->bounce.masked ? v->bounce.elem : size - end;
         }
-        int r = write ? x86_store_buf(&v->cpu, va + at, buf + at, end - at, access)
-                      : x86_load_buf(&v->cpu, va + at, buf + at, end - at, access);
+        uint64_t from = op_code64(v) ? va + at : (uint32_t)(va + at);
+        int r = write ? x86_store_buf(&v->cpu, from, buf + at, end - at, access)
+                      : x86_load_buf(&v->cpu, from, buf + at, end - at, access);
         if (r < 0) {
             return -1;
         }
@@ -176,11 +181,13 @@ static int bounce_transfer(struct bt_vcpu *v, uint8_t *buf, unsigned size, uint6
 static int bounce_probe(struct bt_vcpu *v, uint64_t va, unsigned size, unsigned access)
 {
     for (unsigned at = 0; at < size;) {
-        unsigned page_left = MEM_PAGE_SIZE - (unsigned)((va + at) % MEM_PAGE_SIZE);
-        unsigned step = v->bounce.masked ? MIN(v->bounce.elem, page_left) : page_left;
+        unsigned step = MEM_PAGE_SIZE - (unsigned)((va + at) % MEM_PAGE_SIZE); /* to the next page, or element */
+        if (v->bounce.masked) {
+            step = MIN(step, v->bounce.elem - at % v->bounce.elem);
+        }
         if (element_active(v, at)) {
             struct x86_walk w;
-            if (x86_walk(&v->cpu, va + at, access, &w) < 0) {
+            if (x86_walk(&v->cpu, op_code64(v) ? va + at : (uint32_t)(va + at), access, &w) < 0) {
                 return -1;
             }
         }
@@ -200,7 +207,7 @@ static int bit_string_offset(const struct bt_vcpu *v, const struct bt_op *op, ui
     return (int)(bit & (bits - 1));
 }
 
-int bt_op_bounce_begin(struct bt_vcpu *v, const struct bt_op *op)
+static int bounce_begin(struct bt_vcpu *v, const struct bt_op *op)
 {
     uint64_t ea = bt_op_ea(v, op), va;
     unsigned size = op->mem_size ? op->mem_size : 1;
@@ -209,19 +216,28 @@ int bt_op_bounce_begin(struct bt_vcpu *v, const struct bt_op *op)
         v->tmp[0] = (uint64_t)bit_string_offset(v, op, &ea);
         size = op->opsize;
     }
-    if (op->masked && active_elements(v, op) == 0) {
+    uint64_t active = active_elements(v, op);
+    if (op->masked && active == 0) {
         va = ea; /* nothing is accessed */
-    } else if (linear(v, op->seg, ea, size, write, op->stack_based, &va) < 0) {
+    } else if (op->masked) {
+        unsigned first = (unsigned)__builtin_ctzll(active), last = 63u - (unsigned)__builtin_clzll(active);
+        uint64_t from = ea + first * op->elem;
+        from = op_code64(v) ? from : (uint32_t)from;
+        if (op_linear(v, op->seg, from, (last - first + 1) * op->elem, write, op->stack_based, &va) < 0) {
+            return BT_RAISE;
+        }
+        va -= first * op->elem;
+    } else if (op_linear(v, op->seg, ea, size, write, op->stack_based, &va) < 0) {
         return BT_RAISE;
     }
-    if (op->aligned && va % MIN(size, size == 512 ? 16 : 64)) { /* FXSAVE: 16 */
+    if (op->aligned && active && va % MIN(size, size == 512 ? 16 : 64)) { /* FXSAVE: 16 */
         return bt_op_gp(v, op);
     }
     v->bounce.va = va;
     v->bounce.size = size;
     v->bounce.masked = op->masked;
     v->bounce.elem = op->elem ? op->elem : 1;
-    v->bounce.mask = active_elements(v, op);
+    v->bounce.mask = active;
     uint8_t *buf = v->bounce.buf + va % 64; /* the same alignment, so that aligned forms fault or not as they should */
     unsigned access = (write ? X86_ACCESS_WRITE : X86_ACCESS_READ) | x86_access_mode(&v->cpu);
     v->counters[BT_C_BOUNCED]++;
@@ -235,6 +251,15 @@ int bt_op_bounce_begin(struct bt_vcpu *v, const struct bt_op *op)
     data_breakpoint(v, va, size, write);
     v->bounce.ptr = (uint64_t)buf;
     return BT_NEXT;
+}
+
+int bt_op_bounce_begin(struct bt_vcpu *v, const struct bt_op *op)
+{
+    int r = bounce_begin(v, op);
+    if (r == BT_RAISE && op->waits) {
+        bt_fpu_fault(v);
+    }
+    return r;
 }
 
 int bt_op_bounce_commit(struct bt_vcpu *v, const struct bt_op *op)

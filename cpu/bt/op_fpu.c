@@ -63,11 +63,14 @@ static void host_xsave(struct bt_vcpu *v, uint8_t *area, uint32_t rfbm, uint16_t
     switch (mnemonic) {
     case ZYDIS_MNEMONIC_XSAVEC: __asm__ volatile("xsavec (%0)" : : "r"(area), "a"(rfbm), "d"(0) : "memory"); break;
     case ZYDIS_MNEMONIC_XSAVEC64: __asm__ volatile("xsavec64 (%0)" : : "r"(area), "a"(rfbm), "d"(0) : "memory"); break;
-    case ZYDIS_MNEMONIC_XSAVE64:
-    case ZYDIS_MNEMONIC_XSAVEOPT64: __asm__ volatile("xsave64 (%0)" : : "r"(area), "a"(rfbm), "d"(0) : "memory"); break;
+    /* Never the address that XRSTOR loaded from, so that only what is in its initial state is left out. */
+    case ZYDIS_MNEMONIC_XSAVEOPT: __asm__ volatile("xsaveopt (%0)" : : "r"(area), "a"(rfbm), "d"(0) : "memory"); break;
+    case ZYDIS_MNEMONIC_XSAVEOPT64: __asm__ volatile("xsaveopt64 (%0)" : : "r"(area), "a"(rfbm), "d"(0) : "memory"); break;
+    case ZYDIS_MNEMONIC_XSAVE64: __asm__ volatile("xsave64 (%0)" : : "r"(area), "a"(rfbm), "d"(0) : "memory"); break;
     default: __asm__ volatile("xsave (%0)" : : "r"(area), "a"(rfbm), "d"(0) : "memory"); break;
     }
-    if (rfbm & 1) { /* the last x87 instruction's opcode and addresses are the host's: the guest gets zeros */
+    bool all = mnemonic == ZYDIS_MNEMONIC_XSAVE || mnemonic == ZYDIS_MNEMONIC_XSAVE64;
+    if ((rfbm & 1) && (all || (area[XSAVE_LEGACY] & 1))) { /* the last x87 instruction's opcode and addresses are the host's: the guest gets zeros */
         static const uint8_t zeros[18];
         copy(area + 6, zeros, sizeof(zeros));
     }
@@ -94,8 +97,11 @@ static int op_xsave(struct bt_vcpu *v, const struct bt_op *op)
             return BT_RAISE;
         }
     }
-    if (x86_load_buf(&v->cpu, va, v->xbuf, size, X86_ACCESS_READ | mode) < 0) {
+    if (x86_load_buf(&v->cpu, va, v->xbuf, size, X86_ACCESS_WRITE | mode) < 0) {
         return BT_RAISE;
+    }
+    if (v->fpu_live) { /* an XRSTOR may have loaded from xbuf: from elsewhere now */
+        bt_fpu_save(v);
     }
     host_xsave(v, v->xbuf, (uint32_t)rfbm, op->mnemonic);
     return op_done(x86_store_buf(&v->cpu, va, v->xbuf, size, X86_ACCESS_WRITE | mode), BT_NEXT);
@@ -316,11 +322,33 @@ static int op_gather(struct bt_vcpu *v, const struct bt_op *op)
     return result;
 }
 
+/* Whether eight bytes may be written. */
+static int maskmov_check(struct bt_vcpu *v, const struct bt_op *op, uint64_t ea)
+{
+    unsigned access = X86_ACCESS_WRITE | x86_access_mode(&v->cpu);
+    uint64_t va;
+    struct x86_walk w;
+    if (op_linear(v, op->seg, ea, 8, true, false, &va) < 0 ||
+        x86_walk(&v->cpu, va, access, &w) < 0) {
+        return -1;
+    }
+    uint64_t page = (va + 7) & ~(uint64_t)(MEM_PAGE_SIZE - 1);
+    return page > va ? x86_walk(&v->cpu, page, access, &w) : 0;
+}
+
 /* MASKMOVQ, MASKMOVDQU, VMASKMOVDQU: bytes of the first operand, where the second has its top bit set, to [rDI]. */
 static int op_maskmov(struct bt_vcpu *v, const struct bt_op *op)
 {
-    bt_fpu_save(v);
     bool mmx = op->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ;
+    if (mmx) { /* as every MMX instruction: top of stack 0, all registers valid (SDM vol. 1, 9.6.2) */
+        bt_fpu_load(v);
+        if (bt_fpu_fault(v)) {
+            return BT_RAISE;
+        }
+        uint32_t low;
+        __asm__ volatile("movd %%mm0, %0" : "=r"(low)); /* writes none of them */
+    }
+    bt_fpu_save(v);
     unsigned n = mmx ? 8 : 16;
     uint8_t data[64], mask[64];
     if (mmx) {
@@ -330,29 +358,17 @@ static int op_maskmov(struct bt_vcpu *v, const struct bt_op *op)
         vector_get(v, op->vreg, data);
         vector_get(v, op->vmask, mask);
     }
+    /* Processors check all of it, whatever the mask, the upper half first. */
     uint64_t ea = v->cpu.s.gpr[X86_RDI];
-    for (unsigned pass = 0; pass < 2; pass++) { /* first checked, then stored */
-        for (unsigned i = 0; i < n; i++) {
-            uint64_t at = (ea + i) & op_mask(op->addrsize), va;
-            struct x86_walk w;
-            if (pass == 1 && !(mask[i] & 0x80)) {
-                continue;
-            }
-            if (pass == 0) { /* processors check all of it, whatever the mask */
-                if (x86_linear(&v->cpu, (enum x86_sreg)op->seg, at, 1, X86_ACCESS_WRITE, false, &va) < 0 ||
-                    x86_walk(&v->cpu, va, X86_ACCESS_WRITE | x86_access_mode(&v->cpu), &w) < 0) {
-                    return BT_RAISE;
-                }
-            } else if (op_store(v, op->seg, at, 1, false, data[i]) < 0) {
-                return BT_RAISE;
-            }
+    for (unsigned half = n / 8; half-- > 0;) {
+        if (maskmov_check(v, op, (ea + half * 8) & op_mask(op->addrsize)) < 0) {
+            return BT_RAISE;
         }
     }
-    if (mmx) { /* like every MMX instruction: all registers valid, top of stack 0 (SDM vol. 1, 9.6.2) */
-        uint64_t *header = (uint64_t *)(void *)(v->cpu.s.xsave + XSAVE_LEGACY);
-        header[0] |= 1;
-        v->cpu.s.xsave[4] = 0xff;
-        v->cpu.s.xsave[3] &= 0xc7;
+    for (unsigned i = 0; i < n; i++) {
+        if ((mask[i] & 0x80) && op_store(v, op->seg, (ea + i) & op_mask(op->addrsize), 1, false, data[i]) < 0) {
+            return BT_RAISE;
+        }
     }
     return BT_NEXT;
 }

@@ -158,9 +158,9 @@ static int op_movs(struct bt_vcpu *v, const struct bt_op *op)
     begin(v, op, true, true);
     while ((left = count_left(v, op)) > 0) {
         uint64_t src, dst, n = 0;
-        /* Where an address is bad, one element raises what there is to raise, in order. */
+        /* Otherwise one element, which raises what there is to raise, in order. */
         if (op->rep && chunks_allowed(v, op) && string_linear(v, op, op->seg, X86_RSI, size, false, &src) == 0 &&
-            string_linear(v, op, X86_ES, X86_RDI, size, true, &dst) == 0) {
+            chunk_pointer(v, src, false, &fault) && string_linear(v, op, X86_ES, X86_RDI, size, true, &dst) == 0) {
             n = MIN(chunk_elements(v, src, size, left), chunk_elements(v, dst, size, left));
             n = limit_wrap(v, op, X86_RSI, size, limit_wrap(v, op, X86_RDI, size, n));
         }

@@ -272,7 +272,7 @@ static uint8_t *fill(struct bt_vcpu *v, unsigned mmu, uint64_t va, unsigned acce
     return host;
 }
 
-int bt_tlb_miss(struct bt_vcpu *v, uint64_t va, uint32_t info)
+static int miss(struct bt_vcpu *v, uint64_t va, uint32_t info)
 {
     unsigned size = info & 0x7fff, mmu = info >> 16 & 3;
     bool write = (info & 0x8000) != 0;
@@ -281,13 +281,18 @@ int bt_tlb_miss(struct bt_vcpu *v, uint64_t va, uint32_t info)
     if (info & 0x80000) { /* what the mask leaves out does not fault */
         return BT_SLOW;
     }
-    if ((info & 0x100000) && va % (size == 512 ? 16 : size)) { /* FXSAVE: 16 */
+    bool misaligned = (info & 0x100000) && va % (size == 512 ? 16 : size) != 0; /* FXSAVE: 16 */
+    if (misaligned && size != 512) {
         x86_raise_error(&v->cpu, X86_GP, 0);
         return BT_RAISE;
     }
     if ((v->mode & BT_MODE_CODE64) && !x86_is_canonical(va)) {
         x86_raise_error(&v->cpu, info & 0x40000 ? X86_SS_EXC : X86_GP, 0);
         return info & 0x200000 ? BT_NOGROUP : BT_RAISE;
+    }
+    if (misaligned) {
+        x86_raise_error(&v->cpu, X86_GP, 0);
+        return BT_RAISE;
     }
     if ((va & (MEM_PAGE_SIZE - 1)) + size > MEM_PAGE_SIZE) {
         return info & 0x200000 ? BT_NOGROUP : BT_SLOW;
@@ -306,6 +311,15 @@ int bt_tlb_miss(struct bt_vcpu *v, uint64_t va, uint32_t info)
     v->tmp[3] = (uint64_t)host;
     if (atomic_load_explicit(&v->pending, memory_order_relaxed)) {
         bt_unlink_current(v, v->site);
+    }
+    return r;
+}
+
+int bt_tlb_miss(struct bt_vcpu *v, uint64_t va, uint32_t info)
+{
+    int r = miss(v, va, info);
+    if (r == BT_RAISE && (info & 0x400000)) {
+        bt_fpu_fault(v);
     }
     return r;
 }

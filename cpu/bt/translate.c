@@ -115,10 +115,9 @@ static bool classify_inline(uint32_t mode, struct gen_insn *gi)
     }
 }
 
-static void classify(const struct bt_vcpu *v, uint32_t mode, struct gen_insn *gi)
+void gen_classify(uint32_t mode, struct gen_insn *gi)
 {
     struct bt_insn *in = &gi->in;
-    (void)v;
     gi->kind = GEN_OP;
     gi->ends = true;
     if (!in->valid) {
@@ -231,7 +230,7 @@ static int read_block(struct gen *g, const uint8_t *code, unsigned avail, const 
                 return -EAGAIN;
             }
         }
-        classify(v, effective_mode(g->mode, &gi->in), gi);
+        gen_classify(effective_mode(g->mode, &gi->in), gi);
         at += len;
         g->n++;
         if (gi->ends || after_sti) {

@@ -7,7 +7,7 @@
  * Invariants
  *  1. A store translates every page it touches before it changes the first byte.
  *  2. Accesses of 1, 2, 4 or 8 bytes inside a page are one host access, so an aligned one is atomic.
- *  3. Outside of long mode linear addresses wrap at 4 GiB.
+ *  3. Outside of 64-bit code linear addresses wrap at 4 GiB.
  *
  * Threads: the vCPU's own.
  */
@@ -54,7 +54,7 @@ static int translate(struct x86_cpu *cpu, uint64_t va, unsigned access, struct s
 static uint64_t next_page(const struct x86_cpu *cpu, uint64_t va)
 {
     uint64_t next = (va | PAGE_MASK) + 1;
-    return x86_long_mode(cpu) ? next : (uint32_t)next;
+    return x86_code64(cpu) || va > UINT32_MAX ? next : (uint32_t)next;
 }
 
 static unsigned bytes_to_page_end(uint64_t va)
@@ -227,8 +227,8 @@ static bool type_allows(uint16_t attr, unsigned access)
     return (attr & (TYPE_CODE | TYPE_READABLE)) != TYPE_CODE;
 }
 
-/* Whether [offset, offset + size) lies within the limit (SDM vol. 3A, 5.3). An access that would wrap at the
- * end of a 4 GiB segment is refused; the SDM leaves that case to the processor. */
+/* Whether [offset, offset + size) lies within the limit (SDM vol. 3A, 5.3). An access may wrap at the end of a
+ * 4 GiB segment; the SDM leaves that case to the processor, and processors let it pass. */
 static bool limit_allows(const struct x86_segment *seg, uint32_t offset, unsigned size)
 {
     uint64_t last = (uint64_t)offset + size - 1;
@@ -236,7 +236,7 @@ static bool limit_allows(const struct x86_segment *seg, uint32_t offset, unsigne
         uint64_t top = seg->attr & X86_SEG_DB ? UINT32_MAX : UINT16_MAX;
         return offset > seg->limit && last <= top;
     }
-    return last <= seg->limit;
+    return last <= seg->limit || seg->limit == UINT32_MAX;
 }
 
 int x86_linear(struct x86_cpu *cpu, enum x86_sreg sreg, uint64_t offset, unsigned size, unsigned access,

@@ -355,7 +355,8 @@ int x86_far_ret(struct x86_cpu *cpu, unsigned operand, uint16_t pop_bytes)
     uint64_t rsp;
     unsigned rpl;
 
-    if (x86_peek_stack(cpu, 0, operand, 0, &rip) || x86_peek_stack(cpu, 1, operand, 0, &cs)) {
+    /* Processors read CS first, which shows when both fault. */
+    if (x86_peek_stack(cpu, 1, operand, 0, &cs) || x86_peek_stack(cpu, 0, operand, 0, &rip)) {
         return -1;
     }
     if (!protected) {

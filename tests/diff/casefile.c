@@ -28,8 +28,11 @@ int case_save(const struct diff_case *c, const char *path)
         fprintf(stderr, "diff: cannot write '%s': %s\n", path, strerror(errno));
         return -1;
     }
-    fprintf(f, MAGIC "\ncategory %x\ncompat %x\nopen-end %x\ncode-offset %x\nentry %x\nmemory %" PRIx64 "\n",
-            c->category, c->compat, c->open_end, c->code_offset, c->entry, c->mem_seed);
+    fprintf(f,
+            MAGIC
+            "\ncategory %x\ncompat %x\ncode16 %x\nopen-end %x\ncode-offset %x\nentry %x\nmemory %" PRIx64
+            "\n",
+            c->category, c->compat, c->code16, c->open_end, c->code_offset, c->entry, c->mem_seed);
     fprintf(f, "rflags %" PRIx64 "\nfs-base %" PRIx64 "\ngs-base %" PRIx64 "\n", c->rflags, c->fs_base,
             c->gs_base);
     for (unsigned i = 0; i < 16; i++) {
@@ -113,6 +116,8 @@ static bool parse_line(struct diff_case *c, const char *line)
         c->category = (uint32_t)MIN(a, CAT_COUNT - 1u);
     } else if (strcmp(name, "compat") == 0) {
         c->compat = a != 0;
+    } else if (strcmp(name, "code16") == 0) {
+        c->code16 = a != 0;
     } else if (strcmp(name, "open-end") == 0) {
         c->open_end = a != 0;
     } else if (strcmp(name, "code-offset") == 0) {

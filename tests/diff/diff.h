@@ -99,6 +99,7 @@ enum diff_cat {
     CAT_FAULT,
     CAT_MIXED,
     CAT_COMPAT,
+    CAT_CODE16,
     CAT_COUNT,
 };
 extern const char *const diff_cat_names[CAT_COUNT];
@@ -119,7 +120,8 @@ struct diff_case {
     uint64_t seed;
     uint64_t index;
     uint32_t category;
-    bool compat;          /* 32-bit code */
+    bool compat;          /* 32-bit or 16-bit code */
+    bool code16;          /* 16-bit code, in segments of the local descriptor table */
     bool open_end;        /* the code runs off the last code page: no marker behind it */
     uint32_t code_offset; /* where the code is in the code pages */
     uint32_t code_length;
@@ -170,6 +172,33 @@ uint32_t diff_code_range(const struct diff_case *c, uint32_t *ret_start);
 /* Fills buf (the length of the range) with the code and its marker. */
 void diff_fill_code(const struct diff_case *c, uint8_t *buf);
 
+/* The local descriptor table: 16-bit segments over code, data and stack, then some with other limits and
+ * types. Entry n has the selector DIFF_LDT_SEL(n). Fields as modify_ldt(2) has them. */
+struct diff_ldt_entry {
+    uint32_t base, limit;
+    uint8_t contents; /* 0 data, 1 expand-down data, 2 code, 3 conforming code */
+    bool wide, pages, read_exec_only, not_present;
+};
+enum {
+    LDT_CODE16,
+    LDT_DATA16,
+    LDT_STACK16,
+    LDT_DOWN32,
+    LDT_DOWN16,
+    LDT_CODE32,
+    LDT_ABSENT,
+    LDT_READ_ONLY,
+    LDT_CODE_ONLY,
+    LDT_COUNT
+};
+#define DIFF_LDT_SEL(n) ((uint16_t)((n) << 3 | 7))
+extern const struct diff_ldt_entry diff_ldt[LDT_COUNT];
+/* The case's RIP, in its code segment, as an address. */
+static inline uint64_t diff_linear_rip(uint16_t cs, uint64_t rip)
+{
+    return cs == DIFF_LDT_SEL(LDT_CODE16) ? rip + DIFF_CODE_VA : rip;
+}
+
 /* The CPU that the native runner stays on: Linux shows its number in a segment limit (selector 0x7b). */
 void diff_stay_home(void);
 
@@ -189,6 +218,17 @@ extern const struct diff_runner diff_guest;
 
 /* Arithmetic flags that are undefined where a case ends with end_rip. *ret_used: an instruction read one. */
 uint32_t diff_undefined_flags(const struct diff_case *c, uint64_t end_rip, bool *ret_used);
+
+/* --- tolerate.c ----------------------------------------------------------------------------------------- */
+
+/* The case ended before its end marker, by an instruction that may have had a memory operand. */
+bool diff_memory_fault(const struct diff_result *r);
+/* The case may store which components of the state are in use. That changes when the host switches tasks:
+ * with an MXCSR that isn't initial, XSAVES calls SSE in use (SDM vol. 1, 13.11), whatever it was. */
+bool diff_tells_xinuse(const struct diff_case *c);
+/* Gives b, the translator's result, the values of a where docs/caveats-engine.md says that they may differ.
+ */
+void diff_tolerate_bt(const struct diff_case *c, const struct diff_result *a, struct diff_result *b);
 
 /* --- compare.c ------------------------------------------------------------------------------------------ */
 
@@ -217,8 +257,7 @@ extern const char *const diff_item_names[ITEM_COUNT];
 #define DIFF_BIT_VECTOR (1u << 31)
 /* In `ignored`: flags that the manual leaves undefined (undefined.c), and cases that depend on them. */
 #define DIFF_IGNORE_UNDEFINED (1u << 30)
-/* What the translator documents as different (docs/caveats.md): arithmetic flags in the frame of a memory fault, when the
- * faulting instruction would have overwritten them; x87 instruction and operand pointers, which read as zero. */
+/* What the translator documents as different (docs/caveats-engine.md; tolerate.c). */
 #define DIFF_IGNORE_BT (1u << 29)
 struct diff_names {
     const char *a, *b;

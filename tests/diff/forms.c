@@ -518,16 +518,24 @@ static void index_forms(struct forms *fs)
     }
 }
 
-struct forms *forms_new(bool compat)
+void forms_decoder(enum forms_mode mode, ZydisDecoder *decoder)
+{
+    static const ZydisMachineMode modes[FORMS_MODES] = {
+        ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_MACHINE_MODE_LONG_COMPAT_32, ZYDIS_MACHINE_MODE_LONG_COMPAT_16};
+    static const ZydisStackWidth widths[FORMS_MODES] = {ZYDIS_STACK_WIDTH_64, ZYDIS_STACK_WIDTH_32,
+                                                        ZYDIS_STACK_WIDTH_16};
+    ZydisDecoderInit(decoder, modes[mode], widths[mode]);
+}
+
+struct forms *forms_new(enum forms_mode mode)
 {
     struct forms *fs = calloc(1, sizeof(*fs));
     if (!fs) {
         fprintf(stderr, "diff: out of memory\n");
         exit(1);
     }
-    fs->compat = compat;
-    ZydisDecoderInit(&fs->decoder, compat ? ZYDIS_MACHINE_MODE_LONG_COMPAT_32 : ZYDIS_MACHINE_MODE_LONG_64,
-                     compat ? ZYDIS_STACK_WIDTH_32 : ZYDIS_STACK_WIDTH_64);
+    fs->compat = mode != FORMS_64;
+    forms_decoder(mode, &fs->decoder);
     enumerate_legacy(fs);
     enumerate_vex(fs, FORM_VEX);
     enumerate_vex(fs, FORM_EVEX);

@@ -32,8 +32,15 @@ struct form {
 
 struct forms;
 
-/* Never fails but for lack of memory (then exits: there is nothing to test). compat: 32-bit code. */
-struct forms *forms_new(bool compat);
+enum forms_mode { FORMS_64, FORMS_32, FORMS_16, FORMS_MODES };
+
+static inline enum forms_mode forms_mode_of(const struct diff_case *c)
+{
+    return c->code16 ? FORMS_16 : c->compat ? FORMS_32 : FORMS_64;
+}
+void forms_decoder(enum forms_mode mode, ZydisDecoder *decoder);
+/* Never fails but for lack of memory (then exits: there is nothing to test). */
+struct forms *forms_new(enum forms_mode mode);
 void forms_free(struct forms *forms);
 /* A random form of a category; every mnemonic is equally likely. NULL when there is none. */
 const struct form *forms_pick(const struct forms *forms, struct rng *r, enum diff_cat category);

@@ -12,8 +12,8 @@
 #include "tests/diff/gen_int.h"
 
 struct generator {
-    struct forms *forms[2];
-    ZydisDecoder decoder[2];
+    struct forms *forms[FORMS_MODES];
+    ZydisDecoder decoder[FORMS_MODES];
 };
 
 #define ATTEMPTS 40
@@ -98,7 +98,10 @@ void gen_set_gpr(struct gen *g, unsigned reg, uint64_t value)
         uint8_t buf[10] = {(uint8_t)(0x48 | reg >> 3), (uint8_t)(0xb8 | (reg & 7))};
         memcpy(buf + 2, &value, 8);
         bool emitted;
-        if (g->c->compat) {
+        if (g->c->code16) {
+            buf[0] = 0x66;
+            emitted = gen_emit(g, buf, 6);
+        } else if (g->c->compat) {
             emitted = gen_emit(g, buf + 1, 5);
         } else if (value >> 32 == 0) {
             buf[0] = (uint8_t)(0x40 | reg >> 3);
@@ -214,6 +217,12 @@ static bool steer(struct gen *g, const ZydisDecodedInstruction *d, const ZydisDe
 {
     struct rng *r = &g->r;
     const ZydisDecodedOperandMem *m = &op->mem;
+    if (g->c->code16) {
+        target -= m->segment == ZYDIS_REGISTER_SS   ? DIFF_STACK_VA
+                  : m->segment == ZYDIS_REGISTER_CS ? DIFF_CODE_VA
+                                                    : DIFF_DATA_VA;
+        target = target > UINT16_MAX ? rng_next(r) & 0x1fff : target;
+    }
     if (m->segment == ZYDIS_REGISTER_FS) {
         target -= g->c->fs_base;
     } else if (m->segment == ZYDIS_REGISTER_GS) {
@@ -234,9 +243,13 @@ static bool steer(struct gen *g, const ZydisDecodedInstruction *d, const ZydisDe
         }
     }
     uint64_t noise = d->address_width == 32 && !g->c->compat ? rng_next(r) << 32 : 0;
+    uint64_t offset_mask = d->address_width == 64 ? UINT64_MAX : (1ull << d->address_width) - 1;
+    if (d->address_width == 16) {
+        noise = rng_next(r) & 0xffff0000;
+    }
     if (index >= 0 && index == base) {
         uint64_t v = (target - disp) / (1 + scale);
-        gen_set_gpr(g, (unsigned)base, (d->address_width == 64 ? v : (v & 0xffffffff)) | noise);
+        gen_set_gpr(g, (unsigned)base, (v & offset_mask) | noise);
         return false;
     }
     uint64_t index_value = 0;
@@ -252,7 +265,7 @@ static bool steer(struct gen *g, const ZydisDecodedInstruction *d, const ZydisDe
     uint64_t rest = target - index_value * scale;
     if (base >= 0) {
         uint64_t v = rest - disp;
-        gen_set_gpr(g, (unsigned)base, d->address_width == 64 ? v : (v & 0xffffffff) | noise);
+        gen_set_gpr(g, (unsigned)base, (v & offset_mask) | noise);
         return false;
     }
     if (m->base == ZYDIS_REGISTER_RIP || m->base == ZYDIS_REGISTER_EIP) {
@@ -301,7 +314,7 @@ static uint32_t add_prefixes(struct gen *g, const struct form *f, uint8_t *buf)
         static const uint8_t segments[] = {0x64, 0x65, 0x64, 0x65, 0x64, 0x65, 0x2e, 0x36, 0x3e, 0x26};
         buf[n++] = segments[rng_below(r, ARRAY_SIZE(segments))];
     }
-    if (rng_percent(r, memory ? 7 : 1) && !(g->c->compat && memory)) {
+    if (rng_percent(r, memory ? 7 : 1) && !(g->c->compat && !g->c->code16 && memory)) {
         buf[n++] = 0x67;
     }
     if (g->lock) {
@@ -389,6 +402,9 @@ static uint64_t random_selector(struct gen *g)
     static const uint16_t selectors[] = {0,    1,    3,    0x08, 0x10,   0x18, 0x20, 0x23, 0x28,
                                          0x2b, 0x2b, 0x2b, 0x30, 0x33,   0x33, 0x38, 0x40, 0x43,
                                          0x50, 0x63, 0x73, 0x80, 0xfffb, 0x07, 0x2c};
+    if (rng_percent(&g->r, 30)) {
+        return DIFF_LDT_SEL(rng_below(&g->r, LDT_COUNT + 1));
+    }
     return selectors[rng_below(&g->r, ARRAY_SIZE(selectors))];
 }
 
@@ -512,6 +528,8 @@ static bool emit_steered(struct gen *g, uint8_t *bytes, const ZydisDecodedInstru
         memcpy(bytes + d->raw.disp.offset, &disp, 4);
     } else if (patch_disp && d->raw.disp.size == 64) {
         memcpy(bytes + d->raw.disp.offset, &disp, 8);
+    } else if (patch_disp && d->raw.disp.size == 16) {
+        memcpy(bytes + d->raw.disp.offset, &disp, 2);
     }
     return gen_emit(g, bytes, d->length);
 }
@@ -552,7 +570,7 @@ static const enum diff_cat mixable[] = {CAT_ALU,  CAT_ALU,   CAT_SHIFT,   CAT_MU
 
 static void append(struct gen *g, enum diff_cat category)
 {
-    if (category == CAT_MIXED || category == CAT_FAULT || category == CAT_COMPAT) {
+    if (category == CAT_MIXED || category == CAT_FAULT || category == CAT_COMPAT || category == CAT_CODE16) {
         category = mixable[rng_below(&g->r, ARRAY_SIZE(mixable))];
     } else if (category == CAT_PREFIX) {
         g->odd_prefixes = true;
@@ -607,7 +625,7 @@ static void make(struct gen *g, enum diff_cat category)
         c->gpr[i] = gen_value(g);
         g->gpr_state[i] = GPR_FREE;
     }
-    c->gpr[X86_RSP] = DIFF_STACK_VA + DIFF_PAGE + rng_below(r, 256) * 8;
+    c->gpr[X86_RSP] = (c->code16 ? 0 : DIFF_STACK_VA) + DIFF_PAGE + rng_below(r, 256) * 8;
     if (rng_percent(r, 5)) {
         c->gpr[X86_RSP] += rng_below(r, 8);
     }
@@ -661,9 +679,10 @@ void generator_make(struct generator *generator, uint64_t seed, uint64_t index, 
         c->seed = seed;
         c->index = index;
         c->category = category;
-        c->compat = category == CAT_COMPAT;
-        g.forms = generator->forms[c->compat];
-        g.decoder = &generator->decoder[c->compat];
+        c->code16 = category == CAT_CODE16;
+        c->compat = category == CAT_COMPAT || c->code16;
+        g.forms = generator->forms[forms_mode_of(c)];
+        g.decoder = &generator->decoder[forms_mode_of(c)];
         rng_init(&g.r, seed + (uint64_t)category * 0x9e3779b97f4a7c15ull, index * 64 + attempt);
         make(&g, category);
         if (c->insns > 0 && !has_syscall(c)) {
@@ -679,11 +698,9 @@ struct generator *generator_new(void)
         fprintf(stderr, "diff: out of memory\n");
         exit(1);
     }
-    for (unsigned i = 0; i < 2; i++) {
-        generator->forms[i] = forms_new(i);
-        ZydisDecoderInit(&generator->decoder[i],
-                         i ? ZYDIS_MACHINE_MODE_LONG_COMPAT_32 : ZYDIS_MACHINE_MODE_LONG_64,
-                         i ? ZYDIS_STACK_WIDTH_32 : ZYDIS_STACK_WIDTH_64);
+    for (unsigned i = 0; i < FORMS_MODES; i++) {
+        generator->forms[i] = forms_new((enum forms_mode)i);
+        forms_decoder((enum forms_mode)i, &generator->decoder[i]);
     }
     return generator;
 }
@@ -691,8 +708,9 @@ struct generator *generator_new(void)
 void generator_free(struct generator *generator)
 {
     if (generator) {
-        forms_free(generator->forms[0]);
-        forms_free(generator->forms[1]);
+        for (unsigned i = 0; i < FORMS_MODES; i++) {
+            forms_free(generator->forms[i]);
+        }
         free(generator);
     }
 }

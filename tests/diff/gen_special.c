@@ -167,6 +167,44 @@ static void far_return(struct gen *g)
     land_address(g, at);
 }
 
+/* FF /3 and /5: CALL and JMP through a far pointer in memory. The pointer is stored by the code itself. */
+static void far_through_memory(struct gen *g)
+{
+    uint32_t slot = DIFF_DATA_VA + rng_below(&g->r, 0x3f00);
+    bool call = rng_percent(&g->r, 50), wide = !g->c->compat && rng_percent(&g->r, 30);
+    uint8_t selector = rng_percent(&g->r, 85) ? (g->c->compat ? 0x23 : 0x33) : (uint8_t)rng_next(&g->r);
+    uint8_t store[11] = {0xc7, 0x04, 0x25}, store_sel[11] = {0x66, 0xc7, 0x04, 0x25},
+            jump[8] = {0x48, 0xff, call ? 0x1c : 0x2c, 0x25};
+    uint32_t slot_sel = slot + (wide ? 8 : 4);
+    memcpy(store + 3, &slot, 4);
+    memcpy(store_sel + 4, &slot_sel, 4);
+    store_sel[8] = selector;
+    memcpy(jump + 4, &slot, 4);
+    if (g->c->compat) { /* no SIB byte: [disp32] is ModRM 05 */
+        memmove(store + 2, store + 3, 8);
+        memmove(store_sel + 3, store_sel + 4, 7);
+        memmove(jump + 3, jump + 4, 4);
+        store[1] = 0x05;
+        store_sel[2] = 0x05;
+        jump[2] = call ? 0x1d : 0x2d;
+    }
+    uint32_t shift = g->c->compat ? 1 : 0;
+    if (wide) {
+        static const uint8_t zero[4] = {0};
+        gen_patch(g, slot + 4, zero, 4);
+    }
+    (void)gen_emit(g, store, 11 - shift);
+    uint32_t at = mark(g) - 4;
+    (void)gen_emit(g, store_sel, 10 - shift);
+    (void)gen_emit(g, wide ? jump : jump + 1, 7u + wide - shift);
+    filler(g);
+    land_address(g, at);
+    if (call) {
+        (void)EMIT(g, 0x58); /* pop rax: shows what was pushed */
+        g->gpr_state[X86_RAX] = GPR_LOST;
+    }
+}
+
 /* Into 32-bit code and back. */
 static void mode_switch(struct gen *g)
 {
@@ -294,7 +332,8 @@ static void control(struct gen *g)
     if (g->gpr_state[X86_RSP] == GPR_LOST) {
         gen_set_gpr(g, X86_RSP, DIFF_STACK_VA + DIFF_PAGE);
     }
-    switch (rng_below(&g->r, 14)) {
+    switch (rng_below(&g->r, 15)) {
+    case 14: far_through_memory(g); break;
     case 0: {
         (void)EMIT(g, 0xeb, 0);
         uint32_t at = mark(g);
@@ -448,7 +487,22 @@ static bool xsave(struct gen *g)
     for (unsigned i = 0; i < 64; i += 16) {
         gen_patch(g, area + DIFF_XS_BV + i, zero, 16); /* a valid header */
     }
+    if (rng_percent(
+            &g->r,
+            10)) { /* XGETBV with ECX = 1: the x87 unit is not in use after FNINIT; the rest is masked off */
+        (void)EMIT(g, 0xdb, 0xe3);
+        gen_set_gpr(g, X86_RCX, 1);
+        (void)EMIT(g, 0x0f, 0x01, 0xd0);
+        (void)EMIT(g, 0x25, 0x00, 0xff, 0xff, 0xff); /* and eax */
+        g->gpr_state[X86_RAX] = g->gpr_state[X86_RDX] = GPR_LOST;
+    }
     set_mask(g);
+    if (rng_percent(&g->r, 15)) {
+        /* XSAVEOPT, from state that was just changed in every component; what it leaves out for being
+         * unmodified can only be what XRSTOR from the same area has loaded, which does not happen here. */
+        emit_at(g, wide, 6, 0xae, area);
+        return true;
+    }
     bool compact = rng_percent(&g->r, 25);
     emit_at(g, wide, 4, compact ? 0xc7 : 0xae, area);
     static const enum diff_cat spoil[] = {CAT_SSE, CAT_AVX, CAT_X87, CAT_AVX512, CAT_MASK};
@@ -473,13 +527,15 @@ static bool undefined(struct gen *g)
     }
     uint32_t kind = rng_below(r, 8);
     switch (kind) {
-    case 0: /* too long: 15 prefixes and more */
+    case 0: { /* too long: 15 prefixes and more */
         memset(buf, 0x66, sizeof(buf));
         for (unsigned i = 0; i < 12; i++) {
             buf[i] = rng_percent(r, 50) ? 0x66 : 0x2e;
         }
-        buf[12 + rng_below(r, 5)] = 0x90;
+        uint32_t prefixes = 12 + rng_below(r, 5);
+        memset(buf + prefixes, 0x90, 18 - prefixes);
         return gen_emit(g, buf, 18);
+    }
     case 1: buf[0] = 0xf0; break;
     case 2: buf[0] = 0x0f; break;
     case 3: buf[0] = 0x0f, buf[1] = 0x38; break;
@@ -513,10 +569,94 @@ static bool has_room(const struct gen *g)
            c->insns + PIECE_INSNS <= DIFF_INSNS_MAX;
 }
 
+/* --- 16-bit code -------------------------------------------------------------------------------------- */
+
+/* Fills in an offset in the 16-bit code segment. */
+static void land_offset(struct gen *g, uint32_t at)
+{
+    uint16_t here = (uint16_t)(gen_here(g) - DIFF_CODE_VA);
+    memcpy(g->c->code + at, &here, 2);
+}
+
+static void control16(struct gen *g)
+{
+    uint32_t at, over;
+    switch (rng_below(&g->r, 6)) {
+    case 0:
+        (void)EMIT(g, 0x0f, (uint8_t)(0x80 | rng_below(&g->r, 16)), 0, 0);
+        at = mark(g);
+        filler(g);
+        land(g, at, 2);
+        break;
+    case 1: { /* near call, with 16-bit or 32-bit return address */
+        bool wide = rng_percent(&g->r, 30);
+        if (wide) {
+            (void)EMIT(g, 0x66, 0xe8, 0, 0, 0, 0);
+        } else {
+            (void)EMIT(g, 0xe8, 0, 0);
+        }
+        at = mark(g);
+        (void)EMIT(g, 0xe9, 0, 0);
+        over = mark(g);
+        land(g, at, wide ? 4 : 2);
+        filler(g);
+        if (wide) {
+            (void)EMIT(g, 0x66, 0xc3);
+        } else {
+            (void)EMIT(g, 0x58); /* pop ax: drops the return address, and shows it */
+        }
+        land(g, over, 2);
+        g->gpr_state[X86_RAX] = GPR_LOST;
+        break;
+    }
+    case 2: /* far call and back */
+        (void)EMIT(g, 0x9a, 0, 0, (uint8_t)DIFF_LDT_SEL(LDT_CODE16), 0);
+        at = mark(g) - 4;
+        (void)EMIT(g, 0xe9, 0, 0);
+        over = mark(g);
+        land_offset(g, at);
+        filler(g);
+        (void)EMIT(g, 0xcb);
+        land(g, over, 2);
+        break;
+    case 3: { /* into 32-bit code and back */
+        (void)EMIT(g, 0x66, 0xea, 0, 0, 0, 0, 0x23, 0);
+        at = mark(g) - 6;
+        land_address(g, at);
+        (void)EMIT(g, 0x40);                   /* inc eax */
+        (void)EMIT(g, 0x81, 0xc2, 1, 2, 3, 4); /* add edx, imm32 */
+        (void)EMIT(g, 0xea, 0, 0, 0, 0, (uint8_t)DIFF_LDT_SEL(LDT_CODE16), 0);
+        at = mark(g) - 6;
+        land_offset(g, at);
+        g->gpr_state[X86_RAX] = g->gpr_state[X86_RDX] = GPR_LOST;
+        break;
+    }
+    case 4: /* a loop */
+        gen_set_gpr(g, X86_RCX, 1 + rng_below(&g->r, 9));
+        at = mark(g);
+        (void)EMIT(g, 0x01, 0xc2); /* add dx, ax */
+        (void)EMIT(g, 0x40);       /* inc ax */
+        (void)EMIT(g, (uint8_t)(0xe0 + rng_below(&g->r, 3)), (uint8_t)(at - mark(g) - 2));
+        g->gpr_state[X86_RAX] = g->gpr_state[X86_RCX] = g->gpr_state[X86_RDX] = GPR_LOST;
+        break;
+    default: /* a data segment with another limit or type */
+        gen_set_gpr(g, X86_RAX, DIFF_LDT_SEL(rng_below(&g->r, LDT_COUNT)));
+        (void)EMIT(g, 0x8e, (uint8_t)(rng_percent(&g->r, 50) ? 0xd8 : 0xc0)); /* mov ds or es, ax */
+        (void)gen_form(g, CAT_MOVE);
+        break;
+    }
+}
+
 bool gen_special(struct gen *g, enum diff_cat category)
 {
     if (!has_room(g)) {
         return false;
+    }
+    if (g->c->code16) {
+        if (category == CAT_CONTROL) {
+            control16(g);
+        }
+        return category == CAT_CONTROL;
     }
     switch (category) {
     case CAT_CONTROL: control(g); return true;

@@ -34,7 +34,7 @@
 #define GPA_ARENA     0x100000u
 
 #define KERNEL_VA 0xffff800000000000ull
-enum { K_GDT, K_IDT, K_STUBS, K_TSS, K_STACK, K_PAGES };
+enum { K_GDT, K_IDT, K_STUBS, K_TSS, K_STACK, K_LDT, K_PAGES };
 #define KERNEL_PAGE(k) (KERNEL_VA + (uint64_t)(k)*DIFF_PAGE)
 #define STUB_BYTES     16u
 
@@ -51,6 +51,7 @@ enum { K_GDT, K_IDT, K_STUBS, K_TSS, K_STACK, K_PAGES };
 #define SEL_USER_DS   0x2b
 #define SEL_USER_CS   0x33
 #define SEL_TSS       0x40
+#define SEL_LDT       0x50
 #define SEL_CPU       0x7b
 #define GDT_ENTRIES   16
 
@@ -58,6 +59,7 @@ enum { K_GDT, K_IDT, K_STUBS, K_TSS, K_STACK, K_PAGES };
 #define ATTR_CODE32 0xc0fbu
 #define ATTR_DATA   0xc0f3u
 #define ATTR_TSS    0x008bu
+#define ATTR_LDT    0x0082u
 
 #define WATCH_MS    250
 #define WATCH_TICKS 16 /* looks at the same running case before it is kicked */
@@ -167,6 +169,14 @@ static uint64_t descriptor(uint32_t attr, uint64_t base, uint32_t limit)
            (uint64_t)((limit >> 16) & 15) << 48 | ((base >> 24) & 0xff) << 56;
 }
 
+/* As Linux makes a descriptor of it: accessed, DPL 3, available to software. */
+static uint32_t ldt_attr(unsigned i)
+{
+    const struct diff_ldt_entry *e = &diff_ldt[i];
+    return 0x1071u | (e->read_exec_only ? 0 : 2u) | e->contents * 4u | (e->not_present ? 0 : X86_SEG_P) |
+           (e->wide ? X86_SEG_DB : 0) | (e->pages ? X86_SEG_G : 0);
+}
+
 /* Linux's per-CPU descriptor, as user code on the native runner's CPU sees it. */
 static uint64_t cpu_descriptor(void)
 {
@@ -195,6 +205,12 @@ static void build_kernel(void)
     gdt[8] = descriptor(ATTR_TSS, KERNEL_PAGE(K_TSS), 0x67);
     gdt[9] = KERNEL_PAGE(K_TSS) >> 32;
     gdt[SEL_CPU >> 3] = cpu_descriptor();
+    uint64_t *ldt = table(GPA_KERNEL + K_LDT * DIFF_PAGE);
+    for (unsigned i = 0; i < LDT_COUNT; i++) {
+        ldt[i] = descriptor(ldt_attr(i), diff_ldt[i].base, diff_ldt[i].limit);
+    }
+    gdt[SEL_LDT >> 3] = descriptor(ATTR_LDT, KERNEL_PAGE(K_LDT), LDT_COUNT * 8 - 1);
+    gdt[(SEL_LDT >> 3) + 1] = KERNEL_PAGE(K_LDT) >> 32;
 
     uint8_t *stubs = (uint8_t *)table(GPA_KERNEL + K_STUBS * DIFF_PAGE);
     uint64_t *idt = table(GPA_KERNEL + K_IDT * DIFF_PAGE);
@@ -220,6 +236,14 @@ static void set_segment(struct x86_segment *seg, uint16_t selector, uint16_t att
     *seg = (struct x86_segment){.selector = selector, .limit = 0xffffffff, .attr = attr};
 }
 
+static void set_ldt_segment(struct x86_segment *seg, unsigned i)
+{
+    *seg = (struct x86_segment){.base = diff_ldt[i].base,
+                                .limit = diff_ldt[i].limit,
+                                .selector = DIFF_LDT_SEL(i),
+                                .attr = (uint16_t)ldt_attr(i)};
+}
+
 static void build_state(struct x86_state *s)
 {
     memset(s, 0, sizeof(*s));
@@ -236,6 +260,8 @@ static void build_state(struct x86_state *s)
     set_segment(&s->seg[X86_SS], SEL_USER_DS, ATTR_DATA);
     s->tr = (struct x86_segment){
         .base = KERNEL_PAGE(K_TSS), .limit = 0x67, .selector = SEL_TSS, .attr = ATTR_TSS};
+    s->ldtr = (struct x86_segment){
+        .base = KERNEL_PAGE(K_LDT), .limit = LDT_COUNT * 8 - 1, .selector = SEL_LDT, .attr = ATTR_LDT};
     s->gdtr = (struct x86_table){KERNEL_PAGE(K_GDT), GDT_ENTRIES * 8 - 1};
     s->idtr = (struct x86_table){KERNEL_PAGE(K_IDT), 0xfff};
 }
@@ -304,7 +330,13 @@ static void load_state(const struct diff_case *c, struct x86_state *s)
     s->seg[X86_FS].base = c->fs_base;
     s->seg[X86_GS].base = c->gs_base;
     memcpy(s->xsave, c->xsave, DIFF_XSAVE_BYTES);
-    if (c->compat) {
+    if (c->code16) {
+        s->rip -= DIFF_CODE_VA;
+        set_ldt_segment(&s->seg[X86_CS], LDT_CODE16);
+        set_ldt_segment(&s->seg[X86_SS], LDT_STACK16);
+        set_ldt_segment(&s->seg[X86_DS], LDT_DATA16);
+        set_ldt_segment(&s->seg[X86_ES], LDT_DATA16);
+    } else if (c->compat) {
         set_segment(&s->seg[X86_CS], SEL_USER_CS32, ATTR_CODE32);
         set_segment(&s->seg[X86_DS], SEL_USER_DS, ATTR_DATA);
         set_segment(&s->seg[X86_ES], SEL_USER_DS, ATTR_DATA);
@@ -353,8 +385,8 @@ static void record(const struct x86_state *s, struct diff_result *r)
     memcpy(frame, (uint8_t *)table(GPA_KERNEL + K_STACK * DIFF_PAGE) + DIFF_PAGE - sizeof(frame),
            sizeof(frame));
     r->error = has_error_code(r->vector) ? frame[0] : 0;
-    r->rip = frame[1];
     r->sel[X86_CS] = (uint16_t)frame[2];
+    r->rip = diff_linear_rip(r->sel[X86_CS], frame[1]);
     r->rflags = frame[3];
     r->gpr[X86_RSP] = frame[4];
     r->sel[X86_SS] = (uint16_t)frame[5];

@@ -7,9 +7,21 @@
 #include "tests/diff/diff.h"
 
 const char *const diff_cat_names[CAT_COUNT] = {
-    "alu",   "shift",  "muldiv",    "bits",       "move", "stack",  "control", "string", "lock",  "x87",
-    "mmx",   "sse",    "crypto",    "avx",        "fma",  "avx512", "mask",    "gather", "xsave", "segment",
-    "fence", "prefix", "undefined", "privileged", "trap", "fault",  "mixed",   "compat",
+    "alu",   "shift",  "muldiv",    "bits",       "move", "stack",  "control", "string", "lock",   "x87",
+    "mmx",   "sse",    "crypto",    "avx",        "fma",  "avx512", "mask",    "gather", "xsave",  "segment",
+    "fence", "prefix", "undefined", "privileged", "trap", "fault",  "mixed",   "compat", "code16",
+};
+
+const struct diff_ldt_entry diff_ldt[LDT_COUNT] = {
+    [LDT_CODE16] = {.base = DIFF_CODE_VA, .limit = 0xffff, .contents = 2},
+    [LDT_DATA16] = {.base = DIFF_DATA_VA, .limit = 0x57ff},
+    [LDT_STACK16] = {.base = DIFF_STACK_VA, .limit = 0xffff},
+    [LDT_DOWN32] = {.base = DIFF_DATA_VA, .limit = 0x7ff, .contents = 1, .wide = true},
+    [LDT_DOWN16] = {.base = DIFF_DATA_VA, .limit = 0x7ff, .contents = 1},
+    [LDT_CODE32] = {.base = 0x1000, .limit = 0xffff, .contents = 2, .wide = true, .pages = true},
+    [LDT_ABSENT] = {.base = DIFF_DATA_VA, .limit = 0xffff, .not_present = true},
+    [LDT_READ_ONLY] = {.base = DIFF_DATA_VA, .limit = 0x3fff, .wide = true, .read_exec_only = true},
+    [LDT_CODE_ONLY] = {.limit = 0xfffff, .contents = 2, .wide = true, .pages = true, .read_exec_only = true},
 };
 
 const struct diff_xlayout *diff_xlayout(void)

@@ -17,6 +17,7 @@
  *
  * Threads: the one thread of the runner's process.
  */
+#include <asm/ldt.h>
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
@@ -181,15 +182,18 @@ static void load_case(ucontext_t *uc)
     for (unsigned i = 0; i < 16; i++) {
         g[greg_of[i]] = (greg_t)c->gpr[i];
     }
-    g[REG_RIP] = (greg_t)(DIFF_CODE_VA + c->code_offset + c->entry);
+    g[REG_RIP] = (greg_t)((c->code16 ? 0 : DIFF_CODE_VA) + c->code_offset + c->entry);
     g[REG_EFL] = (greg_t)c->rflags;
     /* CS in bits 0-15, SS in bits 48-63. */
-    uint64_t cs = c->compat ? USER_CS32 : USER_CS;
-    g[REG_CSGSFS] = (greg_t)(cs | ((uint64_t)USER_DS << 48));
+    uint64_t cs = c->code16 ? DIFF_LDT_SEL(LDT_CODE16) : c->compat ? USER_CS32 : USER_CS;
+    uint64_t ss = c->code16 ? DIFF_LDT_SEL(LDT_STACK16) : USER_DS;
+    g[REG_CSGSFS] = (greg_t)(cs | ss << 48);
     uc->uc_flags |= UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS;
     frame_load_xsave((uint8_t *)uc->uc_mcontext.fpregs, c->xsave);
     native_next_fs_ = c->fs_base;
-    native_next_sel_[0] = native_next_sel_[1] = c->compat ? USER_DS : 0;
+    native_next_sel_[0] = native_next_sel_[1] = c->code16   ? DIFF_LDT_SEL(LDT_DATA16)
+                                                : c->compat ? USER_DS
+                                                            : 0;
     native.runner_gs = arch_get(ARCH_GET_GS);
     arch_set(ARCH_SET_GS, c->gs_base);
     native.phase = PHASE_CASE;
@@ -202,7 +206,7 @@ static void record(const ucontext_t *uc)
     for (unsigned i = 0; i < 16; i++) {
         r->gpr[i] = (uint64_t)g[greg_of[i]];
     }
-    r->rip = (uint64_t)g[REG_RIP];
+    r->rip = diff_linear_rip((uint16_t)g[REG_CSGSFS], (uint64_t)g[REG_RIP]);
     r->rflags = (uint64_t)g[REG_EFL];
     r->vector = (uint32_t)g[REG_TRAPNO];
     r->error = (uint64_t)g[REG_ERR];
@@ -261,6 +265,26 @@ void native_signal_(int sig, siginfo_t *info, void *context)
     signal(sig, SIG_DFL);
 }
 
+static int make_ldt(void)
+{
+    for (unsigned i = 0; i < LDT_COUNT; i++) {
+        const struct diff_ldt_entry *e = &diff_ldt[i];
+        struct user_desc d = {.entry_number = i,
+                              .base_addr = e->base,
+                              .limit = e->limit,
+                              .seg_32bit = e->wide,
+                              .contents = e->contents & 3u,
+                              .read_exec_only = e->read_exec_only,
+                              .limit_in_pages = e->pages,
+                              .seg_not_present = e->not_present,
+                              .useable = 1};
+        if (syscall(SYS_modify_ldt, 0x11, &d, sizeof(d)) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
 static int native_init(const char *argument, char *text, uint32_t text_size)
 {
     diff_stay_home();
@@ -300,6 +324,10 @@ static int native_init(const char *argument, char *text, uint32_t text_size)
         }
     }
     memset(native.arena, DIFF_MARKER, DIFF_CODE_BYTES);
+    if (make_ldt() < 0) {
+        snprintf(text, text_size, "cannot make a local descriptor table: %s", strerror(errno));
+        return -1;
+    }
 
     static uint8_t stack[HANDLER_STACK];
     stack_t ss = {.ss_sp = stack, .ss_size = sizeof(stack)};

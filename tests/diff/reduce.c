@@ -3,6 +3,7 @@
  * Instructions are replaced by NOPs of the same length, so that displacements stay right.
  */
 #include "tests/diff/reduce.h"
+#include "tests/diff/forms.h"
 
 #include <Zydis/Zydis.h>
 #include <string.h>
@@ -140,13 +141,15 @@ void reduce_case(struct diff_case *c, reduce_run_fn *run, void *opaque)
 
 static ZydisMachineMode machine_mode(const struct diff_case *c)
 {
-    return c->compat ? ZYDIS_MACHINE_MODE_LONG_COMPAT_32 : ZYDIS_MACHINE_MODE_LONG_64;
+    return c->code16   ? ZYDIS_MACHINE_MODE_LONG_COMPAT_16
+           : c->compat ? ZYDIS_MACHINE_MODE_LONG_COMPAT_32
+                       : ZYDIS_MACHINE_MODE_LONG_64;
 }
 
 void reduce_name(const struct diff_case *c, char *buf, uint32_t size)
 {
     ZydisDecoder decoder;
-    ZydisDecoderInit(&decoder, machine_mode(c), c->compat ? ZYDIS_STACK_WIDTH_32 : ZYDIS_STACK_WIDTH_64);
+    forms_decoder(forms_mode_of(c), &decoder);
     snprintf(buf, size, "nothing");
     uint32_t n = 0;
     for (uint32_t i = 0; i < c->insns && n + 1 < size; i++) {
@@ -168,7 +171,9 @@ void report_case(const struct diff_case *c, FILE *out)
     static const char *const names[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
                                           "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
     fprintf(out, "  code at 0x%x, %s:\n", DIFF_CODE_VA + c->code_offset + c->entry,
-            c->compat ? "32-bit" : "64-bit");
+            c->code16   ? "16-bit"
+            : c->compat ? "32-bit"
+                        : "64-bit");
     for (uint32_t i = 0; i < c->insns; i++) {
         if (c->insn[i].offset < c->entry || is_nop(c, i)) {
             continue;

@@ -5,14 +5,14 @@
 #include <Zydis/Zydis.h>
 
 #include "base/util.h"
-#include "tests/diff/diff.h"
+#include "tests/diff/forms.h"
 
 uint32_t diff_undefined_flags(const struct diff_case *c, uint64_t end_rip, bool *ret_used)
 {
     ZydisDecoder decoder;
-    ZydisDecoderInit(&decoder, c->compat ? ZYDIS_MACHINE_MODE_LONG_COMPAT_32 : ZYDIS_MACHINE_MODE_LONG_64,
-                     c->compat ? ZYDIS_STACK_WIDTH_32 : ZYDIS_STACK_WIDTH_64);
+    forms_decoder(forms_mode_of(c), &decoder);
     uint32_t undefined = 0;
+    bool branched = false;
     *ret_used = false;
     for (uint32_t i = 0; i < c->insns; i++) {
         uint64_t va = DIFF_CODE_VA + c->code_offset + c->insn[i].offset;
@@ -22,17 +22,23 @@ uint32_t diff_undefined_flags(const struct diff_case *c, uint64_t end_rip, bool 
         ZydisDecodedInstruction d;
         ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
         if (!ZYAN_SUCCESS(
-                ZydisDecoderDecodeFull(&decoder, c->code + c->insn[i].offset, c->insn[i].length, &d, ops)) ||
-            !d.cpu_flags) {
+                ZydisDecoderDecodeFull(&decoder, c->code + c->insn[i].offset, c->insn[i].length, &d, ops))) {
+            continue;
+        }
+        branched |= d.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE;
+        if (!d.cpu_flags) {
             continue;
         }
         const ZydisAccessedFlags *f = d.cpu_flags;
         if (f->tested & undefined) {
             *ret_used = true;
         }
+        bool repeats =
+            (d.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE)) != 0;
         bool shift = d.meta.category == ZYDIS_CATEGORY_SHIFT || d.meta.category == ZYDIS_CATEGORY_ROTATE;
-        if (!shift) {
-            /* A shift by zero leaves the flags as they are. */
+        if (!shift && !repeats && !branched) {
+            /* A shift by zero, a string of no elements leaves the flags as they are; what is behind a branch
+             * may not run. */
             undefined &= ~(f->modified | f->set_0 | f->set_1);
         }
         undefined |= f->undefined;
