@@ -1,11 +1,11 @@
 /*
  * Machine time: a nanosecond clock and its timers, shared by all devices of one machine.
  *
- * The main loop sleeps until clock_next_deadline() and then calls clock_run(); when another thread arms an earlier
- * timer, the wake callback tells the main loop. Tests drive a manual clock instead of the host's.
+ * The main loop sleeps until clock_next_deadline() and then calls clock_run(); when another thread arms an
+ * earlier timer, the wake callback tells the main loop. Tests drive a manual clock instead of the host's.
  *
- * Threads: clock_now_ns from any; the timer functions from any (one internal lock); callbacks run on the thread
- * that calls clock_run, without that lock held, so they may re-arm. A callback never runs after
+ * Threads: clock_now_ns from any; the timer functions from any (one internal lock); callbacks run on the
+ * thread that calls clock_run, without that lock held, so they may re-arm. A callback never runs after
  * clock_timer_cancel() returned on the same thread.
  */
 #ifndef FONDA_BASE_CLOCK_H
@@ -25,8 +25,8 @@ struct clock_timer {
 
 #define CLOCK_NEVER UINT64_MAX
 
-struct clock *clock_new_host(void);             /* CLOCK_MONOTONIC, starting at 0; NULL: no memory */
-struct clock *clock_new_manual(void);           /* stands still until clock_advance */
+struct clock *clock_new_host(void);   /* CLOCK_MONOTONIC, starting at 0; NULL: no memory */
+struct clock *clock_new_manual(void); /* stands still until clock_advance */
 void clock_free(struct clock *clock);
 uint64_t clock_now_ns(struct clock *clock);
 void clock_advance(struct clock *clock, uint64_t ns); /* manual clock: moves on, running timers in order */

@@ -1,16 +1,16 @@
 /*
  * The contract of an execution engine: something that runs guest code of one architecture.
  *
- * vm/ owns the vCPU threads and the machine; an engine owns how instructions execute. An engine knows no device: it
- * reaches RAM, MMIO and ports through mem/, and the interrupt controller, the timer MSRs and the paravirtual
- * interfaces through `struct vcpu_platform`, which vm/ fills in.
+ * vm/ owns the vCPU threads and the machine; an engine owns how instructions execute. An engine knows no
+ * device: it reaches RAM, MMIO and ports through mem/, and the interrupt controller, the timer MSRs and the
+ * paravirtual interfaces through `struct vcpu_platform`, which vm/ fills in.
  *
  * Life of a vCPU thread:
  *
  *     vcpu_create -> set_state -> [ run -> exit -> ... ] -> vcpu_free
  *
- * Threads: run, get_state, set_state, vcpu_free on the vCPU's own thread (or before it starts, after it ends);
- * kick and irq_raise on any thread and in signal handlers.
+ * Threads: run, get_state, set_state, vcpu_free on the vCPU's own thread (or before it starts, after it
+ * ends); kick and irq_raise on any thread and in signal handlers.
  */
 #ifndef FONDA_CPU_ENGINE_H
 #define FONDA_CPU_ENGINE_H
@@ -36,8 +36,8 @@ struct vcpu_platform {
     /* CR8, the task-priority class (0-15). */
     uint64_t (*cr8_read)(void *opaque);
     void (*cr8_write)(void *opaque, uint64_t value);
-    /* MSRs that belong to the machine: IA32_APIC_BASE (0x1b), IA32_TSC_DEADLINE (0x6e0), x2APIC (0x800-0x8ff),
-     * KVM's paravirtual ones (0x11, 0x12, 0x4b564d00-0x4b564dff). */
+    /* MSRs that belong to the machine: IA32_APIC_BASE (0x1b), IA32_TSC_DEADLINE (0x6e0), x2APIC
+     * (0x800-0x8ff), KVM's paravirtual ones (0x11, 0x12, 0x4b564d00-0x4b564dff). */
     int (*msr_read)(void *opaque, uint32_t msr, uint64_t *ret_value);
     int (*msr_write)(void *opaque, uint32_t msr, uint64_t value);
     /* VMCALL/VMMCALL: KVM's hypercall ABI. Returns what the guest finds in RAX. */
@@ -67,19 +67,19 @@ struct engine_counter {
 struct engine_config {
     struct mem *mem;
     unsigned vcpus;
-    const char *cpu_model;      /* "host", "x86-64-v2", "x86-64-v3" */
-    uint64_t code_cache_bytes;  /* 0: the engine's default */
-    uint64_t tsc_hz;            /* frequency of the guest's TSC, as the platform announces it */
-    bool apic_x2apic;           /* offer x2APIC in CPUID */
+    const char *cpu_model;     /* "host", "x86-64-v2", "x86-64-v3" */
+    uint64_t code_cache_bytes; /* 0: the engine's default */
+    uint64_t tsc_hz;           /* frequency of the guest's TSC, as the platform announces it */
+    bool apic_x2apic;          /* offer x2APIC in CPUID */
 };
 
 struct engine_ops {
-    const char *name; /* "bt", "kvm" */
-    const char *arch; /* "x86-64" */
+    const char *name;  /* "bt", "kvm" */
+    const char *arch;  /* "x86-64" */
     const char *about; /* one line for `fonda engines` */
 
-    /* 0 when this host can run the engine, else a negative errno and exactly why in err. With 0, err may hold a remark
-     * for the user (code 0, text not empty): that the engine works but slowly here, for instance. */
+    /* 0 when this host can run the engine, else a negative errno and exactly why in err. With 0, err may hold
+     * a remark for the user (code 0, text not empty): that the engine works but slowly here, for instance. */
     int (*probe)(struct err *err);
     int (*create)(const struct engine_config *config, struct engine **ret_engine, struct err *err);
     void (*free)(struct engine *engine);
@@ -92,7 +92,8 @@ struct engine_ops {
     /* Runs until an exit. Returns 0, or a negative errno when the vCPU is unusable. */
     int (*run)(struct vcpu *vcpu, struct vcpu_exit *ret_exit);
 
-    /* Makes run() return EXIT_KICK soon (within a bound, whatever the guest does), or at once when called next. */
+    /* Makes run() return EXIT_KICK soon (within a bound, whatever the guest does), or at once when called
+     * next. */
     void (*kick)(struct vcpu *vcpu);
     /* Tells the vCPU to look at platform.irq_pending soon. Does not end run(). */
     void (*irq_raise)(struct vcpu *vcpu);

@@ -1,9 +1,10 @@
 /*
  * The contract of a device.
  *
- * A device is a plain struct of its own with a `struct device` inside. It registers its I/O regions with mem/, raises
- * interrupts through `struct irq_line`, and keeps time through base/clock.h. It includes nothing of cpu/ and vm/.
- * All callbacks run under mem_lock(): from a vCPU thread (I/O), or from the main loop (timers, host input).
+ * A device is a plain struct of its own with a `struct device` inside. It registers its I/O regions with
+ * mem/, raises interrupts through `struct irq_line`, and keeps time through base/clock.h. It includes nothing
+ * of cpu/ and vm/. All callbacks run under mem_lock(): from a vCPU thread (I/O), or from the main loop
+ * (timers, host input).
  */
 #ifndef FONDA_DEV_DEVICE_H
 #define FONDA_DEV_DEVICE_H
@@ -11,7 +12,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* An interrupt wire into an interrupt controller: level-sensitive by nature; an edge is set(true), set(false). */
+/* An interrupt wire into an interrupt controller: level-sensitive by nature; an edge is set(true),
+ * set(false). */
 struct irq_line {
     void (*set)(void *opaque, unsigned n, bool level);
     void *opaque;

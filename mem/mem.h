@@ -1,8 +1,8 @@
 /*
  * The guest-physical address space of one machine: RAM (one memfd), memory-mapped I/O, port I/O.
  *
- * Neighbours: devices (dev/) register their regions here; engines (cpu/) map RAM, and send every access that is
- * not RAM through mem_mmio_* and mem_pio_*; vm/ builds the space before the first vCPU runs.
+ * Neighbours: devices (dev/) register their regions here; engines (cpu/) map RAM, and send every access that
+ * is not RAM through mem_mmio_* and mem_pio_*; vm/ builds the space before the first vCPU runs.
  *
  * Invariants
  *  1. RAM is one memfd, mapped once, contiguous in the host: guest RAM at [0, low) and, where the machine has
@@ -30,11 +30,11 @@ typedef struct {
 #define GPA(x) ((gpa_t){(uint64_t)(x)})
 #define GVA(x) ((gva_t){(uint64_t)(x)})
 
-#define MEM_PAGE_SIZE    4096u
-#define MEM_PAGE_SHIFT   12
-#define MEM_LOW_RAM_MAX  (3ull << 30) /* RAM below 4 GiB ends here at the latest; PCI and chips live above */
-#define MEM_HIGH_RAM     (4ull << 30) /* where the rest of RAM starts */
-#define MEM_REGIONS_MAX  256
+#define MEM_PAGE_SIZE   4096u
+#define MEM_PAGE_SHIFT  12
+#define MEM_LOW_RAM_MAX (3ull << 30) /* RAM below 4 GiB ends here at the latest; PCI and chips live above */
+#define MEM_HIGH_RAM    (4ull << 30) /* where the rest of RAM starts */
+#define MEM_REGIONS_MAX 256
 
 struct mem;
 
@@ -61,8 +61,8 @@ int mem_ram_fd(const struct mem *mem);
 uint64_t mem_ram_bytes(const struct mem *mem);
 uint64_t mem_ram_low_bytes(const struct mem *mem); /* RAM at [0, this) */
 
-/* Host pointer of one guest-physical address, or NULL when it is not RAM. *ret_avail (may be NULL) gets the bytes
- * that follow it contiguously. Any thread. */
+/* Host pointer of one guest-physical address, or NULL when it is not RAM. *ret_avail (may be NULL) gets the
+ * bytes that follow it contiguously. Any thread. */
 void *mem_ram_ptr(const struct mem *mem, gpa_t gpa, uint64_t *ret_avail);
 
 /* Offset into the memfd (and into the host mapping) of a RAM address, or UINT64_MAX; and back. */
@@ -70,8 +70,8 @@ uint64_t mem_ram_offset(const struct mem *mem, gpa_t gpa);
 gpa_t mem_ram_gpa(const struct mem *mem, uint64_t ram_offset);
 uint8_t *mem_ram_base(const struct mem *mem);
 
-/* Access by devices and by the loader: all of it, or -EFAULT when some byte is not RAM (nothing is then copied).
- * Writes are reported to the write hooks. Any thread. */
+/* Access by devices and by the loader: all of it, or -EFAULT when some byte is not RAM (nothing is then
+ * copied). Writes are reported to the write hooks. Any thread. */
 int mem_read(struct mem *mem, gpa_t gpa, void *buf, uint64_t len);
 int mem_write(struct mem *mem, gpa_t gpa, const void *buf, uint64_t len);
 
@@ -80,14 +80,15 @@ int mem_write(struct mem *mem, gpa_t gpa, const void *buf, uint64_t len);
 typedef void mem_write_hook_fn(void *opaque, uint64_t ram_offset, uint64_t len);
 void mem_set_write_hook(struct mem *mem, mem_write_hook_fn *hook, void *opaque);
 
-/* Access to what is not RAM (RAM is accepted too). vCPU threads; takes the device lock. Accesses wider than the
- * region end, or of an odd size, are split into bytes. */
+/* Access to what is not RAM (RAM is accepted too). vCPU threads; takes the device lock. Accesses wider than
+ * the region end, or of an odd size, are split into bytes. */
 uint64_t mem_mmio_read(struct mem *mem, gpa_t gpa, unsigned size);
 void mem_mmio_write(struct mem *mem, gpa_t gpa, unsigned size, uint64_t value);
 uint32_t mem_pio_read(struct mem *mem, uint16_t port, unsigned size);
 void mem_pio_write(struct mem *mem, uint16_t port, unsigned size, uint32_t value);
 
-/* The device lock: recursive; taken by the four functions above and by whoever runs device timers and input. */
+/* The device lock: recursive; taken by the four functions above and by whoever runs device timers and input.
+ */
 void mem_lock(struct mem *mem);
 void mem_unlock(struct mem *mem);
 

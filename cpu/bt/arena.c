@@ -1,6 +1,7 @@
 /*
- * Memory of one vCPU: everything that translated code touches lies in one mapping below 2 GiB, so that its addresses fit a
- * 32-bit displacement; the code is a memfd that is mapped there for execution and elsewhere for writing, never both at once.
+ * Memory of one vCPU: everything that translated code touches lies in one mapping below 2 GiB, so that its
+ * addresses fit a 32-bit displacement; the code is a memfd that is mapped there for execution and elsewhere
+ * for writing, never both at once.
  */
 #include <errno.h>
 #include <string.h>
@@ -116,7 +117,8 @@ struct bt_vcpu *bt_arena_new(struct bt_engine *engine, unsigned index, struct er
     lay_out(&l, code_bytes);
     uint8_t *base = map_low(l.total);
     if (!base) {
-        err_set(err, -ENOMEM, "no room for %zu MiB below 2 GiB of this process for vCPU %u; use a smaller code cache",
+        err_set(err, -ENOMEM,
+                "no room for %zu MiB below 2 GiB of this process for vCPU %u; use a smaller code cache",
                 (size_t)(l.total / MiB), index);
         return NULL;
     }
@@ -162,7 +164,8 @@ struct bt_vcpu *bt_arena_new(struct bt_engine *engine, unsigned index, struct er
     v->scratch = map_lazily(bt_translate_scratch_bytes());
     v->signal_stack_size = MAX((size_t)getauxval(AT_MINSIGSTKSZ) * 2, (size_t)(64 * KiB));
     v->signal_stack = map_lazily(v->signal_stack_size);
-    if (!v->blocks || !v->exits || !v->maps || !v->hash || !v->code_pages || !v->page_blocks || !v->scratch || !v->signal_stack) {
+    if (!v->blocks || !v->exits || !v->maps || !v->hash || !v->code_pages || !v->page_blocks || !v->scratch ||
+        !v->signal_stack) {
         err_set(err, -ENOMEM, "no memory for the block tables of vCPU %u", index);
         bt_arena_free(v);
         return NULL;

@@ -1,7 +1,8 @@
 /*
  * The code cache: finding blocks, linking them, and taking them back.
  *
- *     looked up (hash) -> entered -> linked from others -> invalidated by a write to its bytes, or flushed with all
+ *     looked up (hash) -> entered -> linked from others -> invalidated by a write to its bytes, or flushed
+ * with all
  *
  * Invariants
  *  1. A block is in the hash, in the list of its page (or both pages), and in code_pages, or it is dead.
@@ -49,7 +50,8 @@ static uint64_t code_address(const struct bt_vcpu *v, const struct bt_block *b)
     return (uint64_t)v->code_rx + b->code;
 }
 
-/* --- links ------------------------------------------------------------------------------------------------------ */
+/* --- links
+ * ------------------------------------------------------------------------------------------------------ */
 
 /* Makes an exit lead to its stub. Leaves the target's list of links alone. */
 static void exit_unpatch(struct bt_vcpu *v, struct bt_exit *x)
@@ -87,7 +89,9 @@ void bt_link(struct bt_vcpu *v, struct bt_exit *x, struct bt_block *to)
         write_code32(v, x->jump, to->code - (x->jump + 4));
     } else {
         x->cell->target = code_address(v, to);
-        x->cell->neg_ctx = 0 - v->mode_ctx - (x->kind == BT_EXIT_RETURN ? x->rip : 0); /* ctx itself may be poisoned at any moment */
+        x->cell->neg_ctx =
+            0 - v->mode_ctx -
+            (x->kind == BT_EXIT_RETURN ? x->rip : 0); /* ctx itself may be poisoned at any moment */
     }
 }
 
@@ -98,7 +102,9 @@ void bt_unlink_out(struct bt_vcpu *v, struct bt_block *b)
     }
 }
 
-/* --- pages ---------------------------------------------------------------------------------------------------------- */
+/* --- pages
+ * ----------------------------------------------------------------------------------------------------------
+ */
 
 static struct bt_block **page_link(struct bt_block *b, uint64_t page)
 {
@@ -243,7 +249,9 @@ void bt_code_flush(struct bt_vcpu *v)
     v->counters[BT_C_FLUSHES]++;
 }
 
-/* --- look-up ------------------------------------------------------------------------------------------------------------ */
+/* --- look-up
+ * ------------------------------------------------------------------------------------------------------------
+ */
 
 struct bt_block *bt_block_at(struct bt_vcpu *v, uint64_t host_pc)
 {
@@ -284,7 +292,8 @@ uint64_t bt_rip_at(const struct bt_vcpu *v, const struct bt_block *b, uint64_t h
     return b->rip + (bt_map_at(v, b, host_pc)->guest & ~BT_MAP_FLAGS_SAVED);
 }
 
-/* RAM offset of the page that holds linear address va, for a fetch; UINT64_MAX when it is not RAM. -1 after a fault. */
+/* RAM offset of the page that holds linear address va, for a fetch; UINT64_MAX when it is not RAM. -1 after a
+ * fault. */
 static int fetch_page(struct bt_vcpu *v, uint64_t va, uint64_t *ret_ram)
 {
     uint64_t page = va & ~(uint64_t)(MEM_PAGE_SIZE - 1);

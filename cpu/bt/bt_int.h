@@ -10,12 +10,13 @@
  *
  * One arena per vCPU, below 2 GiB so that translated code reaches all of it by 32-bit displacements:
  *
- *     struct bt_vcpu | TLB tables | op records | stubs and translated code (mapped twice: RX here, RW elsewhere)
+ *     struct bt_vcpu | TLB tables | op records | stubs and translated code (mapped twice: RX here, RW
+ * elsewhere)
  *
  * Invariants
  *  1. Translated code is only ever written by its own vCPU's thread, through the RW alias.
- *  2. While translated code or a file compiled with -mgeneral-regs-only runs, the guest's x87 and vector registers
- *     are in the host's (fpu_live). Whoever calls anything else calls bt_fpu_save first.
+ *  2. While translated code or a file compiled with -mgeneral-regs-only runs, the guest's x87 and vector
+ * registers are in the host's (fpu_live). Whoever calls anything else calls bt_fpu_save first.
  *  3. Outside of translated code all guest registers are in cpu.s; RFLAGS is split: arithmetic flags in
  *     aflags, IF in iflag, DF in dflag, the rest in cpu.s.rflags. bt_flags_merge and bt_flags_split convert.
  *  4. A block is entered only with `ctx` equal to the context it was looked up under; a context names one
@@ -39,14 +40,16 @@
 struct bt_vcpu;
 struct bt_op;
 
-/* --- modes: what a block's translation depends on, beside its address ------------------------------------------ */
+/* --- modes: what a block's translation depends on, beside its address
+ * ------------------------------------------ */
 
 #define BT_MODE_USER   0x0001u /* CPL 3 */
 #define BT_MODE_AC     0x0002u /* supervisor accesses may touch user pages: SMAP off, or RFLAGS.AC set */
 #define BT_MODE_CODE64 0x0004u
 #define BT_MODE_CODE32 0x0008u /* neither: 16-bit code */
 #define BT_MODE_SS32   0x0010u /* SS.B, outside 64-bit mode */
-#define BT_MODE_FLAT   0x0020u /* all segments: base 0, limit 4 GiB, present, writable data (or 64-bit mode) */
+#define BT_MODE_FLAT   0x0020u /* all segments: base 0, limit 4 GiB, present, writable data (or 64-bit mode) \
+                                */
 #define BT_MODE_CPL0   0x0040u /* CPL 0: privileged instructions may be inlined */
 #define BT_MODE_NOFPU  0x0080u /* CR0.TS or CR0.EM set, or CR4.OSFXSR clear: x87/SSE go through a check */
 #define BT_MODE_AVX    0x0100u /* XCR0 has AVX, and CR4.OSXSAVE is on */
@@ -54,13 +57,15 @@ struct bt_op;
 #define BT_MODE_ONE    0x0400u /* one instruction per block (single step, breakpoints, shadows) */
 #define BT_MODE_SLOW   0x0800u /* memory operands through the bounce buffer: MMIO, page crossing, segments */
 
-#define BT_MODE_NOGROUP 0x2000u /* every access checked by itself */
+#define BT_MODE_NOGROUP     0x2000u /* every access checked by itself */
 #define BT_MODE_FPU_CHECKED 0x1000u /* with ONE: the x87/SSE check was made */
 
 /* MMU index: which pair of TLB tables an access uses. */
 enum { BT_MMU_USER, BT_MMU_KERNEL, BT_MMU_KERNEL_AC, BT_MMU_COUNT };
 
-/* --- TLB --------------------------------------------------------------------------------------------------------- */
+/* --- TLB
+ * ---------------------------------------------------------------------------------------------------------
+ */
 
 struct bt_tlb_entry {
     uint64_t tag;    /* page address | address-space number (12 bits, never 0); 0: empty */
@@ -76,7 +81,8 @@ struct bt_tlb {
     struct bt_tlb_entry write[BT_TLB_MAX];
 };
 
-/* --- decoded instructions ------------------------------------------------------------------------------------------- */
+/* --- decoded instructions
+ * ------------------------------------------------------------------------------------------- */
 
 #define BT_NO_REG 0xff
 
@@ -86,31 +92,32 @@ struct bt_op {
     uint64_t rip;
     int64_t disp;
     uint64_t imm;
-    uint16_t mnemonic;  /* ZydisMnemonic */
-    uint16_t mem_size;  /* bytes; 0 where the helper decides */
+    uint16_t mnemonic; /* ZydisMnemonic */
+    uint16_t mem_size; /* bytes; 0 where the helper decides */
     uint8_t len;
-    uint8_t opsize;     /* operand size in bytes: 1, 2, 4, 8 */
-    uint8_t addrsize;   /* 2, 4, 8 */
-    uint8_t seg;        /* enum x86_sreg of the memory operand */
+    uint8_t opsize;             /* operand size in bytes: 1, 2, 4, 8 */
+    uint8_t addrsize;           /* 2, 4, 8 */
+    uint8_t seg;                /* enum x86_sreg of the memory operand */
     uint8_t base, index, scale; /* guest register numbers or BT_NO_REG */
     bool has_mem, rip_relative, stack_based;
-    uint8_t access;     /* X86_ACCESS_READ (loads) or _WRITE (stores, and read-modify-write with mem_read) */
+    uint8_t access; /* X86_ACCESS_READ (loads) or _WRITE (stores, and read-modify-write with mem_read) */
     bool mem_read;
-    uint8_t reg, rm;    /* ModRM fields as guest register numbers, with REX bits; rm only when it names a register */
-    uint8_t rep;        /* 0, 1 REP/REPE, 2 REPNE */
-    uint8_t modrm_reg;  /* raw field, for groups */
+    uint8_t reg,
+        rm;      /* ModRM fields as guest register numbers, with REX bits; rm only when it names a register */
+    uint8_t rep; /* 0, 1 REP/REPE, 2 REPNE */
+    uint8_t modrm_reg; /* raw field, for groups */
     uint8_t map, opcode;
-    uint8_t imm2;       /* ENTER's second immediate */
-    uint8_t source;     /* PUSH, POP: enum below */
-    uint8_t seg_reg;    /* PUSH, POP of a segment register */
+    uint8_t imm2;    /* ENTER's second immediate */
+    uint8_t source;  /* PUSH, POP: enum below */
+    uint8_t seg_reg; /* PUSH, POP of a segment register */
     bool far, rex_w;
-    uint8_t mask_reg;   /* EVEX opmask, or 0 */
-    uint8_t elem;       /* element size in bytes of a masked or gathered operand */
-    uint8_t vlen;       /* vector length in bytes */
+    uint8_t mask_reg;            /* EVEX opmask, or 0 */
+    uint8_t elem;                /* element size in bytes of a masked or gathered operand */
+    uint8_t vlen;                /* vector length in bytes */
     uint8_t vreg, vindex, vmask; /* register numbers of gathers, scatters, masked moves */
-    bool masked;        /* inactive elements of the memory operand are not accessed */
-    bool packed;        /* the active elements lie one behind the other (VCOMPRESS, VEXPAND) */
-    bool aligned;       /* the memory operand must be aligned to its size */
+    bool masked;                 /* inactive elements of the memory operand are not accessed */
+    bool packed;                 /* the active elements lie one behind the other (VCOMPRESS, VEXPAND) */
+    bool aligned;                /* the memory operand must be aligned to its size */
     uint8_t mask_lanes; /* lanes that share the operand's elements in turn (broadcasts); 0: one each */
     bool bit_string;    /* BT and its kin: reg selects the element */
     bool x87, sse, avx, avx512, evex;
@@ -144,8 +151,8 @@ struct bt_insn {
     uint8_t map, opcode; /* legacy: opcode map 0 (one byte), 1 (0F), 2 (0F38), 3 (0F3A) */
     bool has_modrm;
     uint8_t mod;
-    uint8_t raw_reg, raw_rm;  /* with REX/VEX/EVEX extension bits, as encoded */
-    uint8_t raw_v;            /* vvvv (not inverted), with EVEX.V' */
+    uint8_t raw_reg, raw_rm; /* with REX/VEX/EVEX extension bits, as encoded */
+    uint8_t raw_v;           /* vvvv (not inverted), with EVEX.V' */
     uint8_t vex_l, vex_pp;
     uint8_t evex_z, evex_b, evex_ll, evex_aaa;
     uint8_t imm_bytes, imm_off;
@@ -154,35 +161,38 @@ struct bt_insn {
     bool rcx_read, rcx_write;        /* implicit use of (E/R)CX or CL */
     bool vsib, masked_mem;
     bool privileged;
-    bool is4;        /* the immediate names a vector register */
+    bool is4;                            /* the immediate names a vector register */
     uint32_t fl_read, fl_kill, fl_write; /* arithmetic flags: read, certainly overwritten, possibly changed */
     uint32_t live_after;                 /* by the backward pass */
-    bool agen; /* LEA-like: the memory operand is only an address */
+    bool agen;                           /* LEA-like: the memory operand is only an address */
 };
 
-/* Decodes the instruction at bytes[0..avail) for the mode; avail may be short at a page end. Returns the length; 0 when more
- * bytes are needed than avail has. in->valid says whether it may execute at all. */
-unsigned bt_decode(const struct x86_cpu *cpu, uint32_t mode, uint64_t rip, const uint8_t *bytes, unsigned avail,
-                   struct bt_insn *in);
+/* Decodes the instruction at bytes[0..avail) for the mode; avail may be short at a page end. Returns the
+ * length; 0 when more bytes are needed than avail has. in->valid says whether it may execute at all. */
+unsigned bt_decode(const struct x86_cpu *cpu, uint32_t mode, uint64_t rip, const uint8_t *bytes,
+                   unsigned avail, struct bt_insn *in);
 
-/* --- blocks ------------------------------------------------------------------------------------------------------------ */
+/* --- blocks
+ * ------------------------------------------------------------------------------------------------------------
+ */
 
 #define BT_BLOCK_INSNS_MAX 64
 #define BT_BLOCK_BYTES_MAX 1024 /* guest bytes; a block never spans more than two pages */
 
 enum bt_exit_kind {
-    BT_EXIT_NONE,     /* always through its stub */
-    BT_EXIT_DIRECT,   /* patched jump: target on the same page */
-    BT_EXIT_CHECKED,  /* jump through a cell, checked against ctx: target on another page */
-    BT_EXIT_RETURN,   /* where a call comes back: through a cell, checked against the popped address + ctx */
-    BT_EXIT_GROUP,    /* patched jump from a failed group check to the same instruction in BT_MODE_NOGROUP */
+    BT_EXIT_NONE,    /* always through its stub */
+    BT_EXIT_DIRECT,  /* patched jump: target on the same page */
+    BT_EXIT_CHECKED, /* jump through a cell, checked against ctx: target on another page */
+    BT_EXIT_RETURN,  /* where a call comes back: through a cell, checked against the popped address + ctx */
+    BT_EXIT_GROUP,   /* patched jump from a failed group check to the same instruction in BT_MODE_NOGROUP */
 };
 
 struct bt_block;
 
 struct bt_cell {
-    uint64_t neg_ctx; /* -(context the link was made under [+ return address]), or a value that never matches */
-    uint64_t target;  /* host address */
+    uint64_t
+        neg_ctx; /* -(context the link was made under [+ return address]), or a value that never matches */
+    uint64_t target; /* host address */
 };
 
 struct bt_exit {
@@ -191,8 +201,9 @@ struct bt_exit {
     struct bt_block *to;     /* while linked */
     struct bt_exit *next_in; /* list of links into `to` */
     uint32_t site, end;      /* code offsets of a checked exit's sequence */
-    uint32_t jump;           /* code offset of the rel32 that leads to the stub (checked), or to the target or stub (direct) */
-    uint32_t stub;           /* code offset of the unlinked path */
+    uint32_t jump; /* code offset of the rel32 that leads to the stub (checked), or to the target or stub
+                      (direct) */
+    uint32_t stub; /* code offset of the unlinked path */
     uint8_t kind;
     struct bt_cell *cell;
 };
@@ -205,25 +216,26 @@ struct bt_map {
 
 struct bt_block {
     uint64_t rip;
-    uint64_t ram;          /* RAM offset of the first byte */
-    uint64_t ram2;         /* RAM offset of the second page's first byte where it spans two, else UINT64_MAX */
+    uint64_t ram;  /* RAM offset of the first byte */
+    uint64_t ram2; /* RAM offset of the second page's first byte where it spans two, else UINT64_MAX */
     uint32_t mode;
-    uint32_t code, code_len; /* offset in the code cache, and bytes */
+    uint32_t code, code_len;                            /* offset in the code cache, and bytes */
     uint32_t indirect_from, indirect_to, indirect_stub; /* code offsets of an indirect jump's tail, 0: none */
-    uint32_t indirect_back;  /* where an indirect call's way through C comes back to */
+    uint32_t indirect_back; /* where an indirect call's way through C comes back to */
     uint16_t guest_len;
     uint16_t insns, nmaps;
-    int32_t rsp_moved;       /* by the RET or CALL at its end */
+    int32_t rsp_moved; /* by the RET or CALL at its end */
     bool dead;
     struct bt_block *hash_next;
     struct bt_block *page_next, *page2_next;
     struct bt_exit *in;    /* links into this block */
     struct bt_exit *exits; /* nexits of them */
     uint8_t nexits;
-    struct bt_map *map;    /* insns entries, in code order */
+    struct bt_map *map; /* insns entries, in code order */
 };
 
-/* --- jump cache -------------------------------------------------------------------------------------------------------- */
+/* --- jump cache
+ * -------------------------------------------------------------------------------------------------------- */
 
 #define BT_JC_BITS 16 /* the index is the target's low 16 bits: MOVZX leaves the flags alone */
 struct bt_jc_entry {
@@ -231,15 +243,17 @@ struct bt_jc_entry {
     uint64_t target;  /* host address */
 };
 
-/* --- exits to C ---------------------------------------------------------------------------------------------------------- */
+/* --- exits to C
+ * ----------------------------------------------------------------------------------------------------------
+ */
 
 enum bt_leave {
-    BT_LEAVE_LINK = 1,  /* an exit without a link; v->leave_arg is its number */
-    BT_LEAVE_INDIRECT,  /* jump cache miss; target in v->ind_rip, v->leave_arg is the block's number */
-    BT_LEAVE_RETURN,    /* the same after a RET; v->leave_arg is the exit's number, or BT_NO_EXIT */
-    BT_LEAVE_OP,        /* an op returned something else than BT_NEXT; v->op_result says what */
-    BT_LEAVE_MEM,       /* memory slow path refused; v->op_result, v->site say what and where */
-    BT_LEAVE_FAULT,     /* a host fault in translated code; v->fault_* */
+    BT_LEAVE_LINK = 1, /* an exit without a link; v->leave_arg is its number */
+    BT_LEAVE_INDIRECT, /* jump cache miss; target in v->ind_rip, v->leave_arg is the block's number */
+    BT_LEAVE_RETURN,   /* the same after a RET; v->leave_arg is the exit's number, or BT_NO_EXIT */
+    BT_LEAVE_OP,       /* an op returned something else than BT_NEXT; v->op_result says what */
+    BT_LEAVE_MEM,      /* memory slow path refused; v->op_result, v->site say what and where */
+    BT_LEAVE_FAULT,    /* a host fault in translated code; v->fault_* */
 };
 
 #define BT_NO_EXIT UINT32_MAX
@@ -249,13 +263,13 @@ enum {
     BT_NEXT = 0, /* go on behind the instruction */
     BT_JUMP,     /* cpu.s.rip was set; look the block up */
     BT_RAISE,    /* cpu.exc is a fault at this instruction */
-    BT_AGAIN,    /* cpu.s.rip and registers are consistent in mid-instruction: serve interrupts and come back */
+    BT_AGAIN, /* cpu.s.rip and registers are consistent in mid-instruction: serve interrupts and come back */
     BT_HALT,
-    BT_STOPPED,  /* shutdown */
-    BT_SLOW,     /* memory slow path only: run the instruction as a block of one in BT_MODE_SLOW */
-    BT_NOGROUP,  /* memory slow path only: go on from this instruction in BT_MODE_NOGROUP */
-    BT_CHAIN,    /* from bt_op_dispatch only: go to v->chain at once */
-    BT_DONE,     /* like BT_NEXT, but modes, mappings or shadows changed: end the block */
+    BT_STOPPED, /* shutdown */
+    BT_SLOW,    /* memory slow path only: run the instruction as a block of one in BT_MODE_SLOW */
+    BT_NOGROUP, /* memory slow path only: go on from this instruction in BT_MODE_NOGROUP */
+    BT_CHAIN,   /* from bt_op_dispatch only: go to v->chain at once */
+    BT_DONE,    /* like BT_NEXT, but modes, mappings or shadows changed: end the block */
 };
 
 /* Fetch translations: page -> RAM, valid for one context. */
@@ -268,26 +282,54 @@ struct bt_itlb_entry {
 #define BT_PAGE_CODE         1u /* blocks were translated from it */
 #define BT_PAGE_WRITE_CACHED 2u /* a write entry for it may be in the TLB */
 
-/* --- counters ------------------------------------------------------------------------------------------------------------- */
+/* --- counters
+ * -------------------------------------------------------------------------------------------------------------
+ */
 
 enum bt_counter {
-    BT_C_BLOCKS, BT_C_INSNS, BT_C_GUEST_BYTES, BT_C_CODE_BYTES, BT_C_FLUSHES, BT_C_INVALIDATED,
-    BT_C_EXIT_LINK, BT_C_EXIT_INDIRECT, BT_C_EXIT_OP, BT_C_EXIT_SLOW, BT_C_EXIT_NOGROUP, BT_C_EXIT_FAULT, BT_C_EXIT_KICK,
-    BT_C_TLB_MISS, BT_C_TLB_FLUSH, BT_C_TLB_SWITCH, BT_C_TLB_PAGE, BT_C_TLB_GROW,
-    BT_C_EXCEPTIONS, BT_C_PAGE_FAULTS, BT_C_IRQS, BT_C_SYSCALLS, BT_C_SMC, BT_C_BOUNCED, BT_C_PIO, BT_C_HALTS,
-    BT_C_NS_TRANSLATE, BT_C_NS_HALTED, BT_C_NS_RUN,
+    BT_C_BLOCKS,
+    BT_C_INSNS,
+    BT_C_GUEST_BYTES,
+    BT_C_CODE_BYTES,
+    BT_C_FLUSHES,
+    BT_C_INVALIDATED,
+    BT_C_EXIT_LINK,
+    BT_C_EXIT_INDIRECT,
+    BT_C_EXIT_OP,
+    BT_C_EXIT_SLOW,
+    BT_C_EXIT_NOGROUP,
+    BT_C_EXIT_FAULT,
+    BT_C_EXIT_KICK,
+    BT_C_TLB_MISS,
+    BT_C_TLB_FLUSH,
+    BT_C_TLB_SWITCH,
+    BT_C_TLB_PAGE,
+    BT_C_TLB_GROW,
+    BT_C_EXCEPTIONS,
+    BT_C_PAGE_FAULTS,
+    BT_C_IRQS,
+    BT_C_SYSCALLS,
+    BT_C_SMC,
+    BT_C_BOUNCED,
+    BT_C_PIO,
+    BT_C_HALTS,
+    BT_C_NS_TRANSLATE,
+    BT_C_NS_HALTED,
+    BT_C_NS_RUN,
     BT_C_COUNT
 };
 
 #define BT_EVENT_EXCEPTION 0x100
 #define BT_EVENT_INTERRUPT 0x101
-#define BT_LAST_EXITS 16
+#define BT_LAST_EXITS      16
 struct bt_last_exit {
     uint64_t rip;
     uint16_t what, vector; /* enum bt_leave; or 0x100 + kind for events */
 };
 
-/* --- the vCPU --------------------------------------------------------------------------------------------------------------- */
+/* --- the vCPU
+ * ---------------------------------------------------------------------------------------------------------------
+ */
 
 struct bt_engine;
 
@@ -299,24 +341,24 @@ struct bt_vcpu {
     struct x86_cpu cpu; /* first: cpu.s.gpr are the slots of displaced registers */
 
     /* Read and written by translated code. */
-    uint32_t aflags;        /* AH as LAHF leaves it << 8 | OF */
-    uint8_t iflag, dflag;   /* 0 or 1 */
-    uint64_t ctx;           /* current context */
-    uint64_t ctx_poison;    /* what ctx is set to while something is pending: matches nothing */
+    uint32_t aflags;             /* AH as LAHF leaves it << 8 | OF */
+    uint8_t iflag, dflag;        /* 0 or 1 */
+    uint64_t ctx;                /* current context */
+    uint64_t ctx_poison;         /* what ctx is set to while something is pending: matches nothing */
     uint64_t asid[BT_MMU_COUNT]; /* OR-ed into the tag that an access looks for */
-    uint64_t tlb_mask;      /* (entries - 1) << 4 */
-    uint64_t ind_rip;       /* target of an indirect jump */
-    uint64_t tmp[4];        /* within one instruction */
-    uint64_t group[8];      /* within one block: host addresses of groups of accesses */
-    uint64_t c_rsp;         /* C's stack while translated code runs */
-    uint64_t ret_rsp;       /* the stack that translated code runs on: return addresses of host calls */
-    uint64_t ret_guard;     /* the page below it, inaccessible */
-    uint64_t ret_bottom;    /* where it starts, with the address of stub_return_bottom */
-    uint32_t ret_block;     /* number of the block whose RET was executed last */
+    uint64_t tlb_mask;           /* (entries - 1) << 4 */
+    uint64_t ind_rip;            /* target of an indirect jump */
+    uint64_t tmp[4];             /* within one instruction */
+    uint64_t group[8];           /* within one block: host addresses of groups of accesses */
+    uint64_t c_rsp;              /* C's stack while translated code runs */
+    uint64_t ret_rsp;            /* the stack that translated code runs on: return addresses of host calls */
+    uint64_t ret_guard;          /* the page below it, inaccessible */
+    uint64_t ret_bottom;         /* where it starts, with the address of stub_return_bottom */
+    uint32_t ret_block;          /* number of the block whose RET was executed last */
     uint64_t leave_arg;
-    uint64_t chain;         /* host address of the block that follows an op */
-    uint8_t irq_wait;       /* an interrupt is waiting for IF */
-    uint64_t site;          /* host return address of the last slow path or op */
+    uint64_t chain;   /* host address of the block that follows an op */
+    uint8_t irq_wait; /* an interrupt is waiting for IF */
+    uint64_t site;    /* host return address of the last slow path or op */
     int op_result;
     bool has_bmi2, has_avx512bw; /* of the host */
     uint64_t fn_op, fn_tlb_miss; /* addresses of C functions, for the stubs */
@@ -327,20 +369,20 @@ struct bt_vcpu {
         uint32_t size;
         bool masked;
         uint8_t elem;
-        uint64_t mask;      /* active elements */
-        uint64_t ptr;       /* host address of the operand's first byte */
+        uint64_t mask; /* active elements */
+        uint64_t ptr;  /* host address of the operand's first byte */
         _Alignas(64) uint8_t buf[4096 + 128];
     } bounce;
     uint64_t kmask; /* opmask register of a masked memory operand */
 
     /* Ours. */
     struct bt_engine *engine;
-    struct bt_tlb *tlb;     /* BT_MMU_COUNT of them */
+    struct bt_tlb *tlb; /* BT_MMU_COUNT of them */
     uint8_t *code_rx, *code_rw;
     uint32_t code_size, code_used, code_start; /* code_start: behind the stubs */
     uint8_t *ops;
     uint32_t ops_size, ops_used;
-    struct bt_block *blocks;   /* in order of their code */
+    struct bt_block *blocks; /* in order of their code */
     uint32_t nblocks, blocks_max;
     struct bt_block **hash;
     struct bt_map *maps;
@@ -350,17 +392,17 @@ struct bt_vcpu {
     struct bt_cell *cells;
     uint32_t cells_used, cells_max;
     struct bt_jc_entry *jc;
-    uint8_t *code_pages;       /* per RAM page: BT_PAGE_* */
-    uint64_t mode_ctx;         /* what ctx is, or was before it was poisoned */
+    uint8_t *code_pages; /* per RAM page: BT_PAGE_* */
+    uint64_t mode_ctx;   /* what ctx is, or was before it was poisoned */
     struct bt_itlb_entry itlb[BT_ITLB_SIZE];
     struct bt_block **page_blocks; /* per RAM page */
-    void *scratch;             /* translate.c's */
-    uint32_t mode;             /* of the current state (without ONE, SLOW) */
-    uint32_t mode_once;        /* OR-ed into the mode for the next block only */
+    void *scratch;                 /* translate.c's */
+    uint32_t mode;                 /* of the current state (without ONE, SLOW) */
+    uint32_t mode_once;            /* OR-ed into the mode for the next block only */
     bool fpu_live;
     bool fpu_dirty;
     bool code_flush_wanted;
-    bool shadow_once;          /* interrupts held back for one instruction */
+    bool shadow_once; /* interrupts held back for one instruction */
     bool k_nonglobal;
     uint8_t tlb_bits;
     uint32_t misses_window;
@@ -372,7 +414,8 @@ struct bt_vcpu {
     uint16_t cur_asid, kernel_asid;
     uint64_t kernel_ctx;
     bool k_code_nonglobal;
-    uint64_t large_bloom[16], huge_bloom[16]; /* regions of 2 MiB and 1 GiB that were cached from large pages */
+    uint64_t large_bloom[16],
+        huge_bloom[16]; /* regions of 2 MiB and 1 GiB that were cached from large pages */
     uint64_t code_bloom[1024];
 
     /* The dispatcher's. */
@@ -381,11 +424,11 @@ struct bt_vcpu {
     bool fill_jc;              /* enter the next block in the jump cache */
     bool raised;               /* cpu.exc is to be delivered */
     bool killed;               /* a block was invalidated: maybe the current one */
-    bool no_step;              /* the instruction entered an interrupt handler: no single-step trap behind it */
-    bool mid_string;           /* BT_AGAIN is between two elements of a string instruction */
-    uint64_t data_hits;        /* DR6 bits of data breakpoints hit by the current instruction */
-    char error[200];           /* why the engine cannot go on */
-    struct vcpu_platform vm;   /* the machine's, behind functions that save the vector state first */
+    bool no_step;            /* the instruction entered an interrupt handler: no single-step trap behind it */
+    bool mid_string;         /* BT_AGAIN is between two elements of a string instruction */
+    uint64_t data_hits;      /* DR6 bits of data breakpoints hit by the current instruction */
+    char error[200];         /* why the engine cannot go on */
+    struct vcpu_platform vm; /* the machine's, behind functions that save the vector state first */
     uint32_t xsave_mask, mxcsr_mask;
     uint32_t xsave_offset[10], xsave_size[10]; /* of each component, in the standard format */
     _Alignas(64) uint8_t xbuf[X86_XSAVE_MAX];
@@ -434,7 +477,9 @@ static inline struct bt_vcpu *bt_of(struct x86_cpu *cpu)
     return (struct bt_vcpu *)(void *)cpu;
 }
 
-/* --- flags ------------------------------------------------------------------------------------------------------------------- */
+/* --- flags
+ * -------------------------------------------------------------------------------------------------------------------
+ */
 
 static inline void bt_flags_merge(struct bt_vcpu *v)
 {
@@ -453,16 +498,21 @@ static inline void bt_flags_split(struct bt_vcpu *v)
     v->dflag = (f >> 10) & 1u;
 }
 
-/* --- arena.c ---------------------------------------------------------------------------------------------------------------- */
+/* --- arena.c
+ * ----------------------------------------------------------------------------------------------------------------
+ */
 
 struct bt_vcpu *bt_arena_new(struct bt_engine *engine, unsigned index, struct err *err);
 void bt_arena_free(struct bt_vcpu *v);
 
-/* --- stubs.c ------------------------------------------------------------------------------------------------------------- */
+/* --- stubs.c
+ * -------------------------------------------------------------------------------------------------------------
+ */
 
 void bt_stubs_make(struct bt_vcpu *v);
 
-/* --- block.c: cache, look-up, links ---------------------------------------------------------------------------------------- */
+/* --- block.c: cache, look-up, links
+ * ---------------------------------------------------------------------------------------- */
 
 /* The block at the current RIP in `mode`, translated where it must be. NULL: a fetch fault, in cpu.exc. */
 struct bt_block *bt_block_get(struct bt_vcpu *v, uint32_t mode);
@@ -486,28 +536,36 @@ static inline struct bt_jc_entry *bt_jc_slot(struct bt_vcpu *v, uint64_t rip)
     return &v->jc[rip & (BIT(BT_JC_BITS) - 1)];
 }
 
-/* --- translate.c --------------------------------------------------------------------------------------------------------------- */
+/* --- translate.c
+ * ---------------------------------------------------------------------------------------------------------------
+ */
 
-/* Fills in the block's code; b->rip, ram, ram2 and mode are set. code[0..avail) are the guest bytes at b->rip, avail2 those of the
- * second page. Returns 0, -ENOSPC when the cache is full, -EAGAIN when bytes of the next page are needed first. */
-int bt_translate(struct bt_vcpu *v, struct bt_block *b, const uint8_t *code, unsigned avail, const uint8_t *code2);
+/* Fills in the block's code; b->rip, ram, ram2 and mode are set. code[0..avail) are the guest bytes at
+ * b->rip, avail2 those of the second page. Returns 0, -ENOSPC when the cache is full, -EAGAIN when bytes of
+ * the next page are needed first. */
+int bt_translate(struct bt_vcpu *v, struct bt_block *b, const uint8_t *code, unsigned avail,
+                 const uint8_t *code2);
 size_t bt_translate_scratch_bytes(void);
 
-/* --- tlb.c (general registers only) ------------------------------------------------------------------------------------------- */
+/* --- tlb.c (general registers only)
+ * ------------------------------------------------------------------------------------------- */
 
-/* From the stubs: returns BT_NEXT with *ret_host set in v->tmp[3], or BT_RAISE, BT_SLOW. info: size | write << 15 | mmu << 16 | masked << 20 */
+/* From the stubs: returns BT_NEXT with *ret_host set in v->tmp[3], or BT_RAISE, BT_SLOW. info: size | write
+ * << 15 | mmu << 16 | masked << 20 */
 int bt_tlb_miss(struct bt_vcpu *v, uint64_t va, uint32_t info);
 void bt_tlb_init(struct bt_vcpu *v);
-void bt_tlb_forget_page(struct bt_vcpu *v, uint64_t ram_page);  /* write entries of a RAM page */
+void bt_tlb_forget_page(struct bt_vcpu *v, uint64_t ram_page); /* write entries of a RAM page */
 extern const struct x86_cpu_ops bt_cpu_ops;
 void bt_mode_update(struct bt_vcpu *v); /* recomputes mode and ctx from cpu.s */
 unsigned bt_mmu_index(const struct bt_vcpu *v);
 /* Marks that code was fetched from this page (for INVLPG). */
 void bt_note_code_page(struct bt_vcpu *v, uint64_t va, bool global);
 
-/* --- op_*.c (general registers only) --------------------------------------------------------------------------------------------- */
+/* --- op_*.c (general registers only)
+ * --------------------------------------------------------------------------------------------- */
 
-/* The function that executes an instruction which is not translated inline, or NULL; *ret_ends: it ends its block. */
+/* The function that executes an instruction which is not translated inline, or NULL; *ret_ends: it ends its
+ * block. */
 typedef int bt_op_fn(struct bt_vcpu *v, const struct bt_op *op);
 bt_op_fn *bt_op_lookup(const struct bt_insn *in, bool *ret_ends);
 int bt_op_ud(struct bt_vcpu *v, const struct bt_op *op);
@@ -518,17 +576,21 @@ int bt_op_bounce_commit(struct bt_vcpu *v, const struct bt_op *op);
 uint64_t bt_op_ea(const struct bt_vcpu *v, const struct bt_op *op); /* offset within the segment */
 int bt_op_dispatch(struct bt_vcpu *v, const struct bt_op *op);      /* what the op stub calls */
 
-/* --- fpu.c -------------------------------------------------------------------------------------------------------------------------- */
+/* --- fpu.c
+ * --------------------------------------------------------------------------------------------------------------------------
+ */
 
 void bt_fpu_save(struct bt_vcpu *v);
 void bt_fpu_load(struct bt_vcpu *v);
 
-void bt_fpu_sanitize(struct bt_vcpu *v);      /* after the area was set from outside */
+void bt_fpu_sanitize(struct bt_vcpu *v); /* after the area was set from outside */
 /* Raises #MF where an x87 error is pending, in place of a fault of the memory operand. */
 bool bt_fpu_fault(struct bt_vcpu *v);
 uint32_t bt_fpu_mask(uint64_t host_xcr0);
 
-/* --- run.c, signal.c ------------------------------------------------------------------------------------------------------------------ */
+/* --- run.c, signal.c
+ * ------------------------------------------------------------------------------------------------------------------
+ */
 
 int bt_signals_install(struct err *err);
 #define BT_SIGNAL_KICK SIGUSR2

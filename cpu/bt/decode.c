@@ -2,8 +2,9 @@
  * Decoding of guest instructions: Zydis' answer, reduced to what the generator needs.
  *
  * This is also where it is decided what may be copied into translated code at all: the allow list below names
- * the instruction-set extensions whose instructions compute on registers and memory only, and the CPUID bit under
- * which the guest may use them. Everything else is either executed by a function (op_*.c) or raises #UD.
+ * the instruction-set extensions whose instructions compute on registers and memory only, and the CPUID bit
+ * under which the guest may use them. Everything else is either executed by a function (op_*.c) or raises
+ * #UD.
  */
 #include <string.h>
 
@@ -81,12 +82,12 @@ static bool avx512_offered(const struct x86_cpuid *c, ZydisISASet set)
         const char *part;
         uint8_t word, bit;
     } sets[] = {
-        {"AVX512BW", F7B, 30},      {"AVX512CD", F7B, 28},         {"AVX512DQ", F7B, 17},
-        {"AVX512_VBMI2", F7C, 6},   {"AVX512_VBMI", F7C, 1},       {"AVX512_IFMA", F7B, 21},
-        {"AVX512_VNNI", F7C, 11},   {"AVX512_BITALG", F7C, 12},    {"AVX512_VPOPCNTDQ", F7C, 14},
-        {"AVX512_GFNI", F7C, 8},    {"AVX512_VAES", F7C, 9},       {"AVX512_VPCLMULQDQ", F7C, 10},
-        {"AVX512_BF16", F71, 5},    {"AVX512_FP16", F7D, 23},      {"AVX512_VP2INTERSECT", F7D, 8},
-        {"AVX512ER", NEVER, 0},     {"AVX512PF", NEVER, 0},        {"AVX512_4VNNIW", NEVER, 0},
+        {"AVX512BW", F7B, 30},       {"AVX512CD", F7B, 28},      {"AVX512DQ", F7B, 17},
+        {"AVX512_VBMI2", F7C, 6},    {"AVX512_VBMI", F7C, 1},    {"AVX512_IFMA", F7B, 21},
+        {"AVX512_VNNI", F7C, 11},    {"AVX512_BITALG", F7C, 12}, {"AVX512_VPOPCNTDQ", F7C, 14},
+        {"AVX512_GFNI", F7C, 8},     {"AVX512_VAES", F7C, 9},    {"AVX512_VPCLMULQDQ", F7C, 10},
+        {"AVX512_BF16", F71, 5},     {"AVX512_FP16", F7D, 23},   {"AVX512_VP2INTERSECT", F7D, 8},
+        {"AVX512ER", NEVER, 0},      {"AVX512PF", NEVER, 0},     {"AVX512_4VNNIW", NEVER, 0},
         {"AVX512_4FMAPS", NEVER, 0},
     };
     for (unsigned i = 0; i < ARRAY_SIZE(sets); i++) {
@@ -177,8 +178,8 @@ static void decoders_init(void)
     }
 }
 
-static void decode_memory(const struct x86_cpu *cpu, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *o,
-                          struct bt_insn *in)
+static void decode_memory(const struct x86_cpu *cpu, const ZydisDecodedInstruction *z,
+                          const ZydisDecodedOperand *o, struct bt_insn *in)
 {
     struct bt_op *op = &in->op;
     uint8_t size;
@@ -221,8 +222,8 @@ static void decode_memory(const struct x86_cpu *cpu, const ZydisDecodedInstructi
     (void)cpu;
 }
 
-/* Which masks keep elements of the memory operand from being accessed, and what an element is (SDM vol. 2A, 2.8: the types with
- * "NF" access all of it whatever the mask). */
+/* Which masks keep elements of the memory operand from being accessed, and what an element is (SDM vol.
+ * 2A, 2.8: the types with "NF" access all of it whatever the mask). */
 static void decode_mask(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops, struct bt_insn *in)
 {
     struct bt_op *op = &in->op;
@@ -279,8 +280,10 @@ static void decode_mask(const ZydisDecodedInstruction *z, const ZydisDecodedOper
         if (op->mem_size * 8u < ops[0].size) {
             op->mask_lanes = (uint8_t)ops[0].element_count; /* VBROADCASTI32X4 and its kin */
         } else {
-            /* A narrowing conversion; else the mask is finer than the operand's elements, and all of it is read. */
-            op->masked = z->meta.category == ZYDIS_CATEGORY_CONVERT && z->mnemonic != ZYDIS_MNEMONIC_VCVTNE2PS2BF16;
+            /* A narrowing conversion; else the mask is finer than the operand's elements, and all of it is
+             * read. */
+            op->masked =
+                z->meta.category == ZYDIS_CATEGORY_CONVERT && z->mnemonic != ZYDIS_MNEMONIC_VCVTNE2PS2BF16;
         }
     } else if (to_vector && ops[0].element_count < lanes && ops[0].element_count) {
         op->elem = (uint8_t)(op->mem_size / ops[0].element_count);
@@ -417,14 +420,16 @@ static void decode_flags(const ZydisDecodedInstruction *z, struct bt_insn *in)
     }
 }
 
-/* Implicit memory operands: the one that a segment prefix applies to is not ES:rDI of a string instruction. */
+/* Implicit memory operands: the one that a segment prefix applies to is not ES:rDI of a string instruction.
+ */
 static bool implicit_segment_counts(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *o)
 {
     uint8_t size;
     bool high;
     bool maskmov = z->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ || z->mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU ||
                    z->mnemonic == ZYDIS_MNEMONIC_VMASKMOVDQU;
-    return maskmov || (o->mem.base != ZYDIS_REGISTER_NONE && gpr_number(o->mem.base, &size, &high) != X86_RDI);
+    return maskmov ||
+           (o->mem.base != ZYDIS_REGISTER_NONE && gpr_number(o->mem.base, &size, &high) != X86_RDI);
 }
 
 static void decode_operands(const struct x86_cpu *cpu, const ZydisDecodedInstruction *z,
@@ -434,9 +439,12 @@ static void decode_operands(const struct x86_cpu *cpu, const ZydisDecodedInstruc
         const ZydisDecodedOperand *o = &ops[i];
         if (o->type == ZYDIS_OPERAND_TYPE_MEMORY) {
             if (o->encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM ||
-                o->encoding == ZYDIS_OPERAND_ENCODING_DISP16_32_64 || o->encoding == ZYDIS_OPERAND_ENCODING_DISP64 ||
-                o->encoding == ZYDIS_OPERAND_ENCODING_DISP32_32_64 || o->encoding == ZYDIS_OPERAND_ENCODING_DISP32 ||
-                o->encoding == ZYDIS_OPERAND_ENCODING_DISP16 || o->encoding == ZYDIS_OPERAND_ENCODING_DISP16_32_32) {
+                o->encoding == ZYDIS_OPERAND_ENCODING_DISP16_32_64 ||
+                o->encoding == ZYDIS_OPERAND_ENCODING_DISP64 ||
+                o->encoding == ZYDIS_OPERAND_ENCODING_DISP32_32_64 ||
+                o->encoding == ZYDIS_OPERAND_ENCODING_DISP32 ||
+                o->encoding == ZYDIS_OPERAND_ENCODING_DISP16 ||
+                o->encoding == ZYDIS_OPERAND_ENCODING_DISP16_32_32) {
                 decode_memory(cpu, z, o, in);
                 in->agen = o->mem.type == ZYDIS_MEMOP_TYPE_AGEN;
             } else if (!in->op.has_mem && implicit_segment_counts(z, o)) {
@@ -456,8 +464,9 @@ static void decode_operands(const struct x86_cpu *cpu, const ZydisDecodedInstruc
             in->op.mask_reg = (uint8_t)(o->reg.value - ZYDIS_REGISTER_K0);
             continue;
         }
-        struct bt_field f = {.rd = (o->actions & (ZYDIS_OPERAND_ACTION_MASK_READ | ZYDIS_OPERAND_ACTION_CONDWRITE)) != 0,
-                             .wr = (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0};
+        struct bt_field f = {
+            .rd = (o->actions & (ZYDIS_OPERAND_ACTION_MASK_READ | ZYDIS_OPERAND_ACTION_CONDWRITE)) != 0,
+            .wr = (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0};
         f.reg = gpr_number(o->reg.value, &f.size, &f.high);
         f.gpr = f.reg != BT_NO_REG;
         /* With a zero source the destination stays as it was, whatever the manual leaves open. */
@@ -505,7 +514,8 @@ static void normalize(const ZydisDecodedInstruction *z, struct bt_insn *in)
         in->mod = 0;
         in->raw_reg = 0;
         in->imm_bytes = 0;
-        in->reg = (struct bt_field){.gpr = true, .reg = X86_RAX, .size = in->op.opsize, .rd = opcode & 2, .wr = !(opcode & 2)};
+        in->reg = (struct bt_field){
+            .gpr = true, .reg = X86_RAX, .size = in->op.opsize, .rd = opcode & 2, .wr = !(opcode & 2)};
         in->rm.gpr = false;
     } else if (opcode == 0x82) { /* an alias of 80 */
         in->opcode = 0x80;
@@ -521,7 +531,8 @@ static void normalize(const ZydisDecodedInstruction *z, struct bt_insn *in)
     }
 }
 
-/* Operands that must be aligned to their size, whose #GP comes before any page fault (SDM vol. 2A, 2.4, tables 2-15 to 2-17). */
+/* Operands that must be aligned to their size, whose #GP comes before any page fault (SDM vol. 2A, 2.4,
+ * tables 2-15 to 2-17). */
 static bool needs_alignment(const ZydisDecodedInstruction *z, const struct bt_insn *in)
 {
     switch (z->mnemonic) {
@@ -572,7 +583,8 @@ static void adjust_memory(const ZydisDecodedInstruction *z, struct bt_insn *in)
     }
 }
 
-/* x87 and MMX instructions that report an error of an earlier one before they access memory (SDM vol. 1, 8.7). */
+/* x87 and MMX instructions that report an error of an earlier one before they access memory (SDM vol.
+ * 1, 8.7). */
 static bool waits_for_x87(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops)
 {
     for (unsigned i = 0; i < z->operand_count; i++) {
@@ -593,7 +605,8 @@ static bool waits_for_x87(const ZydisDecodedInstruction *z, const ZydisDecodedOp
 /* Outside of 64-bit mode VEX.W and EVEX.W do not widen general-purpose operands. */
 static bool w_is_ignored(const ZydisDecodedInstruction *z, const struct bt_insn *in)
 {
-    if ((in->reg.gpr && in->reg.size == 4) || (in->rm.gpr && in->rm.size == 4) || (in->v.gpr && in->v.size == 4)) {
+    if ((in->reg.gpr && in->reg.size == 4) || (in->rm.gpr && in->rm.size == 4) ||
+        (in->v.gpr && in->v.size == 4)) {
         return true;
     }
     switch (z->mnemonic) {
@@ -610,7 +623,8 @@ static bool w_is_ignored(const ZydisDecodedInstruction *z, const struct bt_insn 
     }
 }
 
-/* Members of the SSE extensions that touch no vector state, so that CR0.TS and CR4.OSFXSR do not concern them. */
+/* Members of the SSE extensions that touch no vector state, so that CR0.TS and CR4.OSFXSR do not concern
+ * them. */
 static bool computes_without_fpu(ZydisMnemonic m)
 {
     switch (m) {
@@ -628,8 +642,8 @@ static bool computes_without_fpu(ZydisMnemonic m)
     }
 }
 
-unsigned bt_decode(const struct x86_cpu *cpu, uint32_t mode, uint64_t rip, const uint8_t *bytes, unsigned avail,
-                   struct bt_insn *in)
+unsigned bt_decode(const struct x86_cpu *cpu, uint32_t mode, uint64_t rip, const uint8_t *bytes,
+                   unsigned avail, struct bt_insn *in)
 {
     pthread_once(&decoders_once, decoders_init);
     memset(in, 0, sizeof(*in));

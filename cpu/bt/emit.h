@@ -18,13 +18,44 @@ struct emit {
 };
 
 enum host_reg {
-    H_RAX, H_RCX, H_RDX, H_RBX, H_RSP, H_RBP, H_RSI, H_RDI,
-    H_R8, H_R9, H_R10, H_R11, H_R12, H_R13, H_R14, H_R15,
+    H_RAX,
+    H_RCX,
+    H_RDX,
+    H_RBX,
+    H_RSP,
+    H_RBP,
+    H_RSI,
+    H_RDI,
+    H_R8,
+    H_R9,
+    H_R10,
+    H_R11,
+    H_R12,
+    H_R13,
+    H_R14,
+    H_R15,
     H_NONE = 0xff,
 };
 
 /* Condition codes (SDM vol. 1, appendix B) */
-enum { CC_O, CC_NO, CC_B, CC_AE, CC_E, CC_NE, CC_BE, CC_A, CC_S, CC_NS, CC_P, CC_NP, CC_L, CC_GE, CC_LE, CC_G };
+enum {
+    CC_O,
+    CC_NO,
+    CC_B,
+    CC_AE,
+    CC_E,
+    CC_NE,
+    CC_BE,
+    CC_A,
+    CC_S,
+    CC_NS,
+    CC_P,
+    CC_NP,
+    CC_L,
+    CC_GE,
+    CC_LE,
+    CC_G
+};
 
 static inline uint64_t emit_rx(const struct emit *e)
 {
@@ -107,7 +138,8 @@ static inline void emit_ra(struct emit *e, bool w, unsigned opcode, unsigned reg
 }
 
 /* ModRM, SIB and displacement of [base + index * scale + disp]; base and index may be H_NONE. */
-static inline void emit_mem_modrm(struct emit *e, unsigned reg, unsigned base, unsigned index, unsigned scale, int32_t disp)
+static inline void emit_mem_modrm(struct emit *e, unsigned reg, unsigned base, unsigned index, unsigned scale,
+                                  int32_t disp)
 {
     static const uint8_t log2s[9] = {0, 0, 1, 0, 2, 0, 0, 0, 3};
     if (base == H_NONE) {
@@ -130,8 +162,8 @@ static inline void emit_mem_modrm(struct emit *e, unsigned reg, unsigned base, u
 }
 
 /* op reg, [base + index * scale + disp] */
-static inline void emit_rm(struct emit *e, bool w, unsigned opcode, unsigned reg, unsigned base, unsigned index,
-                           unsigned scale, int32_t disp)
+static inline void emit_rm(struct emit *e, bool w, unsigned opcode, unsigned reg, unsigned base,
+                           unsigned index, unsigned scale, int32_t disp)
 {
     emit_rex(e, w, reg, index == H_NONE ? 0 : index, base == H_NONE ? 0 : base, false);
     emit_opcode(e, opcode);

@@ -14,7 +14,8 @@ static int engine_probe(struct err *err)
     return 0;
 }
 
-/* --- writes by devices ------------------------------------------------------------------------------------------------- */
+/* --- writes by devices
+ * ------------------------------------------------------------------------------------------------- */
 
 /* Runs on the writer's thread. Queues the range for every vCPU that may have translated from it. */
 static void on_ram_written(void *opaque, uint64_t ram, uint64_t len)
@@ -55,7 +56,8 @@ void bt_code_queue_serve(struct bt_vcpu *v)
     pthread_mutex_unlock(&v->engine->lock);
 }
 
-/* --- the machine's callbacks, with the guest's vector state out of the way -------------------------------------------------- */
+/* --- the machine's callbacks, with the guest's vector state out of the way
+ * -------------------------------------------------- */
 
 static int vm_irq_ack(void *opaque)
 {
@@ -143,13 +145,15 @@ static void set_platform(struct bt_vcpu *v, const struct vcpu_platform *platform
     };
 }
 
-/* --- engine and vCPUs ----------------------------------------------------------------------------------------------------------- */
+/* --- engine and vCPUs
+ * -----------------------------------------------------------------------------------------------------------
+ */
 
 static int engine_create(const struct engine_config *config, struct engine **ret_engine, struct err *err)
 {
     if (config->vcpus > ARRAY_SIZE(((struct bt_engine *)NULL)->vcpus)) {
-        return err_set(err, -EINVAL, "at most %zu vCPUs, not %u", ARRAY_SIZE(((struct bt_engine *)NULL)->vcpus),
-                       config->vcpus);
+        return err_set(err, -EINVAL, "at most %zu vCPUs, not %u",
+                       ARRAY_SIZE(((struct bt_engine *)NULL)->vcpus), config->vcpus);
     }
     int r = bt_signals_install(err);
     if (r < 0) {

@@ -1,5 +1,6 @@
 /*
- * Moving the guest's x87 and vector state between the host's registers and cpu.s.xsave. General registers only.
+ * Moving the guest's x87 and vector state between the host's registers and cpu.s.xsave. General registers
+ * only.
  *
  * The area has XSAVE's standard format; the mask is what both this engine and the host know.
  */

@@ -1,6 +1,6 @@
 /*
- * Shared by the generator's files: translate.c (blocks), gen_mem.c (addresses, flags), gen_copy.c (instructions that
- * are re-encoded), gen_flow.c (stack and control transfer).
+ * Shared by the generator's files: translate.c (blocks), gen_mem.c (addresses, flags), gen_copy.c
+ * (instructions that are re-encoded), gen_flow.c (stack and control transfer).
  */
 #ifndef FONDA_CPU_BT_GEN_H
 #define FONDA_CPU_BT_GEN_H
@@ -13,25 +13,41 @@
 
 /* A memory access' way to bt_tlb_miss, emitted behind the block. */
 struct gen_cold {
-    uint8_t *jcc;    /* displacement of the jump to it */
-    uint8_t *back;   /* where the hot path goes on */
+    uint8_t *jcc;  /* displacement of the jump to it */
+    uint8_t *back; /* where the hot path goes on */
     uint32_t info;
-    uint16_t guest;  /* offset of the instruction in the block */
+    uint16_t guest; /* offset of the instruction in the block */
     bool flags_saved;
     struct bt_exit *exit; /* of a group */
 };
 
 /* How an instruction is translated. */
 enum gen_kind {
-    GEN_COPY, GEN_NOTHING, GEN_LEA, GEN_PUSH, GEN_POP, GEN_LEAVE, GEN_CALL, GEN_CALL_INDIRECT, GEN_RET, GEN_JMP,
-    GEN_JMP_INDIRECT, GEN_JCC, GEN_LOOP, GEN_JRCXZ, GEN_BIT_STRING, GEN_OP, GEN_INLINE, GEN_PUSHF,
+    GEN_COPY,
+    GEN_NOTHING,
+    GEN_LEA,
+    GEN_PUSH,
+    GEN_POP,
+    GEN_LEAVE,
+    GEN_CALL,
+    GEN_CALL_INDIRECT,
+    GEN_RET,
+    GEN_JMP,
+    GEN_JMP_INDIRECT,
+    GEN_JCC,
+    GEN_LOOP,
+    GEN_JRCXZ,
+    GEN_BIT_STRING,
+    GEN_OP,
+    GEN_INLINE,
+    GEN_PUSHF,
 };
 
 struct gen_insn {
     struct bt_insn in;
     enum gen_kind kind;
     bool ends;
-    int8_t mem_group, stack_group; /* or -1 */
+    int8_t mem_group, stack_group;    /* or -1 */
     int64_t mem_offset, stack_offset; /* relative to the group's value */
     bt_op_fn *fn;
 };
@@ -43,7 +59,7 @@ struct gen_group {
     uint8_t scale;
     bool write, checked;
     unsigned count;
-    int64_t min, max;     /* [min, max) relative to the value */
+    int64_t min, max; /* [min, max) relative to the value */
 };
 
 struct gen {
@@ -52,13 +68,13 @@ struct gen {
     struct emit e;
     uint8_t *start;
     uint32_t mode;
-    unsigned n, at;         /* instructions; the current one */
-    bool flags_saved;       /* the guest's arithmetic flags are in v->aflags, not in the host's flags */
-    bool irq_check;         /* the block ends in the shadow of STI */
-    bool op_flags_saved;    /* the same, while the current instruction's own operation executes */
+    unsigned n, at;      /* instructions; the current one */
+    bool flags_saved;    /* the guest's arithmetic flags are in v->aflags, not in the host's flags */
+    bool irq_check;      /* the block ends in the shadow of STI */
+    bool op_flags_saved; /* the same, while the current instruction's own operation executes */
     unsigned ngroups;
-    int s2_group;           /* whose host address r15 holds, or -1 */
-    int32_t mem_disp;       /* the operand is at [r15 + this] */
+    int s2_group;     /* whose host address r15 holds, or -1 */
+    int32_t mem_disp; /* the operand is at [r15 + this] */
     struct gen_group group[GEN_GROUPS_MAX];
     unsigned ncold, nexits, nmaps;
     struct gen_cold cold[BT_BLOCK_INSNS_MAX * 3];
@@ -67,15 +83,15 @@ struct gen {
     uint8_t bytes[BT_BLOCK_BYTES_MAX + 32];
 };
 
-#define GEN_INFO_WRITE  0x8000u
-#define GEN_INFO_MMU(n) ((uint32_t)(n) << 16)
-#define GEN_INFO_STACK  0x40000u
-#define GEN_INFO_MASKED 0x80000u
+#define GEN_INFO_WRITE   0x8000u
+#define GEN_INFO_MMU(n)  ((uint32_t)(n) << 16)
+#define GEN_INFO_STACK   0x40000u
+#define GEN_INFO_MASKED  0x80000u
 #define GEN_INFO_ALIGNED 0x100000u
-#define GEN_INFO_GROUP 0x200000u
-#define GEN_INFO_WAITS 0x400000u
+#define GEN_INFO_GROUP   0x200000u
+#define GEN_INFO_WAITS   0x400000u
 
-#define GA(g, field) ((uint64_t)&(g)->v->field)
+#define GA(g, field) ((uint64_t) & (g)->v->field)
 
 static inline uint64_t gen_slot(const struct gen *g, unsigned guest_reg)
 {
@@ -98,12 +114,14 @@ void gen_flags_ready(struct gen *g, const struct bt_insn *in);   /* before the i
 void gen_flags_end(struct gen *g);                               /* before leaving the block */
 void gen_load_gpr(struct gen *g, unsigned host, unsigned guest); /* 64 bits, flags untouched */
 void gen_store_gpr(struct gen *g, unsigned guest, unsigned host);
-void gen_ea(struct gen *g, const struct bt_op *op, unsigned dst);  /* offset + FS/GS base into dst; uses rcx, r14 */
+void gen_ea(struct gen *g, const struct bt_op *op,
+            unsigned dst); /* offset + FS/GS base into dst; uses rcx, r14 */
 /* r15: guest address -> host address; destroys rcx, r14 and the host flags. */
 void gen_check(struct gen *g, const struct bt_insn *in, unsigned size, bool write, bool stack);
 /* The same for a group's whole span; what it cannot do leaves with BT_NOGROUP. */
 void gen_check_span(struct gen *g, int group, bool stack);
-/* The memory operand's host address in r15 (+ mem_disp), flags taken care of. In BT_MODE_SLOW through the bounce buffer. */
+/* The memory operand's host address in r15 (+ mem_disp), flags taken care of. In BT_MODE_SLOW through the
+ * bounce buffer. */
 void gen_operand(struct gen *g, const struct bt_insn *in);
 void gen_operand_done(struct gen *g, const struct bt_insn *in);
 void gen_cold_paths(struct gen *g);

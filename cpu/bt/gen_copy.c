@@ -1,10 +1,10 @@
 /*
- * Instructions that are re-encoded: the same operation, with guest registers replaced by where they live and the memory operand by
- * [r15].
+ * Instructions that are re-encoded: the same operation, with guest registers replaced by where they live and
+ * the memory operand by [r15].
  *
- * A register that has no host register, and AH, BH, CH, DH (whose encodings exclude REX and so most of what is
- * needed), go through a scratch register: loaded before, stored back after. Scratch registers are r14, rcx and, when there is
- * no memory operand, r15.
+ * A register that has no host register, and AH, BH, CH, DH (whose encodings exclude REX and so most of what
+ * is needed), go through a scratch register: loaded before, stored back after. Scratch registers are r14, rcx
+ * and, when there is no memory operand, r15.
  */
 #include "cpu/bt/gen.h"
 
@@ -18,8 +18,8 @@ struct copy {
     struct gen *g;
     const struct bt_insn *in;
     struct role reg, rm, v, opc;
-    bool mem;         /* memory operand at [r15] */
-    bool slot;        /* rm is used in place, in its slot */
+    bool mem;  /* memory operand at [r15] */
+    bool slot; /* rm is used in place, in its slot */
     bool rcx_taken, r14_taken, r15_taken;
 };
 
@@ -105,8 +105,8 @@ static void assign(struct copy *c, struct role *r, const struct bt_field *f, boo
     /* The same register in two places shares its scratch. */
     struct role *others[] = {&c->reg, &c->rm, &c->v, &c->opc};
     for (unsigned i = 0; i < ARRAY_SIZE(others); i++) {
-        if (others[i] != r && others[i]->scratch && others[i]->f->reg == f->reg && others[i]->f->high == f->high &&
-            !f->high) {
+        if (others[i] != r && others[i]->scratch && others[i]->f->reg == f->reg &&
+            others[i]->f->high == f->high && !f->high) {
             r->host = others[i]->host;
             r->scratch = true;
             return;
@@ -213,7 +213,8 @@ static void encode_legacy(struct copy *c, unsigned reg, unsigned rm)
         base = 0;
         reg = 0;
     }
-    emit_rex(e, in->rex_w, reg, 0, base, byte_needs_rex(&c->reg) || byte_needs_rex(&c->rm) || byte_needs_rex(&c->opc));
+    emit_rex(e, in->rex_w, reg, 0, base,
+             byte_needs_rex(&c->reg) || byte_needs_rex(&c->rm) || byte_needs_rex(&c->opc));
     if (in->map) {
         emit_opcode(e, maps[in->map]);
     }
@@ -249,11 +250,11 @@ static void encode_evex(struct copy *c, unsigned reg, unsigned rm, unsigned vvvv
     struct emit *e = &c->g->e;
     unsigned base = c->mem ? H_S2 : rm;
     emit8(e, 0x62);
-    emit8(e, (reg & 8 ? 0 : 0x80u) | (!c->mem && (base & 16) ? 0 : 0x40u) | (base & 8 ? 0 : 0x20u) | (reg & 16 ? 0 : 0x10u) |
-                 in->map);
+    emit8(e, (reg & 8 ? 0 : 0x80u) | (!c->mem && (base & 16) ? 0 : 0x40u) | (base & 8 ? 0 : 0x20u) |
+                 (reg & 16 ? 0 : 0x10u) | in->map);
     emit8(e, (unsigned)in->rex_w << 7 | (~vvvv & 15) << 3 | 4u | in->vex_pp);
-    emit8(e, (unsigned)in->evex_z << 7 | (unsigned)in->evex_ll << 5 | (unsigned)in->evex_b << 4 | (vvvv & 16 ? 0 : 8u) |
-                 in->evex_aaa);
+    emit8(e, (unsigned)in->evex_z << 7 | (unsigned)in->evex_ll << 5 | (unsigned)in->evex_b << 4 |
+                 (vvvv & 16 ? 0 : 8u) | in->evex_aaa);
     emit8(e, in->opcode);
     encode_modrm(c, reg, rm);
 }
@@ -336,8 +337,8 @@ static void clear_x87_pointers(struct gen *g, const struct bt_insn *in)
     }
 }
 
-/* VZEROUPPER and VZEROALL outside of 64-bit mode leave registers 8 to 15 alone (SDM vol. 2C): the same, one by one, by
- * 128-bit VEX instructions, which clear what is above. */
+/* VZEROUPPER and VZEROALL outside of 64-bit mode leave registers 8 to 15 alone (SDM vol. 2C): the same, one
+ * by one, by 128-bit VEX instructions, which clear what is above. */
 static void zero_low_registers(struct gen *g, const struct bt_insn *in)
 {
     bool all = in->op.mnemonic == ZYDIS_MNEMONIC_VZEROALL;

@@ -1,16 +1,15 @@
 /*
- * Stack instructions and control transfer, where the segments are flat and the stack is 32 or 64 bits wide (the rest is done
- * by op_stack.c).
+ * Stack instructions and control transfer, where the segments are flat and the stack is 32 or 64 bits wide
+ * (the rest is done by op_stack.c).
  *
  * Ways out of a block:
  *
- *     direct    jmp/jcc rel32 to the target's code, when the target lies on the same page: whoever runs this block has the page
- *               mapped. Unlinked, it leads to its exit stub.
- *     checked   through a cell {-(ctx at linking), host address}: the target lies on another page, whose mapping may
- *               have changed since. Flagless: mov rcx, [cell]; mov r14, [ctx]; lea rcx, [rcx + r14]; jrcxz.
- *     indirect  through the jump cache, keyed by target + ctx.
- *     call      one of these as a host CALL, so that the host's return stack predicts the RET; behind it the landing, which checks
- *               that the guest returns where it was called from, in the same context.
+ *     direct    jmp/jcc rel32 to the target's code, when the target lies on the same page: whoever runs this
+ * block has the page mapped. Unlinked, it leads to its exit stub. checked   through a cell {-(ctx at
+ * linking), host address}: the target lies on another page, whose mapping may have changed since. Flagless:
+ * mov rcx, [cell]; mov r14, [ctx]; lea rcx, [rcx + r14]; jrcxz. indirect  through the jump cache, keyed by
+ * target + ctx. call      one of these as a host CALL, so that the host's return stack predicts the RET;
+ * behind it the landing, which checks that the guest returns where it was called from, in the same context.
  *     ret       a host RET with the guest's return address in r15.
  */
 #include "cpu/bt/gen.h"
@@ -296,8 +295,8 @@ void gen_exit(struct gen *g, uint64_t rip)
     emit_exit(g, rip, false);
 }
 
-/* Behind a host call: where the matching RET lands, with the guest's return address in r15. The prediction holds when that address
- * and the context are what they were. */
+/* Behind a host call: where the matching RET lands, with the guest's return address in r15. The prediction
+ * holds when that address and the context are what they were. */
 static void emit_landing(struct gen *g, uint64_t rip)
 {
     struct emit *e = &g->e;
@@ -330,7 +329,8 @@ void gen_exit_stubs(struct gen *g)
         x->stub = (uint32_t)(e->p - v->code_rw);
         emit_here32(e, v->code_rw + x->jump);
         if (x->kind == BT_EXIT_RETURN) {
-            /* The right address, but no link (any more)? Else RET went somewhere else than its CALL came from. */
+            /* The right address, but no link (any more)? Else RET went somewhere else than its CALL came
+             * from. */
             emit_mov_imm(e, H_S0, 0 - x->rip);
             emit_rm(e, true, 0x8d, H_S0, H_S0, H_S2, 1, 0);
             uint8_t *right = emit_jrcxz_fwd(e);
@@ -352,8 +352,8 @@ static void indirect_tail(struct gen *g, bool call)
     struct bt_vcpu *v = g->v;
     g->b->indirect_from = (uint32_t)(e->p - v->code_rw);
     emit_store(e, GA(g, ind_rip), H_S2);
-    emit_rr(e, false, 0x0fb7, H_S1, H_S2);                 /* movzx r14d, r15w */
-    emit_rm(e, false, 0x8d, H_S1, H_S1, H_S1, 1, 0);       /* lea r14d, [r14 + r14] */
+    emit_rr(e, false, 0x0fb7, H_S1, H_S2);           /* movzx r14d, r15w */
+    emit_rm(e, false, 0x8d, H_S1, H_S1, H_S1, 1, 0); /* lea r14d, [r14 + r14] */
     emit_rm(e, true, 0x8b, H_S0, H_NONE, H_S1, 8, (int32_t)(uint64_t)v->jc);
     emit_rm(e, true, 0x8d, H_S0, H_S0, H_S2, 1, 0);
     emit_load(e, H_S2, GA(g, ctx));
@@ -372,7 +372,8 @@ static void indirect_tail(struct gen *g, bool call)
         emit_jmp(e, v->stub_leave_indirect);
     }
     emit_here8(e, hit);
-    emit_rm(e, false, 0xff, call ? 2 : 4, H_NONE, H_S1, 8, (int32_t)(uint64_t)v->jc + 8); /* [r14 * 8 + jc + 8] */
+    emit_rm(e, false, 0xff, call ? 2 : 4, H_NONE, H_S1, 8,
+            (int32_t)(uint64_t)v->jc + 8); /* [r14 * 8 + jc + 8] */
     g->b->indirect_to = (uint32_t)(e->p - v->code_rw);
     if (landing) {
         emit_here8(e, landing);

@@ -9,8 +9,8 @@
  *     cmp  rcx, [r14 + table] ; jne cold
  *     add  r15, [r14 + table + 8]                host address
  *
- * This destroys the host flags. Where the guest's are live there, they are saved once (LAHF, SETO) before the first
- * check and restored once before they are needed; the state in between is gen.flags_saved.
+ * This destroys the host flags. Where the guest's are live there, they are saved once (LAHF, SETO) before the
+ * first check and restored once before they are needed; the state in between is gen.flags_saved.
  */
 #include "cpu/bt/gen.h"
 
@@ -124,7 +124,9 @@ static void emit_check(struct gen *g, unsigned size, bool write, uint32_t info)
     g->s2_group = -1;
     g->mem_disp = 0;
     struct bt_vcpu *v = g->v;
-    unsigned mmu = g->mode & BT_MODE_USER ? BT_MMU_USER : g->mode & BT_MODE_AC ? BT_MMU_KERNEL_AC : BT_MMU_KERNEL;
+    unsigned mmu = g->mode & BT_MODE_USER ? BT_MMU_USER
+                   : g->mode & BT_MODE_AC ? BT_MMU_KERNEL_AC
+                                          : BT_MMU_KERNEL;
     uint64_t table = (uint64_t)(write ? v->tlb[mmu].write : v->tlb[mmu].read);
 
     if (v->has_bmi2) { /* rorx r14, r15, 8 */
@@ -171,7 +173,8 @@ void gen_check_span(struct gen *g, int group, bool stack)
     emit_check(g, (unsigned)(x->max - x->min), x->write, GEN_INFO_GROUP | (stack ? GEN_INFO_STACK : 0));
 }
 
-/* A group's failed check may jump straight to the same instruction in a block without groups, once there is one. */
+/* A group's failed check may jump straight to the same instruction in a block without groups, once there is
+ * one. */
 static void emit_group_exit(struct gen *g, struct gen_cold *c)
 {
     struct emit *e = &g->e;
@@ -278,7 +281,8 @@ void gen_operand(struct gen *g, const struct bt_insn *in)
     if (in->op.seg == X86_FS || in->op.seg == X86_GS) {
         emit_ra(&g->e, true, 0x03, H_S2, GA(g, cpu.s.seg[in->op.seg].base));
     }
-    gen_check(g, in, in->op.mem_size ? in->op.mem_size : 1, in->op.access == X86_ACCESS_WRITE, in->op.stack_based);
+    gen_check(g, in, in->op.mem_size ? in->op.mem_size : 1, in->op.access == X86_ACCESS_WRITE,
+              in->op.stack_based);
 }
 
 void gen_operand_done(struct gen *g, const struct bt_insn *in)

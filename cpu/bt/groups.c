@@ -1,11 +1,13 @@
 /*
- * Groups: memory accesses of one block that lie at constant distances from one another, so that one TLB check serves all.
+ * Groups: memory accesses of one block that lie at constant distances from one another, so that one TLB check
+ * serves all.
  *
- * A pass over the decoded block gives every register a value number and a distance from it: PUSH, POP, ADD r, imm, LEA r, [r + disp]
- * and MOV r, r keep the number, everything else makes a new one. Accesses through the same numbers form a group as long as it
- * spans at most GROUP_SPAN_MAX bytes. The first access checks the whole span and keeps the host address of its lowest byte in
- * v->group[]; the others use that. Where the span crosses a page, or the page does not allow all of it, the first access leaves
- * and the rest of the block runs as one translated without groups (BT_MODE_NOGROUP).
+ * A pass over the decoded block gives every register a value number and a distance from it: PUSH, POP, ADD r,
+ * imm, LEA r, [r + disp] and MOV r, r keep the number, everything else makes a new one. Accesses through the
+ * same numbers form a group as long as it spans at most GROUP_SPAN_MAX bytes. The first access checks the
+ * whole span and keeps the host address of its lowest byte in v->group[]; the others use that. Where the span
+ * crosses a page, or the page does not allow all of it, the first access leaves and the rest of the block
+ * runs as one translated without groups (BT_MODE_NOGROUP).
  */
 #include "cpu/bt/gen.h"
 
@@ -27,8 +29,8 @@ static void renew(struct pass *p, unsigned reg)
     p->reg[reg] = (struct value){.number = p->next++, .distance = 0};
 }
 
-static int8_t join(struct pass *p, struct value base, struct value index, unsigned scale, int64_t offset, unsigned size,
-                   bool write)
+static int8_t join(struct pass *p, struct value base, struct value index, unsigned scale, int64_t offset,
+                   unsigned size, bool write)
 {
     struct gen *g = p->g;
     for (unsigned i = 0; i < g->ngroups; i++) {
@@ -48,8 +50,13 @@ static int8_t join(struct pass *p, struct value base, struct value index, unsign
     if (g->ngroups == GEN_GROUPS_MAX) {
         return -1;
     }
-    g->group[g->ngroups] = (struct gen_group){.base = base.number, .index = index.number, .scale = (uint8_t)scale,
-                                              .min = offset, .max = offset + size, .write = write, .count = 1};
+    g->group[g->ngroups] = (struct gen_group){.base = base.number,
+                                              .index = index.number,
+                                              .scale = (uint8_t)scale,
+                                              .min = offset,
+                                              .max = offset + size,
+                                              .write = write,
+                                              .count = 1};
     return (int8_t)g->ngroups++;
 }
 
@@ -57,8 +64,9 @@ static void join_operand(struct pass *p, struct gen_insn *gi)
 {
     const struct bt_op *op = &gi->in.op;
     static const struct value none = {0, 0};
-    if (!op->has_mem || gi->in.agen || gi->in.vsib || gi->in.masked_mem || op->rip_relative || op->addrsize != 8 ||
-        op->base == BT_NO_REG || op->seg == X86_FS || op->seg == X86_GS || op->mem_size == 0 || op->mem_size > 64) {
+    if (!op->has_mem || gi->in.agen || gi->in.vsib || gi->in.masked_mem || op->rip_relative ||
+        op->addrsize != 8 || op->base == BT_NO_REG || op->seg == X86_FS || op->seg == X86_GS ||
+        op->mem_size == 0 || op->mem_size > 64) {
         return;
     }
     struct value base = p->reg[op->base], index = op->index == BT_NO_REG ? none : p->reg[op->index];
@@ -86,7 +94,8 @@ static bool keeps_number(struct pass *p, const struct gen_insn *gi)
         p->reg[in->reg.reg].distance += in->op.disp;
         return true;
     }
-    if (gi->kind != GEN_COPY || in->enc != BT_ENC_LEGACY || in->map != 0 || in->op.has_mem || !in->rm.gpr || in->rm.size != 8) {
+    if (gi->kind != GEN_COPY || in->enc != BT_ENC_LEGACY || in->map != 0 || in->op.has_mem || !in->rm.gpr ||
+        in->rm.size != 8) {
         return false;
     }
     switch (in->opcode) {
@@ -105,12 +114,8 @@ static bool keeps_number(struct pass *p, const struct gen_insn *gi)
         }
         p->reg[in->rm.reg].distance += in->op.modrm_reg == 0 ? 1 : -1;
         return true;
-    case 0x89:
-        p->reg[in->rm.reg] = p->reg[in->reg.reg];
-        return true;
-    case 0x8b:
-        p->reg[in->reg.reg] = p->reg[in->rm.reg];
-        return true;
+    case 0x89: p->reg[in->rm.reg] = p->reg[in->reg.reg]; return true;
+    case 0x8b: p->reg[in->reg.reg] = p->reg[in->rm.reg]; return true;
     default: return false;
     }
 }

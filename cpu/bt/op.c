@@ -1,6 +1,6 @@
 /*
- * Instructions executed by functions: the common part. Operands, the bounce buffer of BT_MODE_SLOW, the call from
- * translated code. General registers only.
+ * Instructions executed by functions: the common part. Operands, the bounce buffer of BT_MODE_SLOW, the call
+ * from translated code. General registers only.
  */
 #include <Zydis/Zydis.h>
 
@@ -31,19 +31,21 @@ static void data_breakpoint(struct bt_vcpu *v, uint64_t va, unsigned size, bool 
 /* #AC (SDM vol. 3A, 6.15): at CPL 3 with CR0.AM and RFLAGS.AC. */
 static int alignment_check(struct bt_vcpu *v, uint64_t va, unsigned size)
 {
-    if (__builtin_expect(v->cpu.cpl == 3 && (v->cpu.s.cr0 & X86_CR0_AM) && (v->cpu.s.rflags & X86_AC), 0) && size <= 8 &&
-        (size & (size - 1)) == 0 && (va & (size - 1))) {
+    if (__builtin_expect(v->cpu.cpl == 3 && (v->cpu.s.cr0 & X86_CR0_AM) && (v->cpu.s.rflags & X86_AC), 0) &&
+        size <= 8 && (size & (size - 1)) == 0 && (va & (size - 1))) {
         return x86_raise_error(&v->cpu, X86_AC_EXC, 0);
     }
     return 0;
 }
 
 /* A misaligned operand that ends beyond what may be addressed is reported as misaligned. */
-int op_linear(struct bt_vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool write, bool stack, uint64_t *ret)
+int op_linear(struct bt_vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool write, bool stack,
+              uint64_t *ret)
 {
     unsigned access = write ? X86_ACCESS_WRITE : X86_ACCESS_READ;
     if (__builtin_expect((v->cpu.s.rflags & X86_AC) && size > 1, 0)) {
-        if (x86_linear(&v->cpu, (enum x86_sreg)seg, offset, 1, access, stack, ret) < 0 || alignment_check(v, *ret, size) < 0) {
+        if (x86_linear(&v->cpu, (enum x86_sreg)seg, offset, 1, access, stack, ret) < 0 ||
+            alignment_check(v, *ret, size) < 0) {
             return -1;
         }
     }
@@ -117,7 +119,8 @@ int op_pop(struct bt_vcpu *v, unsigned size, uint64_t *ret)
     return 0;
 }
 
-/* --- the bounce buffer ------------------------------------------------------------------------------------------------ */
+/* --- the bounce buffer
+ * ------------------------------------------------------------------------------------------------ */
 
 static uint64_t active_elements(const struct bt_vcpu *v, const struct bt_op *op)
 {
@@ -142,8 +145,10 @@ static bool element_active(const struct bt_vcpu *v, unsigned byte)
     return !v->bounce.masked || (v->bounce.mask >> (byte / v->bounce.elem) & 1);
 }
 
-/* Transfers the active parts of the operand between guest memory and the buffer. Runs of active bytes at a time. */
-static int bounce_transfer(struct bt_vcpu *v, uint8_t *buf, unsigned size, uint64_t va, bool write, unsigned access)
+/* Transfers the active parts of the operand between guest memory and the buffer. Runs of active bytes at a
+ * time. */
+static int bounce_transfer(struct bt_vcpu *v, uint8_t *buf, unsigned size, uint64_t va, bool write,
+                           unsigned access)
 {
     unsigned at = 0;
     if (size <= 8 && (size & (size - 1)) == 0 && !v->bounce.masked) { /* one access: devices tell */
@@ -151,7 +156,8 @@ static int bounce_transfer(struct bt_vcpu *v, uint8_t *buf, unsigned size, uint6
         for (unsigned i = 0; i < size && write; i++) {
             value |= (uint64_t)buf[i] << i * 8;
         }
-        int r = write ? x86_store(&v->cpu, va, size, access, value) : x86_load(&v->cpu, va, size, access, &value);
+        int r =
+            write ? x86_store(&v->cpu, va, size, access, value) : x86_load(&v->cpu, va, size, access, &value);
         for (unsigned i = 0; i < size && !write && r == 0; i++) {
             buf[i] = (uint8_t)(value >> i * 8);
         }
@@ -181,7 +187,8 @@ static int bounce_transfer(struct bt_vcpu *v, uint8_t *buf, unsigned size, uint6
 static int bounce_probe(struct bt_vcpu *v, uint64_t va, unsigned size, unsigned access)
 {
     for (unsigned at = 0; at < size;) {
-        unsigned step = MEM_PAGE_SIZE - (unsigned)((va + at) % MEM_PAGE_SIZE); /* to the next page, or element */
+        unsigned step =
+            MEM_PAGE_SIZE - (unsigned)((va + at) % MEM_PAGE_SIZE); /* to the next page, or element */
         if (v->bounce.masked) {
             step = MIN(step, v->bounce.elem - at % v->bounce.elem);
         }
@@ -238,7 +245,8 @@ static int bounce_begin(struct bt_vcpu *v, const struct bt_op *op)
     v->bounce.masked = op->masked;
     v->bounce.elem = op->elem ? op->elem : 1;
     v->bounce.mask = active;
-    uint8_t *buf = v->bounce.buf + va % 64; /* the same alignment, so that aligned forms fault or not as they should */
+    uint8_t *buf =
+        v->bounce.buf + va % 64; /* the same alignment, so that aligned forms fault or not as they should */
     unsigned access = (write ? X86_ACCESS_WRITE : X86_ACCESS_READ) | x86_access_mode(&v->cpu);
     v->counters[BT_C_BOUNCED]++;
     if (write && bounce_probe(v, va, size, access) < 0) {
@@ -272,7 +280,8 @@ int bt_op_bounce_commit(struct bt_vcpu *v, const struct bt_op *op)
     return BT_NEXT;
 }
 
-/* --- undefined and unavailable ----------------------------------------------------------------------------------------------- */
+/* --- undefined and unavailable
+ * ----------------------------------------------------------------------------------------------- */
 
 int bt_op_ud(struct bt_vcpu *v, const struct bt_op *op)
 {
@@ -288,7 +297,8 @@ int bt_op_gp(struct bt_vcpu *v, const struct bt_op *op)
     return BT_RAISE;
 }
 
-/* An x87, MMX, SSE or AVX instruction in a mode that does not allow it (SDM vol. 3A, table 2-2 and 13.1; vol. 2A, 2.4). */
+/* An x87, MMX, SSE or AVX instruction in a mode that does not allow it (SDM vol. 3A, table 2-2 and 13.1; vol.
+ * 2A, 2.4). */
 int bt_op_nm(struct bt_vcpu *v, const struct bt_op *op)
 {
     const struct x86_state *s = &v->cpu.s;
@@ -313,7 +323,8 @@ int bt_op_nm(struct bt_vcpu *v, const struct bt_op *op)
     return BT_AGAIN;
 }
 
-/* --- the call from translated code ---------------------------------------------------------------------------------------------- */
+/* --- the call from translated code
+ * ---------------------------------------------------------------------------------------------- */
 
 /* The block that follows, straight from the jump cache, when nothing else has to be looked at first. */
 static int chain(struct bt_vcpu *v, int r)

@@ -41,8 +41,10 @@ static inline bool op_code64(const struct bt_vcpu *v)
     return (v->mode & BT_MODE_CODE64) != 0;
 }
 
-/* The linear address of seg:offset, after the checks of segment, canonicality and alignment. 0, or -1 with cpu.exc set. */
-int op_linear(struct bt_vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool write, bool stack, uint64_t *ret);
+/* The linear address of seg:offset, after the checks of segment, canonicality and alignment. 0, or -1 with
+ * cpu.exc set. */
+int op_linear(struct bt_vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool write, bool stack,
+              uint64_t *ret);
 /* Memory at seg:offset. 0, or -1 with cpu.exc set. */
 int op_load(struct bt_vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool stack, uint64_t *ret);
 int op_store(struct bt_vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool stack, uint64_t value);

@@ -1,6 +1,6 @@
 /*
- * The XSAVE family, gathers and scatters, and byte-masked stores. General registers only: the guest's vector state is in the host's
- * registers (XSAVE works on it directly) or, for gathers, in cpu.s.xsave.
+ * The XSAVE family, gathers and scatters, and byte-masked stores. General registers only: the guest's vector
+ * state is in the host's registers (XSAVE works on it directly) or, for gathers, in cpu.s.xsave.
  */
 #include <Zydis/Zydis.h>
 
@@ -47,7 +47,8 @@ static int xsave_prologue(struct bt_vcpu *v, const struct bt_op *op, uint64_t *r
     if (s->cr0 & X86_CR0_TS) {
         return x86_raise(&v->cpu, X86_NM);
     }
-    if (x86_linear(&v->cpu, (enum x86_sreg)op->seg, bt_op_ea(v, op), XSAVE_HEADER, X86_ACCESS_WRITE, op->stack_based, ret_va) < 0) {
+    if (x86_linear(&v->cpu, (enum x86_sreg)op->seg, bt_op_ea(v, op), XSAVE_HEADER, X86_ACCESS_WRITE,
+                   op->stack_based, ret_va) < 0) {
         return -1;
     }
     if (*ret_va % 64) {
@@ -61,16 +62,29 @@ static void host_xsave(struct bt_vcpu *v, uint8_t *area, uint32_t rfbm, uint16_t
 {
     bt_fpu_load(v);
     switch (mnemonic) {
-    case ZYDIS_MNEMONIC_XSAVEC: __asm__ volatile("xsavec (%0)" : : "r"(area), "a"(rfbm), "d"(0) : "memory"); break;
-    case ZYDIS_MNEMONIC_XSAVEC64: __asm__ volatile("xsavec64 (%0)" : : "r"(area), "a"(rfbm), "d"(0) : "memory"); break;
+    case ZYDIS_MNEMONIC_XSAVEC:
+        __asm__ volatile("xsavec (%0)" : : "r"(area), "a"(rfbm), "d"(0) : "memory");
+        break;
+    case ZYDIS_MNEMONIC_XSAVEC64:
+        __asm__ volatile("xsavec64 (%0)" : : "r"(area), "a"(rfbm), "d"(0) : "memory");
+        break;
     /* Never the address that XRSTOR loaded from, so that only what is in its initial state is left out. */
-    case ZYDIS_MNEMONIC_XSAVEOPT: __asm__ volatile("xsaveopt (%0)" : : "r"(area), "a"(rfbm), "d"(0) : "memory"); break;
-    case ZYDIS_MNEMONIC_XSAVEOPT64: __asm__ volatile("xsaveopt64 (%0)" : : "r"(area), "a"(rfbm), "d"(0) : "memory"); break;
-    case ZYDIS_MNEMONIC_XSAVE64: __asm__ volatile("xsave64 (%0)" : : "r"(area), "a"(rfbm), "d"(0) : "memory"); break;
+    case ZYDIS_MNEMONIC_XSAVEOPT:
+        __asm__ volatile("xsaveopt (%0)" : : "r"(area), "a"(rfbm), "d"(0) : "memory");
+        break;
+    case ZYDIS_MNEMONIC_XSAVEOPT64:
+        __asm__ volatile("xsaveopt64 (%0)" : : "r"(area), "a"(rfbm), "d"(0) : "memory");
+        break;
+    case ZYDIS_MNEMONIC_XSAVE64:
+        __asm__ volatile("xsave64 (%0)" : : "r"(area), "a"(rfbm), "d"(0) : "memory");
+        break;
     default: __asm__ volatile("xsave (%0)" : : "r"(area), "a"(rfbm), "d"(0) : "memory"); break;
     }
     bool all = mnemonic == ZYDIS_MNEMONIC_XSAVE || mnemonic == ZYDIS_MNEMONIC_XSAVE64;
-    if ((rfbm & 1) && (all || (area[XSAVE_LEGACY] & 1))) { /* the last x87 instruction's opcode and addresses are the host's: the guest gets zeros */
+    if ((rfbm & 1) &&
+        (all ||
+         (area[XSAVE_LEGACY] &
+          1))) { /* the last x87 instruction's opcode and addresses are the host's: the guest gets zeros */
         static const uint8_t zeros[18];
         copy(area + 6, zeros, sizeof(zeros));
     }
@@ -150,14 +164,15 @@ static int op_xrstor(struct bt_vcpu *v, const struct bt_op *op)
 {
     uint64_t rfbm, va, size;
     unsigned access = X86_ACCESS_READ | x86_access_mode(&v->cpu);
-    if (xsave_prologue(v, op, &rfbm, &va) < 0 || x86_load_buf(&v->cpu, va, v->xbuf, XSAVE_HEADER, access) < 0) {
+    if (xsave_prologue(v, op, &rfbm, &va) < 0 ||
+        x86_load_buf(&v->cpu, va, v->xbuf, XSAVE_HEADER, access) < 0) {
         return BT_RAISE;
     }
     if (!xrstor_acceptable(v, rfbm, &size)) {
         return bt_op_gp(v, op);
     }
-    if (size > XSAVE_HEADER &&
-        x86_load_buf(&v->cpu, va + XSAVE_HEADER, v->xbuf + XSAVE_HEADER, (unsigned)size - XSAVE_HEADER, access) < 0) {
+    if (size > XSAVE_HEADER && x86_load_buf(&v->cpu, va + XSAVE_HEADER, v->xbuf + XSAVE_HEADER,
+                                            (unsigned)size - XSAVE_HEADER, access) < 0) {
         return BT_RAISE;
     }
     bt_fpu_load(v);
@@ -169,9 +184,11 @@ static int op_xrstor(struct bt_vcpu *v, const struct bt_op *op)
     return BT_NEXT;
 }
 
-/* --- vector registers in the saved image --------------------------------------------------------------------------------- */
+/* --- vector registers in the saved image
+ * --------------------------------------------------------------------------------- */
 
-/* Bytes [16 * part, +16) of vector register n; parts 0, 1, 2-3 are XMM, the upper half of YMM, of ZMM. NULL: component unknown. */
+/* Bytes [16 * part, +16) of vector register n; parts 0, 1, 2-3 are XMM, the upper half of YMM, of ZMM. NULL:
+ * component unknown. */
 static uint8_t *vector_part(struct bt_vcpu *v, unsigned n, unsigned part)
 {
     uint8_t *x = v->cpu.s.xsave;
@@ -255,8 +272,8 @@ static bool lane_active(bool evex, uint64_t k, const uint8_t *mask, unsigned i, 
     return evex ? k >> i & 1 : mask[i * elem + elem - 1] >> 7;
 }
 
-/* VGATHER*, VPGATHER*, VSCATTER*, VPSCATTER*: element by element; a fault leaves what is done done, and its mask bits clear
- * (SDM vol. 2C, "VGATHERDPS"). */
+/* VGATHER*, VPGATHER*, VSCATTER*, VPSCATTER*: element by element; a fault leaves what is done done, and its
+ * mask bits clear (SDM vol. 2C, "VGATHERDPS"). */
 static int op_gather(struct bt_vcpu *v, const struct bt_op *op)
 {
     bt_fpu_save(v);
@@ -328,15 +345,15 @@ static int maskmov_check(struct bt_vcpu *v, const struct bt_op *op, uint64_t ea)
     unsigned access = X86_ACCESS_WRITE | x86_access_mode(&v->cpu);
     uint64_t va;
     struct x86_walk w;
-    if (op_linear(v, op->seg, ea, 8, true, false, &va) < 0 ||
-        x86_walk(&v->cpu, va, access, &w) < 0) {
+    if (op_linear(v, op->seg, ea, 8, true, false, &va) < 0 || x86_walk(&v->cpu, va, access, &w) < 0) {
         return -1;
     }
     uint64_t page = (va + 7) & ~(uint64_t)(MEM_PAGE_SIZE - 1);
     return page > va ? x86_walk(&v->cpu, page, access, &w) : 0;
 }
 
-/* MASKMOVQ, MASKMOVDQU, VMASKMOVDQU: bytes of the first operand, where the second has its top bit set, to [rDI]. */
+/* MASKMOVQ, MASKMOVDQU, VMASKMOVDQU: bytes of the first operand, where the second has its top bit set, to
+ * [rDI]. */
 static int op_maskmov(struct bt_vcpu *v, const struct bt_op *op)
 {
     bool mmx = op->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ;
@@ -366,7 +383,8 @@ static int op_maskmov(struct bt_vcpu *v, const struct bt_op *op)
         }
     }
     for (unsigned i = 0; i < n; i++) {
-        if ((mask[i] & 0x80) && op_store(v, op->seg, (ea + i) & op_mask(op->addrsize), 1, false, data[i]) < 0) {
+        if ((mask[i] & 0x80) &&
+            op_store(v, op->seg, (ea + i) & op_mask(op->addrsize), 1, false, data[i]) < 0) {
             return BT_RAISE;
         }
     }

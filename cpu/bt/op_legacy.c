@@ -1,6 +1,6 @@
 /*
- * Instructions that 64-bit mode does not have, written out: decimal arithmetic, BOUND, ARPL, SALC (SDM vol. 2A), and XLAT.
- * General registers only.
+ * Instructions that 64-bit mode does not have, written out: decimal arithmetic, BOUND, ARPL, SALC (SDM vol.
+ * 2A), and XLAT. General registers only.
  */
 #include <Zydis/Zydis.h>
 
@@ -20,7 +20,8 @@ static uint32_t byte_flags(uint8_t r)
 static int op_daa_das(struct bt_vcpu *v, const struct bt_op *op)
 {
     uint8_t al = (uint8_t)v->cpu.s.gpr[X86_RAX], old = al;
-    bool cf = v->cpu.s.rflags & X86_CF, af = v->cpu.s.rflags & X86_AF, sub = op->mnemonic == ZYDIS_MNEMONIC_DAS;
+    bool cf = v->cpu.s.rflags & X86_CF, af = v->cpu.s.rflags & X86_AF,
+         sub = op->mnemonic == ZYDIS_MNEMONIC_DAS;
     bool carry = false, adjust = false;
     if ((al & 15) > 9 || af) {
         carry = cf || (sub ? al < 6 : al > 0xf9);
@@ -32,7 +33,8 @@ static int op_daa_das(struct bt_vcpu *v, const struct bt_op *op)
         carry = true;
     }
     op_set(v, X86_RAX, 1, al);
-    set_flags(v, X86_CF | X86_AF | X86_SF | X86_ZF | X86_PF, (carry ? X86_CF : 0) | (adjust ? X86_AF : 0) | byte_flags(al));
+    set_flags(v, X86_CF | X86_AF | X86_SF | X86_ZF | X86_PF,
+              (carry ? X86_CF : 0) | (adjust ? X86_AF : 0) | byte_flags(al));
     return BT_NEXT;
 }
 
@@ -79,7 +81,8 @@ static int op_bound(struct bt_vcpu *v, const struct bt_op *op)
 {
     uint64_t low, high, ea = bt_op_ea(v, op);
     if (op_load(v, op->seg, ea, op->opsize, op->stack_based, &low) < 0 ||
-        op_load(v, op->seg, (ea + op->opsize) & op_mask(op->addrsize), op->opsize, op->stack_based, &high) < 0) {
+        op_load(v, op->seg, (ea + op->opsize) & op_mask(op->addrsize), op->opsize, op->stack_based, &high) <
+            0) {
         return BT_RAISE;
     }
     int64_t index = sign_extend(op_get(v, op->reg, op->opsize), op->opsize);

@@ -1,6 +1,6 @@
 /*
- * Stack instructions and control transfer that are not generated inline: 16-bit operands, segments that are not flat, segment
- * registers, flags, far transfers. General registers only.
+ * Stack instructions and control transfer that are not generated inline: 16-bit operands, segments that are
+ * not flat, segment registers, flags, far transfers. General registers only.
  */
 #include <Zydis/Zydis.h>
 
@@ -238,7 +238,8 @@ static int op_jmp(struct bt_vcpu *v, const struct bt_op *op)
 }
 
 /* Far pointers: in the instruction (9A, EA) or in memory (FF /3, FF /5; LDS and its kin). */
-static int far_pointer(struct bt_vcpu *v, const struct bt_op *op, unsigned size, uint64_t *ret_offset, uint64_t *ret_selector)
+static int far_pointer(struct bt_vcpu *v, const struct bt_op *op, unsigned size, uint64_t *ret_offset,
+                       uint64_t *ret_selector)
 {
     if (!op->has_mem) {
         *ret_offset = op->imm & op_mask(size);

@@ -1,9 +1,11 @@
 /*
- * String instructions (SDM vol. 2, MOVS, STOS, LODS, CMPS, SCAS, INS, OUTS), with and without REP. General registers only.
+ * String instructions (SDM vol. 2, MOVS, STOS, LODS, CMPS, SCAS, INS, OUTS), with and without REP. General
+ * registers only.
  *
- * Registers are advanced after every element or chunk, so that a fault in the middle leaves them as the processor does: RIP at the
- * instruction, RCX counting what is left. MOVS and STOS go in chunks that stay within a page on both sides, by the host's own
- * REP MOVS/STOS on host addresses. A long REP looks for interrupts now and then (BT_AGAIN).
+ * Registers are advanced after every element or chunk, so that a fault in the middle leaves them as the
+ * processor does: RIP at the instruction, RCX counting what is left. MOVS and STOS go in chunks that stay
+ * within a page on both sides, by the host's own REP MOVS/STOS on host addresses. A long REP looks for
+ * interrupts now and then (BT_AGAIN).
  */
 #include <Zydis/Zydis.h>
 
@@ -36,7 +38,8 @@ static void count_down(struct bt_vcpu *v, const struct bt_op *op, uint64_t eleme
     }
 }
 
-/* With a 32-bit address size in 64-bit mode, processors clear the upper halves of the registers before the first element. */
+/* With a 32-bit address size in 64-bit mode, processors clear the upper halves of the registers before the
+ * first element. */
 static void begin(struct bt_vcpu *v, const struct bt_op *op, bool uses_rsi, bool uses_rdi)
 {
     if (!op->rep || op->addrsize != 4 || !op_code64(v)) {
@@ -56,7 +59,8 @@ static unsigned element_size(const struct bt_op *op)
     return op->opcode & 1 ? op->opsize : 1;
 }
 
-/* Elements that can be done at once from this host page on: at least 1 when the first lies within a page, else 0. */
+/* Elements that can be done at once from this host page on: at least 1 when the first lies within a page,
+ * else 0. */
 static uint64_t chunk_elements(const struct bt_vcpu *v, uint64_t va, unsigned size, uint64_t left)
 {
     uint64_t in_page = va % MEM_PAGE_SIZE;
@@ -65,12 +69,14 @@ static uint64_t chunk_elements(const struct bt_vcpu *v, uint64_t va, unsigned si
     return MIN(n, left);
 }
 
-/* Linear address of seg:reg; checks `span` bytes in the direction of travel only where segments have limits. */
-static int string_linear(struct bt_vcpu *v, const struct bt_op *op, unsigned seg, unsigned reg, unsigned size, bool write,
-                         uint64_t *ret)
+/* Linear address of seg:reg; checks `span` bytes in the direction of travel only where segments have limits.
+ */
+static int string_linear(struct bt_vcpu *v, const struct bt_op *op, unsigned seg, unsigned reg, unsigned size,
+                         bool write, uint64_t *ret)
 {
     uint64_t offset = v->cpu.s.gpr[reg] & op_mask(op->addrsize);
-    return x86_linear(&v->cpu, (enum x86_sreg)seg, offset, size, write ? X86_ACCESS_WRITE : X86_ACCESS_READ, false, ret);
+    return x86_linear(&v->cpu, (enum x86_sreg)seg, offset, size, write ? X86_ACCESS_WRITE : X86_ACCESS_READ,
+                      false, ret);
 }
 
 /* Whether whole chunks may be done by host address: no limits to check per element, no breakpoints. */
@@ -82,7 +88,8 @@ static bool chunks_allowed(const struct bt_vcpu *v, const struct bt_op *op)
 }
 
 /* Keeps 32-bit offsets from wrapping inside of a chunk. */
-static uint64_t limit_wrap(const struct bt_vcpu *v, const struct bt_op *op, unsigned reg, unsigned size, uint64_t n)
+static uint64_t limit_wrap(const struct bt_vcpu *v, const struct bt_op *op, unsigned reg, unsigned size,
+                           uint64_t n)
 {
     if (op->addrsize == 8) {
         return n;
@@ -159,8 +166,10 @@ static int op_movs(struct bt_vcpu *v, const struct bt_op *op)
     while ((left = count_left(v, op)) > 0) {
         uint64_t src, dst, n = 0;
         /* Otherwise one element, which raises what there is to raise, in order. */
-        if (op->rep && chunks_allowed(v, op) && string_linear(v, op, op->seg, X86_RSI, size, false, &src) == 0 &&
-            chunk_pointer(v, src, false, &fault) && string_linear(v, op, X86_ES, X86_RDI, size, true, &dst) == 0) {
+        if (op->rep && chunks_allowed(v, op) &&
+            string_linear(v, op, op->seg, X86_RSI, size, false, &src) == 0 &&
+            chunk_pointer(v, src, false, &fault) &&
+            string_linear(v, op, X86_ES, X86_RDI, size, true, &dst) == 0) {
             n = MIN(chunk_elements(v, src, size, left), chunk_elements(v, dst, size, left));
             n = limit_wrap(v, op, X86_RSI, size, limit_wrap(v, op, X86_RDI, size, n));
         }
@@ -283,7 +292,8 @@ static int op_cmps(struct bt_vcpu *v, const struct bt_op *op)
         if (op_load(v, X86_ES, v->cpu.s.gpr[X86_RDI] & op_mask(op->addrsize), size, false, &b) < 0) {
             return BT_RAISE;
         }
-        if (!scas && op_load(v, op->seg, v->cpu.s.gpr[X86_RSI] & op_mask(op->addrsize), size, false, &a) < 0) {
+        if (!scas &&
+            op_load(v, op->seg, v->cpu.s.gpr[X86_RSI] & op_mask(op->addrsize), size, false, &a) < 0) {
             return BT_RAISE;
         }
         compare(v, a, b, size);

@@ -85,7 +85,8 @@ static enum served serve_pending(struct bt_vcpu *v, struct vcpu_exit *exit)
             return SERVED_SHUTDOWN;
         }
     }
-    if (v->irq_wait && v->iflag && !cpu->s.sti_shadow && !cpu->s.movss_shadow && !(v->mode_once & ~BT_MODE_NOGROUP)) {
+    if (v->irq_wait && v->iflag && !cpu->s.sti_shadow && !cpu->s.movss_shadow &&
+        !(v->mode_once & ~BT_MODE_NOGROUP)) {
         bt_fpu_save(v);
         int vector = cpu->platform.irq_ack(cpu->platform.opaque);
         if (vector < 0) {
@@ -268,12 +269,13 @@ static bool turn(struct bt_vcpu *v, struct vcpu_exit *exit)
         return deliver(v, false) || ((void)(exit->reason = EXIT_SHUTDOWN), false);
     }
     if (!(once & ~BT_MODE_NOGROUP) && !b->dead) {
-        if (from && !once == (from->kind != BT_EXIT_GROUP) && v->link_flushes == v->counters[BT_C_FLUSHES] && !from->block->dead) {
+        if (from && !once == (from->kind != BT_EXIT_GROUP) && v->link_flushes == v->counters[BT_C_FLUSHES] &&
+            !from->block->dead) {
             bt_link(v, from, b);
         }
         if (fill && !once) {
             *bt_jc_slot(v, cpu->s.rip) = (struct bt_jc_entry){.neg_key = 0 - (cpu->s.rip + v->mode_ctx),
-                                                             .target = (uint64_t)v->code_rx + b->code};
+                                                              .target = (uint64_t)v->code_rx + b->code};
         }
     }
     bool shadow = cpu->s.sti_shadow || cpu->s.movss_shadow;

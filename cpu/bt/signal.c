@@ -2,11 +2,10 @@
  * Signals: host faults in translated code, which are guest exceptions, and kicks. General registers only.
  *
  * A kick arrives while the vCPU thread is
- *  - in a block: its ways out are made to lead to C, and where it already is in the middle of one, it is moved to that way's
- *    unlinked path;
- *  - in C or in a stub: the block that it will return to or enter (site, enter_target) is treated the same, and whoever checks
- *    `pending` next sees it.
- * ctx is poisoned, so that checked exits and the jump cache miss.
+ *  - in a block: its ways out are made to lead to C, and where it already is in the middle of one, it is
+ * moved to that way's unlinked path;
+ *  - in C or in a stub: the block that it will return to or enter (site, enter_target) is treated the same,
+ * and whoever checks `pending` next sees it. ctx is poisoned, so that checked exits and the jump cache miss.
  */
 #include <errno.h>
 #include <string.h>
@@ -19,7 +18,7 @@ static _Thread_local __attribute__((tls_model("initial-exec"))) struct bt_vcpu *
 
 static const int host_greg[16] = {
     REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
-    REG_R8, REG_R9, REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15,
+    REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15,
 };
 
 static bool in_code(const struct bt_vcpu *v, uint64_t pc)
@@ -61,14 +60,16 @@ static void on_kick(int sig, siginfo_t *info, void *context)
     }
     bt_unlink_out(v, b);
     uint32_t off = (uint32_t)(pc - (uint64_t)v->code_rx);
-    /* Past the comparison with ctx already? Then take the path of a mismatch; its input is in memory or constant. */
+    /* Past the comparison with ctx already? Then take the path of a mismatch; its input is in memory or
+     * constant. */
     for (unsigned i = 0; i < b->nexits; i++) {
         const struct bt_exit *x = &b->exits[i];
         /* A host CALL (E8) to the stub comes back to what is behind it: not to be made again. */
         bool back = v->code_rw[x->jump - 1] == 0xe8 && off == x->jump + 4;
         if ((x->kind == BT_EXIT_CHECKED || x->kind == BT_EXIT_RETURN) && off > x->site && off < x->end &&
             !back) {
-            uc->uc_mcontext.gregs[REG_RIP] = (greg_t)((uint64_t)v->code_rx + x->jump - 1); /* its jump or call to the stub */
+            uc->uc_mcontext.gregs[REG_RIP] =
+                (greg_t)((uint64_t)v->code_rx + x->jump - 1); /* its jump or call to the stub */
         }
     }
     if (b->indirect_to && off > b->indirect_from && off < b->indirect_to && off != b->indirect_back) {

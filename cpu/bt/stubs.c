@@ -3,11 +3,11 @@
  *
  *     enter(v, host)     C -> code: loads all guest registers and flags, jumps to host
  *     leave_*            code -> C: stores them, returns an enum bt_leave from enter()
- *     mem_read/write     code -> C -> code: a TLB miss (r15 = guest address, ecx = info); r15 = host address after
- *     op                 code -> C -> code: an instruction executed by a function (r14 = struct bt_op)
+ *     mem_read/write     code -> C -> code: a TLB miss (r15 = guest address, ecx = info); r15 = host address
+ * after op                 code -> C -> code: an instruction executed by a function (r14 = struct bt_op)
  *
- * C runs on its own stack (c_rsp), translated code on ret_rsp. mem_* saves only what the C calling convention does not, since
- * bt_tlb_miss is compiled for general registers only; the flags are dead or saved there.
+ * C runs on its own stack (c_rsp), translated code on ret_rsp. mem_* saves only what the C calling convention
+ * does not, since bt_tlb_miss is compiled for general registers only; the flags are dead or saved there.
  */
 #include <stddef.h>
 
@@ -179,7 +179,8 @@ static uint64_t make_leave_fault(struct emit *e, struct bt_vcpu *v)
 }
 
 /* Guest numbers of the registers that a C function may destroy, and of those that it keeps. */
-static const uint8_t volatile_guest[] = {X86_RAX, X86_RDX, X86_RSI, X86_RDI, X86_R8, X86_R9, X86_R10, X86_R12};
+static const uint8_t volatile_guest[] = {X86_RAX, X86_RDX, X86_RSI, X86_RDI,
+                                         X86_R8,  X86_R9,  X86_R10, X86_R12};
 static const uint8_t kept_guest[] = {X86_RBX, X86_RBP, X86_RSP, X86_RCX};
 
 static uint64_t make_mem(struct emit *e, struct bt_vcpu *v)
@@ -244,7 +245,8 @@ static uint64_t make_op(struct emit *e, struct bt_vcpu *v)
 
 void bt_stubs_make(struct bt_vcpu *v)
 {
-    struct emit e = {.p = v->code_rw, .end = v->code_rw + v->code_size,
+    struct emit e = {.p = v->code_rw,
+                     .end = v->code_rw + v->code_size,
                      .rx_delta = (uint64_t)v->code_rx - (uint64_t)v->code_rw};
     v->fn_op = (uint64_t)&bt_op_dispatch;
     v->fn_tlb_miss = (uint64_t)&bt_tlb_miss;

@@ -1,13 +1,14 @@
 /*
  * The software TLB, address-space numbers, and code contexts. Compiled for general registers only.
  *
- * An entry's tag carries a 12-bit address-space number (asid), so that flushing an address space means taking a new
- * number. PCIDs map to asids; supervisor accesses with SMAP in force use a number of their own (kernel_asid), because all they
- * can reach is supervisor pages, which systems map globally: it changes on a CR3 load only when a non-global page
- * was cached under it.
+ * An entry's tag carries a 12-bit address-space number (asid), so that flushing an address space means taking
+ * a new number. PCIDs map to asids; supervisor accesses with SMAP in force use a number of their own
+ * (kernel_asid), because all they can reach is supervisor pages, which systems map globally: it changes on a
+ * CR3 load only when a non-global page was cached under it.
  *
- * A context (ctx) is to code what an asid is to data: links across pages and jump-cache entries are valid for the one
- * context they were made in. asid_ctx[] holds the contexts of user code, kernel_ctx that of supervisor code.
+ * A context (ctx) is to code what an asid is to data: links across pages and jump-cache entries are valid for
+ * the one context they were made in. asid_ctx[] holds the contexts of user code, kernel_ctx that of
+ * supervisor code.
  */
 #include "cpu/bt/bt_int.h"
 
@@ -45,7 +46,8 @@ static uint16_t current_pcid(const struct bt_vcpu *v)
     return v->cpu.s.cr4 & X86_CR4_PCIDE ? (uint16_t)(v->cpu.s.cr3 & 0xfff) : 0;
 }
 
-/* A number that no cached entry carries. When they run out, everything is dropped and counting starts over. */
+/* A number that no cached entry carries. When they run out, everything is dropped and counting starts over.
+ */
 static uint16_t new_asid(struct bt_vcpu *v)
 {
     if (v->next_asid >= 4096) {
@@ -201,7 +203,8 @@ void bt_tlb_forget_page(struct bt_vcpu *v, uint64_t ram_page)
     }
 }
 
-/* Doubles the tables when 64Ki misses come within 25 ms of host time (taking the TSC for 2 GHz: a heuristic only). */
+/* Doubles the tables when 64Ki misses come within 25 ms of host time (taking the TSC for 2 GHz: a heuristic
+ * only). */
 static void maybe_grow(struct bt_vcpu *v)
 {
     if (++v->misses_window < 65536) {
@@ -229,10 +232,10 @@ unsigned bt_mmu_index(const struct bt_vcpu *v)
     return v->mode & BT_MODE_USER ? BT_MMU_USER : v->mode & BT_MODE_AC ? BT_MMU_KERNEL_AC : BT_MMU_KERNEL;
 }
 
-/* Walks, and enters what may be cached. Host address, or NULL: fault (cpu.exc), or not RAM (*ret_mmio). A page that holds code
- * gets no write entry; *ret_code tells. */
-static uint8_t *fill(struct bt_vcpu *v, unsigned mmu, uint64_t va, unsigned access, bool *ret_mmio, gpa_t *ret_gpa,
-                     uint64_t *ret_ram, bool *ret_code)
+/* Walks, and enters what may be cached. Host address, or NULL: fault (cpu.exc), or not RAM (*ret_mmio). A
+ * page that holds code gets no write entry; *ret_code tells. */
+static uint8_t *fill(struct bt_vcpu *v, unsigned mmu, uint64_t va, unsigned access, bool *ret_mmio,
+                     gpa_t *ret_gpa, uint64_t *ret_ram, bool *ret_code)
 {
     struct x86_walk w;
     *ret_mmio = *ret_code = false;
@@ -300,7 +303,8 @@ static int miss(struct bt_vcpu *v, uint64_t va, uint32_t info)
     bool mmio, code, group = (info & 0x200000) != 0;
     gpa_t gpa;
     uint64_t ram = 0;
-    unsigned access = (write ? X86_ACCESS_WRITE : X86_ACCESS_READ) | (mmu == BT_MMU_USER ? X86_ACCESS_USER : 0);
+    unsigned access =
+        (write ? X86_ACCESS_WRITE : X86_ACCESS_READ) | (mmu == BT_MMU_USER ? X86_ACCESS_USER : 0);
     uint8_t *host = fill(v, mmu, va, access, &mmio, &gpa, &ram, &code);
     if (!host) {
         return group ? BT_NOGROUP : mmio ? BT_SLOW : BT_RAISE;
@@ -382,11 +386,14 @@ void bt_tlb_init(struct bt_vcpu *v)
     new_kernel_asid(v);
 }
 
-/* --- modes ---------------------------------------------------------------------------------------------------------- */
+/* --- modes
+ * ----------------------------------------------------------------------------------------------------------
+ */
 
 static bool segment_flat(const struct x86_segment *s)
 {
-    /* Present, writable, expand-up data, or readable code for CS: type bits are checked where they were loaded. */
+    /* Present, writable, expand-up data, or readable code for CS: type bits are checked where they were
+     * loaded. */
     return s->base == 0 && s->limit == UINT32_MAX && (s->attr & X86_SEG_P) && (s->attr & X86_SEG_S) &&
            ((s->attr & 0xa) == 0x2 || (s->attr & 0xa) == 0xa);
 }
@@ -416,8 +423,8 @@ static uint32_t compute_mode(const struct bt_vcpu *v)
         if (ss->attr & X86_SEG_DB) {
             mode |= BT_MODE_SS32;
         }
-        if (x86_protected(cpu) && !x86_vm86(cpu) && cs->base == 0 && cs->limit == UINT32_MAX && segment_flat(ss) &&
-            segment_flat(&s->seg[X86_DS]) && segment_flat(&s->seg[X86_ES])) {
+        if (x86_protected(cpu) && !x86_vm86(cpu) && cs->base == 0 && cs->limit == UINT32_MAX &&
+            segment_flat(ss) && segment_flat(&s->seg[X86_DS]) && segment_flat(&s->seg[X86_ES])) {
             mode |= BT_MODE_FLAT;
         }
     }

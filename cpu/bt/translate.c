@@ -1,10 +1,12 @@
 /*
  * The translation of one block: decode up to where control leaves, find out where flags are live, generate.
  *
- *     bt_translate -> read_block (bt_decode, classify) -> find_live_flags -> gen_insn ... -> gen_cold_paths, gen_exit_stubs
+ *     bt_translate -> read_block (bt_decode, classify) -> find_live_flags -> gen_insn ... -> gen_cold_paths,
+ * gen_exit_stubs
  *
- * A block ends at a control transfer, at an instruction whose function may change the mode or the mappings, at the end of the
- * page, or after BT_BLOCK_INSNS_MAX instructions. Only its last instruction may reach into the next page.
+ * A block ends at a control transfer, at an instruction whose function may change the mode or the mappings,
+ * at the end of the page, or after BT_BLOCK_INSNS_MAX instructions. Only its last instruction may reach into
+ * the next page.
  */
 #include <errno.h>
 #include <string.h>
@@ -19,8 +21,8 @@ size_t bt_translate_scratch_bytes(void)
 /* Whether stack and control transfer are generated inline: flat segments, and a stack as wide as the code. */
 static bool flat_stack(uint32_t mode)
 {
-    return (mode & BT_MODE_CODE64) ||
-           (mode & (BT_MODE_FLAT | BT_MODE_CODE32 | BT_MODE_SS32)) == (BT_MODE_FLAT | BT_MODE_CODE32 | BT_MODE_SS32);
+    return (mode & BT_MODE_CODE64) || (mode & (BT_MODE_FLAT | BT_MODE_CODE32 | BT_MODE_SS32)) ==
+                                          (BT_MODE_FLAT | BT_MODE_CODE32 | BT_MODE_SS32);
 }
 
 static bool fpu_allowed(uint32_t mode, const struct bt_insn *in)
@@ -28,7 +30,8 @@ static bool fpu_allowed(uint32_t mode, const struct bt_insn *in)
     if (!in->fpu) {
         return true;
     }
-    return (!(mode & BT_MODE_NOFPU) || (mode & BT_MODE_FPU_CHECKED)) && (!in->avx || (mode & BT_MODE_AVX)) && (!in->avx512 || (mode & BT_MODE_AVX512));
+    return (!(mode & BT_MODE_NOFPU) || (mode & BT_MODE_FPU_CHECKED)) && (!in->avx || (mode & BT_MODE_AVX)) &&
+           (!in->avx512 || (mode & BT_MODE_AVX512));
 }
 
 static enum gen_kind flow_kind(const struct bt_insn *in)
@@ -46,7 +49,8 @@ static enum gen_kind flow_kind(const struct bt_insn *in)
     case ZYDIS_MNEMONIC_JRCXZ: return GEN_JRCXZ;
     default: break;
     }
-    if (in->enc == BT_ENC_LEGACY && ((in->map == 0 && (in->opcode & 0xf0) == 0x70) || (in->map == 1 && (in->opcode & 0xf0) == 0x80)) &&
+    if (in->enc == BT_ENC_LEGACY &&
+        ((in->map == 0 && (in->opcode & 0xf0) == 0x70) || (in->map == 1 && (in->opcode & 0xf0) == 0x80)) &&
         !in->has_modrm) {
         return GEN_JCC;
     }
@@ -83,8 +87,8 @@ static bool classify_flow(uint32_t mode, struct gen_insn *gi)
     switch (in->op.mnemonic) {
     case ZYDIS_MNEMONIC_PUSH:
     case ZYDIS_MNEMONIC_POP:
-        if (!inline_stack || in->op.opsize != width || (in->op.mnemonic == ZYDIS_MNEMONIC_POP && in->op.has_mem) ||
-            in->op.source == BT_SOURCE_SEG) {
+        if (!inline_stack || in->op.opsize != width ||
+            (in->op.mnemonic == ZYDIS_MNEMONIC_POP && in->op.has_mem) || in->op.source == BT_SOURCE_SEG) {
             return false; /* segment registers, 16-bit operands, POP to memory */
         }
         gi->kind = in->op.mnemonic == ZYDIS_MNEMONIC_PUSH ? GEN_PUSH : GEN_POP;
@@ -102,7 +106,8 @@ static bool classify_flow(uint32_t mode, struct gen_insn *gi)
 /* Privileged instructions that kernels execute all day, at CPL 0 in 64-bit code. */
 static bool classify_inline(uint32_t mode, struct gen_insn *gi)
 {
-    if ((mode & (BT_MODE_CPL0 | BT_MODE_CODE64 | BT_MODE_SLOW | BT_MODE_ONE)) != (BT_MODE_CPL0 | BT_MODE_CODE64)) {
+    if ((mode & (BT_MODE_CPL0 | BT_MODE_CODE64 | BT_MODE_SLOW | BT_MODE_ONE)) !=
+        (BT_MODE_CPL0 | BT_MODE_CODE64)) {
         return false;
     }
     switch (gi->in.op.mnemonic) {
@@ -181,8 +186,9 @@ static uint32_t effective_mode(uint32_t mode, const struct bt_insn *in)
     return mode;
 }
 
-/* STI lets interrupts in behind the next instruction (SDM vol. 2B, "STI"). Inline, that is where the block ends, by looking at
- * irq_wait; where that instruction is not plain, or not in the block, STI goes through its function. */
+/* STI lets interrupts in behind the next instruction (SDM vol. 2B, "STI"). Inline, that is where the block
+ * ends, by looking at irq_wait; where that instruction is not plain, or not in the block, STI goes through
+ * its function. */
 static void settle_sti(struct gen *g, unsigned *at)
 {
     for (unsigned i = 0; i < g->n; i++) {
@@ -191,8 +197,9 @@ static void settle_sti(struct gen *g, unsigned *at)
             continue;
         }
         const struct gen_insn *next = i + 1 < g->n ? &g->insn[i + 1] : NULL;
-        if (next && !next->ends && (next->kind == GEN_COPY || next->kind == GEN_LEA || next->kind == GEN_NOTHING ||
-                                    next->kind == GEN_PUSH || next->kind == GEN_POP)) {
+        if (next && !next->ends &&
+            (next->kind == GEN_COPY || next->kind == GEN_LEA || next->kind == GEN_NOTHING ||
+             next->kind == GEN_PUSH || next->kind == GEN_POP)) {
             g->irq_check = true;
         } else {
             gi->kind = GEN_OP;
@@ -294,7 +301,8 @@ static void gen_insn(struct gen *g, const struct gen_insn *gi)
     g->mode = mode;
 }
 
-int bt_translate(struct bt_vcpu *v, struct bt_block *b, const uint8_t *code, unsigned avail, const uint8_t *code2)
+int bt_translate(struct bt_vcpu *v, struct bt_block *b, const uint8_t *code, unsigned avail,
+                 const uint8_t *code2)
 {
     struct gen *g = v->scratch;
     g->v = v;
@@ -310,7 +318,8 @@ int bt_translate(struct bt_vcpu *v, struct bt_block *b, const uint8_t *code, uns
     gen_find_groups(g);
     g->s2_group = -1;
 
-    g->e = (struct emit){.p = v->code_rw + v->code_used, .end = v->code_rw + v->code_size,
+    g->e = (struct emit){.p = v->code_rw + v->code_used,
+                         .end = v->code_rw + v->code_size,
                          .rx_delta = (uint64_t)v->code_rx - (uint64_t)v->code_rw};
     g->start = g->e.p;
     b->code = v->code_used;

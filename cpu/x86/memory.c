@@ -227,8 +227,8 @@ static bool type_allows(uint16_t attr, unsigned access)
     return (attr & (TYPE_CODE | TYPE_READABLE)) != TYPE_CODE;
 }
 
-/* Whether [offset, offset + size) lies within the limit (SDM vol. 3A, 5.3). An access may wrap at the end of a
- * 4 GiB segment; the SDM leaves that case to the processor, and processors let it pass. */
+/* Whether [offset, offset + size) lies within the limit (SDM vol. 3A, 5.3). An access may wrap at the end of
+ * a 4 GiB segment; the SDM leaves that case to the processor, and processors let it pass. */
 static bool limit_allows(const struct x86_segment *seg, uint32_t offset, unsigned size)
 {
     uint64_t last = (uint64_t)offset + size - 1;

@@ -1,6 +1,7 @@
 /*
- * The system side of an x86-64 processor, in plain C, for engines that execute guest code themselves: page walk,
- * segmentation, exception and interrupt delivery, far transfers, system calls, control registers, MSRs, CPUID.
+ * The system side of an x86-64 processor, in plain C, for engines that execute guest code themselves: page
+ * walk, segmentation, exception and interrupt delivery, far transfers, system calls, control registers, MSRs,
+ * CPUID.
  *
  * Neighbours: cpu/bt calls these for everything that is not plain computation; cpu/kvm uses the CPUID and MSR
  * tables only.
@@ -8,13 +9,15 @@
  * How an instruction helper works: it returns 0 when the instruction completed, or -1 when it raised an
  * exception; then cpu->exc describes it and no architectural state has changed (but CR2 and the A/D bits, as
  * on hardware). The caller then calls x86_deliver(). While a helper runs, cpu->s.rip is the address of the
- * *current* instruction and cpu->next_rip of the one behind it; helpers that transfer control set cpu->s.rip, all
- * others leave it and the caller moves on. cpu->s.rflags is complete while a helper runs (arithmetic flags too).
+ * *current* instruction and cpu->next_rip of the one behind it; helpers that transfer control set cpu->s.rip,
+ * all others leave it and the caller moves on. cpu->s.rflags is complete while a helper runs (arithmetic
+ * flags too).
  *
  * Invariants
  *  1. cpu->cpl is the current privilege level: 0 in real mode, 3 in virtual-8086 mode.
- *  2. A change of CR0, CR3, CR4, EFER, CPL-independent paging state or an INVLPG reaches ops->tlb_* before the
- *     helper returns; a change of anything in x86_code_mode() needs no call, callers look at it after every helper.
+ *  2. A change of CR0, CR3, CR4, EFER, CPL-independent paging state or an INVLPG reaches ops->tlb_* before
+ * the helper returns; a change of anything in x86_code_mode() needs no call, callers look at it after every
+ * helper.
  *  3. Guest data never makes these functions loop without bound, assert, or touch host memory outside of RAM.
  *
  * Threads: the vCPU's own.
@@ -41,8 +44,9 @@ struct x86_cpu_ops {
     void (*tlb_flush_pcid)(struct x86_cpu *cpu, uint16_t pcid);
     /* One page of the current PCID, and global ones (INVLPG); or of another PCID (INVPCID type 0). */
     void (*tlb_flush_page)(struct x86_cpu *cpu, uint64_t va, uint16_t pcid);
-    /* Host pointer for a data access that lies within one page, or NULL after a fault (cpu->exc is set), or NULL
-     * with *ret_mmio set and *ret_gpa filled when it is not RAM. access is X86_ACCESS_*. NULL op: page walk. */
+    /* Host pointer for a data access that lies within one page, or NULL after a fault (cpu->exc is set), or
+     * NULL with *ret_mmio set and *ret_gpa filled when it is not RAM. access is X86_ACCESS_*. NULL op: page
+     * walk. */
     void *(*translate)(struct x86_cpu *cpu, uint64_t va, unsigned access, bool *ret_mmio, gpa_t *ret_gpa);
     /* Host time stamp counter plus nothing: what RDTSC reads before the guest's offset. */
     uint64_t (*host_tsc)(struct x86_cpu *cpu);
@@ -52,8 +56,8 @@ struct x86_exception {
     uint8_t vector;
     bool has_error;
     uint32_t error;
-    uint64_t cr2;      /* for #PF */
-    uint64_t dr6;      /* for #DB: the bits to set in DR6 */
+    uint64_t cr2; /* for #PF */
+    uint64_t dr6; /* for #DB: the bits to set in DR6 */
 };
 
 /* CPUID leaves of one vCPU, made once by x86_cpuid_init. */
@@ -67,22 +71,23 @@ struct x86_cpuid {
     unsigned count;
     struct x86_cpuid_leaf leaves[X86_CPUID_LEAVES_MAX];
     /* Derived, for quick checks. */
-    uint64_t xcr0_mask;      /* bits that XSETBV accepts */
-    uint64_t cr4_mask;       /* bits that MOV CR4 accepts */
+    uint64_t xcr0_mask; /* bits that XSETBV accepts */
+    uint64_t cr4_mask;  /* bits that MOV CR4 accepts */
     uint64_t efer_mask;
     unsigned phys_bits;
-    bool intel;              /* vendor: decides SYSENTER in compatibility mode, SYSRET of non-canonical RIP, ... */
-    /* CPUID.1:ECX, 1:EDX, 7.0:EBX, 7.0:ECX, 7.0:EDX, 0x80000001:ECX, :EDX, 0xd.1:EAX, 7.1:EAX as the guest sees them */
+    bool intel; /* vendor: decides SYSENTER in compatibility mode, SYSRET of non-canonical RIP, ... */
+    /* CPUID.1:ECX, 1:EDX, 7.0:EBX, 7.0:ECX, 7.0:EDX, 0x80000001:ECX, :EDX, 0xd.1:EAX, 7.1:EAX as the guest
+     * sees them */
     uint32_t f1_ecx, f1_edx, f7_ebx, f7_ecx, f7_edx, fe1_ecx, fe1_edx, fd1_eax, f71_eax;
 };
 
 struct x86_cpu {
     struct x86_state s;
     uint8_t cpl;
-    bool in_delivery;          /* an exception is being delivered (double-fault logic) */
+    bool in_delivery; /* an exception is being delivered (double-fault logic) */
     uint64_t next_rip;
-    struct x86_exception exc;  /* valid after a helper returned -1 */
-    unsigned index;            /* vCPU number, = APIC id */
+    struct x86_exception exc; /* valid after a helper returned -1 */
+    unsigned index;           /* vCPU number, = APIC id */
     struct mem *mem;
     struct x86_cpuid cpuid;
     struct vcpu_platform platform;
@@ -91,34 +96,37 @@ struct x86_cpu {
 
 /* --- set-up --------------------------------------------------------------------------------------------- */
 
-/* model: "host", "x86-64-v2", "x86-64-v3". What the engine can't execute is left out (AMX, XSAVES, PKU, VMX, SVM,
- * SGX, TSX, LA57, MONITOR...). Leaf 1 and 0xb carry index and vcpus; 0x40000000 KVM's paravirtual leaves, with
- * the features clocksource2, stable clock, nop I/O delay. Errors: -EINVAL unknown model, -ENOTSUP when the host
- * lacks a feature of the model (named in err). */
-int x86_cpuid_init(struct x86_cpuid *cpuid, const struct engine_config *config, unsigned index, struct err *err);
+/* model: "host", "x86-64-v2", "x86-64-v3". What the engine can't execute is left out (AMX, XSAVES, PKU, VMX,
+ * SVM, SGX, TSX, LA57, MONITOR...). Leaf 1 and 0xb carry index and vcpus; 0x40000000 KVM's paravirtual
+ * leaves, with the features clocksource2, stable clock, nop I/O delay. Errors: -EINVAL unknown model,
+ * -ENOTSUP when the host lacks a feature of the model (named in err). */
+int x86_cpuid_init(struct x86_cpuid *cpuid, const struct engine_config *config, unsigned index,
+                   struct err *err);
 const char *const *x86_cpu_models(void); /* NULL-terminated */
 void x86_cpu_reset(struct x86_cpu *cpu);
 /* Recomputes cpl and the like after cpu->s was set from outside; refuses (-EINVAL) impossible state. */
 int x86_cpu_adopt(struct x86_cpu *cpu, struct err *err);
 
-/* --- memory ----------------------------------------------------------------------------------------------- */
+/* --- memory -----------------------------------------------------------------------------------------------
+ */
 
 #define X86_ACCESS_READ  0u
 #define X86_ACCESS_WRITE 1u
 #define X86_ACCESS_FETCH 2u
-#define X86_ACCESS_USER  4u  /* as CPL 3 (without it: as CPL < 3) */
-#define X86_ACCESS_IMPLICIT 8u /* a supervisor access that SMAP's AC override does not reach (descriptor tables) */
+#define X86_ACCESS_USER  4u /* as CPL 3 (without it: as CPL < 3) */
+#define X86_ACCESS_IMPLICIT                                                                                  \
+    8u /* a supervisor access that SMAP's AC override does not reach (descriptor tables) */
 #define X86_ACCESS_NO_AD 16u /* do not set accessed and dirty bits (debugger) */
 
 struct x86_walk {
-    gpa_t gpa;             /* of the byte asked for */
-    uint64_t page_bytes;   /* 4 KiB, 2 MiB, 4 MiB, 1 GiB */
+    gpa_t gpa;           /* of the byte asked for */
+    uint64_t page_bytes; /* 4 KiB, 2 MiB, 4 MiB, 1 GiB */
     bool writable, user, executable, global;
-    bool dirty;            /* the leaf's dirty bit is set (after this access) */
+    bool dirty; /* the leaf's dirty bit is set (after this access) */
 };
 
-/* Translates under the current paging mode (none, 32-bit, PAE, 4-level), checks permissions, reserved bits, SMEP,
- * SMAP, NX, WP; sets accessed and dirty bits atomically. -1 with #PF in cpu->exc. SDM vol. 3A ch. 4. */
+/* Translates under the current paging mode (none, 32-bit, PAE, 4-level), checks permissions, reserved bits,
+ * SMEP, SMAP, NX, WP; sets accessed and dirty bits atomically. -1 with #PF in cpu->exc. SDM vol. 3A ch. 4. */
 int x86_walk(struct x86_cpu *cpu, uint64_t va, unsigned access, struct x86_walk *ret);
 
 /* Linear-address access of 1-8 bytes (or any length for the _buf forms), may cross pages; all or nothing. */
@@ -132,17 +140,19 @@ static inline unsigned x86_access_mode(const struct x86_cpu *cpu)
     return cpu->cpl == 3 ? X86_ACCESS_USER : 0;
 }
 
-/* Logical to linear: adds the base, checks limit, type and presence in the legacy modes, canonicality in 64-bit mode
+/* Logical to linear: adds the base, checks limit, type and presence in the legacy modes, canonicality in
+ * 64-bit mode
  * (#SS for stack segment or, in 64-bit mode, for an address based on RSP/RBP as `stack` says; else #GP). */
-int x86_linear(struct x86_cpu *cpu, enum x86_sreg sreg, uint64_t offset, unsigned size, unsigned access, bool stack,
-               uint64_t *ret_va);
+int x86_linear(struct x86_cpu *cpu, enum x86_sreg sreg, uint64_t offset, unsigned size, unsigned access,
+               bool stack, uint64_t *ret_va);
 
 static inline bool x86_is_canonical(uint64_t va)
 {
     return (uint64_t)((int64_t)(va << 16) >> 16) == va;
 }
 
-/* --- modes ------------------------------------------------------------------------------------------------ */
+/* --- modes ------------------------------------------------------------------------------------------------
+ */
 
 static inline bool x86_long_mode(const struct x86_cpu *cpu)
 {
@@ -161,7 +171,8 @@ static inline bool x86_vm86(const struct x86_cpu *cpu)
     return (cpu->s.rflags & X86_VM) != 0;
 }
 
-/* --- exceptions and interrupts --------------------------------------------------------------------------------- */
+/* --- exceptions and interrupts
+ * --------------------------------------------------------------------------------- */
 
 /* Record an exception in cpu->exc; all return -1. */
 int x86_raise(struct x86_cpu *cpu, enum x86_vector vector);
@@ -169,35 +180,39 @@ int x86_raise_error(struct x86_cpu *cpu, enum x86_vector vector, uint32_t error)
 int x86_raise_pf(struct x86_cpu *cpu, uint64_t va, uint32_t error);
 int x86_raise_db(struct x86_cpu *cpu, uint64_t dr6_bits);
 
-/* Delivers cpu->exc: pushes the frame, switches stacks (TSS, IST), turns into #DF on contributory pairs; for faults the
- * saved RIP is cpu->s.rip, for traps (#BP, #OF by INT3/INTO, #DB traps) cpu->next_rip as `trap` says. Any mode (real,
- * protected 16/32, vm86, long). Returns 0, or -1 for a triple fault (shutdown). SDM vol. 3A ch. 6.
- * #BP and #OF with trap set count as software interrupts (the gate's DPL is checked). Delivery ends both shadows and HLT. RF is
- * set in the saved flags for faults; for #DB only when dr6 has BD. */
+/* Delivers cpu->exc: pushes the frame, switches stacks (TSS, IST), turns into #DF on contributory pairs; for
+ * faults the saved RIP is cpu->s.rip, for traps (#BP, #OF by INT3/INTO, #DB traps) cpu->next_rip as `trap`
+ * says. Any mode (real, protected 16/32, vm86, long). Returns 0, or -1 for a triple fault (shutdown). SDM
+ * vol. 3A ch. 6. #BP and #OF with trap set count as software interrupts (the gate's DPL is checked). Delivery
+ * ends both shadows and HLT. RF is set in the saved flags for faults; for #DB only when dr6 has BD. */
 int x86_deliver(struct x86_cpu *cpu, bool trap);
-/* An external interrupt, or NMI when vector is 2 (NMIs are blocked then); saved RIP is cpu->s.rip. Returns 0 or -1
- * (shutdown). */
+/* An external interrupt, or NMI when vector is 2 (NMIs are blocked then); saved RIP is cpu->s.rip. Returns 0
+ * or -1 (shutdown). */
 int x86_deliver_interrupt(struct x86_cpu *cpu, uint8_t vector);
 
-/* --- instructions: control transfer ---------------------------------------------------------------------------- */
+/* --- instructions: control transfer
+ * ---------------------------------------------------------------------------- */
 
 enum x86_int_kind { X86_INT_N, X86_INT3, X86_INTO, X86_INT1 };
-/* INT n, INT3, INTO, INT1: delivers through the IDT with the gate's DPL checked (not for INT1). INTO without OF moves on. */
+/* INT n, INT3, INTO, INT1: delivers through the IDT with the gate's DPL checked (not for INT1). INTO without
+ * OF moves on. */
 int x86_int(struct x86_cpu *cpu, enum x86_int_kind kind, uint8_t vector);
-/* operand is the operand size in bytes: 2, 4, 8. Outside of long mode these, INT n and events may switch tasks; an exception
- * of the new task is then raised with the new task's state in place. */
+/* operand is the operand size in bytes: 2, 4, 8. Outside of long mode these, INT n and events may switch
+ * tasks; an exception of the new task is then raised with the new task's state in place. */
 int x86_iret(struct x86_cpu *cpu, unsigned operand);
 int x86_far_jmp(struct x86_cpu *cpu, uint16_t selector, uint64_t offset, unsigned operand);
 int x86_far_call(struct x86_cpu *cpu, uint16_t selector, uint64_t offset, unsigned operand);
 int x86_far_ret(struct x86_cpu *cpu, unsigned operand, uint16_t pop_bytes);
 int x86_syscall(struct x86_cpu *cpu);
-int x86_sysret(struct x86_cpu *cpu, unsigned operand);   /* 4 or 8 */
+int x86_sysret(struct x86_cpu *cpu, unsigned operand); /* 4 or 8 */
 int x86_sysenter(struct x86_cpu *cpu);
 int x86_sysexit(struct x86_cpu *cpu, unsigned operand);
 
-/* --- instructions: system ---------------------------------------------------------------------------------------- */
+/* --- instructions: system
+ * ---------------------------------------------------------------------------------------- */
 
-int x86_load_segment(struct x86_cpu *cpu, enum x86_sreg sreg, uint16_t selector); /* MOV/POP/LxS; sets no shadow */
+int x86_load_segment(struct x86_cpu *cpu, enum x86_sreg sreg,
+                     uint16_t selector); /* MOV/POP/LxS; sets no shadow */
 int x86_lldt(struct x86_cpu *cpu, uint16_t selector);
 int x86_ltr(struct x86_cpu *cpu, uint16_t selector);
 /* LGDT, LIDT: base already masked to 24 bits for 16-bit operands. */
@@ -220,16 +235,18 @@ int x86_rdmsr(struct x86_cpu *cpu, uint32_t msr, uint64_t *ret);
 int x86_wrmsr(struct x86_cpu *cpu, uint32_t msr, uint64_t value);
 int x86_xsetbv(struct x86_cpu *cpu, uint32_t index, uint64_t value);
 int x86_xgetbv(struct x86_cpu *cpu, uint32_t index, uint64_t *ret);
-int x86_rdtsc(struct x86_cpu *cpu, uint64_t *ret);       /* CR4.TSD check, guest's value */
+int x86_rdtsc(struct x86_cpu *cpu, uint64_t *ret); /* CR4.TSD check, guest's value */
 int x86_rdpmc(struct x86_cpu *cpu, uint32_t index, uint64_t *ret);
-void x86_cpuid(struct x86_cpu *cpu, uint32_t leaf, uint32_t subleaf, uint32_t out[4]); /* eax, ebx, ecx, edx */
+void x86_cpuid(struct x86_cpu *cpu, uint32_t leaf, uint32_t subleaf,
+               uint32_t out[4]); /* eax, ebx, ecx, edx */
 int x86_invlpg(struct x86_cpu *cpu, uint64_t va);
 int x86_invpcid(struct x86_cpu *cpu, uint64_t type, uint64_t pcid, uint64_t va);
 int x86_swapgs(struct x86_cpu *cpu);
 int x86_fsgsbase(struct x86_cpu *cpu, enum x86_sreg sreg, bool write, unsigned operand, uint64_t *value);
 int x86_cli(struct x86_cpu *cpu);
-int x86_sti(struct x86_cpu *cpu);                        /* sets the shadow when IF was 0 */
-/* The flags that POPF may change at this CPL and IOPL; -1 with #GP in vm86 with IOPL < 3. operand: 2, 4, 8. */
+int x86_sti(struct x86_cpu *cpu); /* sets the shadow when IF was 0 */
+/* The flags that POPF may change at this CPL and IOPL; -1 with #GP in vm86 with IOPL < 3. operand: 2, 4, 8.
+ */
 int x86_popf(struct x86_cpu *cpu, unsigned operand, uint64_t value);
 int x86_pushf(struct x86_cpu *cpu, unsigned operand, uint64_t *ret);
 int x86_clac_stac(struct x86_cpu *cpu, bool set);
@@ -238,7 +255,8 @@ int x86_check_io(struct x86_cpu *cpu, uint16_t port, unsigned size);
 /* #GP(0) unless CPL is 0 (HLT, WBINVD, INVD, ...). */
 int x86_check_cpl0(struct x86_cpu *cpu);
 
-/* --- debug ------------------------------------------------------------------------------------------------------- */
+/* --- debug
+ * ------------------------------------------------------------------------------------------------------- */
 
 /* Whether an enabled breakpoint of DR7 matches; returns the DR6 bits (0: none). */
 uint64_t x86_match_breakpoint_exec(const struct x86_cpu *cpu, uint64_t linear_rip);

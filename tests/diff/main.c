@@ -245,6 +245,7 @@ static int summary(const struct session *s, bool complete)
     }
     printf("%s against %s: %" PRIu64 " cases, %" PRIu64 " of them unsteady, seed %" PRIu64 "%s\n", s->names.b,
            s->names.a, total, s->unsteady, s->o.seed, complete ? "" : ", cut short");
+    printf("1..%u\n", passed + failed);
     printf("%u passed, %u failed\n", passed, failed + (complete ? 0 : 1));
     return failed == 0 && complete ? 0 : 1;
 }
