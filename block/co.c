@@ -140,7 +140,7 @@ static struct co *co_new(void)
     }
     /* Six saved registers, the address that co_switch_ returns to, and one word so that co_main starts with the
      * alignment of a called function. */
-    void **top = (void **)(void *)(co->map + CO_STACK_BYTES) - 9;
+    void **top = (void **)(void *)(co->map + CO_STACK_BYTES) - 10;
     top[6] = (void *)co_main;
     co->sp = top;
 #ifdef CO_TSAN
