@@ -72,8 +72,9 @@ static int throttle_co_io(struct blk_node *node, struct blk_req *req)
         co_mutex_lock(&throttle->gate);
         for (;;) {
             uint64_t now_ns = blk_loop_now_ns();
-            uint64_t wait_ns = MAX(throttle_bucket_wait_ns(&throttle->requests, now_ns),
-                                   throttle_bucket_wait_ns(&throttle->bytes, now_ns));
+            uint64_t requests_ns = throttle_bucket_wait_ns(&throttle->requests, now_ns);
+            uint64_t bytes_ns = throttle_bucket_wait_ns(&throttle->bytes, now_ns);
+            uint64_t wait_ns = MAX(requests_ns, bytes_ns);
             if (!wait_ns) {
                 break;
             }

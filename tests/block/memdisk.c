@@ -99,7 +99,7 @@ static int do_write(struct memdisk *disk, uint64_t offset, const uint8_t *data, 
     int error = 0;
     if (disk->writes++ == disk->fault_at) {
         error = disk->fault_error;
-        bytes = disk->fault_short ? bytes / 2 : 0;
+        bytes = disk->fault_short ? align_down(bytes / 2, BLK_SECTOR_SIZE) : 0;
     }
     if (bytes) {
         memdisk_write(disk, offset, data, bytes);

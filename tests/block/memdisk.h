@@ -24,7 +24,7 @@ struct memdisk {
     /* Faults: the write (or flush, discard) with this number, counted from 0, fails; -1: none. */
     int64_t fault_at, writes;
     int fault_error;
-    bool fault_short; /* its first half takes effect */
+    bool fault_short; /* its first half takes effect, in whole sectors as disks write them */
 };
 
 void memdisk_init(struct memdisk *disk);

@@ -84,7 +84,8 @@ void model_op_random(uint64_t *state, uint64_t size, struct model_op *op)
     uint64_t scale = size >> (2 + model_below(state, 12));
     uint64_t align = (const uint64_t[]){512, 4096, 65536, 1}[model_below(state, 4)];
     align = align > size / 4 ? 512 : align;
-    op->bytes = MIN(align_up(1 + model_below(state, MAX(scale, 1u)), align), size);
+    op->bytes = align_up(1 + model_below(state, MAX(scale, 1u)), align);
+    op->bytes = MIN(op->bytes, size);
     op->offset = align_down(model_below(state, size - op->bytes + 1), align);
     if (op->op == BLK_WRITE) {
         op->data = malloc(op->bytes + 8);
