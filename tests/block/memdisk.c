@@ -35,6 +35,9 @@ static void grow(struct memdisk *disk, uint64_t length)
 
 void memdisk_write(struct memdisk *disk, uint64_t offset, const void *data, uint64_t bytes)
 {
+    if (!bytes) {
+        return;
+    }
     grow(disk, offset + bytes);
     memcpy(disk->data + offset, data, bytes);
 }
@@ -123,7 +126,9 @@ static int perform(struct memdisk *disk, struct blk_req *req)
     }
     switch (req->op) {
     case BLK_READ:
-        iov_from_buf(req->iov, req->iov_count, 0, disk->data + (there ? req->offset : 0), there);
+        if (there) {
+            iov_from_buf(req->iov, req->iov_count, 0, disk->data + req->offset, there);
+        }
         iov_zero(req->iov, req->iov_count, there, req->bytes - there);
         return 0;
     case BLK_WRITE:
