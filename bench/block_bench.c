@@ -1,6 +1,6 @@
 /*
- * Throughput of the block layer in one process: COUNT requests of SIZE bytes, DEPTH at a time, STEP bytes apart, around
- * the disk again and again (as `qemu-img bench` does it). Prints requests a second.
+ * Throughput of the block layer in one process: COUNT requests of SIZE bytes, DEPTH at a time, STEP bytes
+ * apart, around the disk again and again (as `qemu-img bench` does it). Prints requests a second.
  *
  *   block-bench FILE FORMAT read|write|write-flush COUNT DEPTH SIZE STEP CACHE(0-3)
  */
@@ -52,7 +52,8 @@ static void done(struct blk_req *req, int error)
 int main(int argc, char **argv)
 {
     if (argc != 9) {
-        fprintf(stderr, "usage: block-bench FILE FORMAT read|write|write-flush COUNT DEPTH SIZE STEP CACHE\n");
+        fprintf(stderr,
+                "usage: block-bench FILE FORMAT read|write|write-flush COUNT DEPTH SIZE STEP CACHE\n");
         return 2;
     }
     static struct bench bench;
@@ -67,7 +68,8 @@ int main(int argc, char **argv)
     bench.left = count;
     bench.size = strtoull(argv[6], NULL, 10);
     bench.step = MAX(strtoull(argv[7], NULL, 10), bench.size);
-    if (blk_loop_new(BLK_ENGINE_AUTO, &loop, &err) < 0 || blk_open(loop, argv[1], &options, &bench.node, &err) < 0) {
+    if (blk_loop_new(BLK_ENGINE_AUTO, &loop, &err) < 0 ||
+        blk_open(loop, argv[1], &options, &bench.node, &err) < 0) {
         fprintf(stderr, "block-bench: %s\n", err.text);
         return 1;
     }

@@ -1,14 +1,14 @@
 /*
- * For who implements a node: the driver table, coroutines, range locks, and host I/O. Neighbours: node.c (graphs,
- * requests), co.c, loop.c, rangelock.c, aio.c.
+ * For who implements a node: the driver table, coroutines, range locks, and host I/O. Neighbours: node.c
+ * (graphs, requests), co.c, loop.c, rangelock.c, aio.c.
  *
  * A driver has one of
  *   submit()  starts a request and completes it later with blk_req_complete() (transports), or
- *   co_io()   runs in a coroutine and returns the result (formats, filters). It calls blk_pread() and so on, or
- *             blk_co_io(), on the nodes below, which suspend the coroutine.
+ *   co_io()   runs in a coroutine and returns the result (formats, filters). It calls blk_pread() and so on,
+ * or blk_co_io(), on the nodes below, which suspend the coroutine.
  *
- * Coroutines run on the loop's thread. Between two suspensions nothing else runs, so plain variables need no lock;
- * across a suspension a co_mutex or a range lock does it.
+ * Coroutines run on the loop's thread. Between two suspensions nothing else runs, so plain variables need no
+ * lock; across a suspension a co_mutex or a range lock does it.
  */
 #ifndef FONDA_BLOCK_BLOCK_PROVIDER_H
 #define FONDA_BLOCK_BLOCK_PROVIDER_H
@@ -64,9 +64,11 @@ struct range_locks {
 };
 void range_locks_init(struct range_locks *locks, struct blk_loop *loop);
 /* lock lies on the caller's stack. [start, end) */
-void range_lock(struct range_locks *locks, struct range_lock *lock, uint64_t start, uint64_t end, bool exclusive);
+void range_lock(struct range_locks *locks, struct range_lock *lock, uint64_t start, uint64_t end,
+                bool exclusive);
 /* The same, when that needs no wait; false: it does, and lock is not held. */
-bool range_trylock(struct range_locks *locks, struct range_lock *lock, uint64_t start, uint64_t end, bool exclusive);
+bool range_trylock(struct range_locks *locks, struct range_lock *lock, uint64_t start, uint64_t end,
+                   bool exclusive);
 void range_unlock(struct range_locks *locks, struct range_lock *lock);
 
 /* ---- loop (loop.c) ---- */
@@ -99,7 +101,8 @@ struct blk_driver {
     const char *name;
     bool is_format; /* may be named in blk_open_options.format */
     size_t state_size;
-    /* How sure an image's first bytes (of a file of `length` bytes) make it: 0 to 100. NULL: never guessed. */
+    /* How sure an image's first bytes (of a file of `length` bytes) make it: 0 to 100. NULL: never guessed.
+     */
     int (*probe)(const uint8_t *head, size_t head_size, uint64_t length);
     /* node->file is open. Reads what it needs; opens node->backing with blk_open_backing(). */
     int (*open)(struct blk_node *node, const struct blk_open_options *options, struct err *err);
@@ -114,13 +117,15 @@ struct blk_driver {
     int (*create)(struct blk_node *file, const char *path, const struct image_create_options *options,
                   struct err *err);
     void (*details)(struct blk_node *node, struct image_details *details);
-    int (*snapshots)(struct blk_node *node, struct image_snapshot **ret_list, unsigned *ret_count, struct err *err);
+    int (*snapshots)(struct blk_node *node, struct image_snapshot **ret_list, unsigned *ret_count,
+                     struct err *err);
     int (*snapshot_create)(struct blk_node *node, const char *name, struct err *err);
     int (*snapshot_apply)(struct blk_node *node, const char *id, struct err *err);
     int (*snapshot_delete)(struct blk_node *node, const char *id, struct err *err);
     int (*check)(struct blk_node *node, enum image_repair repair, void (*report)(void *arg, const char *text),
                  void *arg, struct image_check *ret_check, struct err *err);
-    int (*set_backing)(struct blk_node *node, const char *backing, const char *backing_format, struct err *err);
+    int (*set_backing)(struct blk_node *node, const char *backing, const char *backing_format,
+                       struct err *err);
     int (*empty)(struct blk_node *node, struct err *err);
 };
 
@@ -132,11 +137,11 @@ struct blk_node {
     struct blk_node *file;    /* what holds this node's bytes; NULL: a transport */
     struct blk_node *backing; /* the image below; NULL: none */
     uint64_t size_bytes;
-    unsigned flags;  /* enum blk_open_flags */
-    unsigned depth;  /* in the backing chain; 0: the top image */
+    unsigned flags; /* enum blk_open_flags */
+    unsigned depth; /* in the backing chain; 0: the top image */
     enum blk_cache cache;
-    bool growable;   /* writes beyond the end extend it: a file below a format */
-    bool guessed;    /* the format was not given */
+    bool growable; /* writes beyond the end extend it: a file below a format */
+    bool guessed;  /* the format was not given */
     unsigned in_flight;
     struct blk_stats stats;
 };
@@ -170,7 +175,8 @@ struct blk_node *blk_format_node(struct blk_node *node);
 /* ---- vectors (node.c) ---- */
 
 /* Describes [offset, offset + bytes) of src in dst, which has room for as many. Returns the count. */
-unsigned iov_slice(struct iovec *dst, const struct iovec *src, unsigned count, uint64_t offset, uint64_t bytes);
+unsigned iov_slice(struct iovec *dst, const struct iovec *src, unsigned count, uint64_t offset,
+                   uint64_t bytes);
 void iov_zero(const struct iovec *iov, unsigned count, uint64_t offset, uint64_t bytes);
 void iov_from_buf(const struct iovec *iov, unsigned count, uint64_t offset, const void *buf, uint64_t bytes);
 void iov_to_buf(const struct iovec *iov, unsigned count, uint64_t offset, void *buf, uint64_t bytes);

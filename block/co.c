@@ -1,11 +1,12 @@
 /*
- * Coroutines: they let a format's request be written as one function, top to bottom, although it waits for the host
- * in between. Neighbour: loop.c, which resumes them.
+ * Coroutines: they let a format's request be written as one function, top to bottom, although it waits for
+ * the host in between. Neighbour: loop.c, which resumes them.
  *
  * 1. Stacks are mapped with a guard page below, reused, and belong to one thread.
- * 2. A coroutine is entered by co_resume() only, and gives the stack back to whoever resumed it. Resumes may nest.
- * 3. The switch saves what the System V ABI (x86-64, 3.2.1) has a called function preserve; the floating-point control
- *    words are the same throughout the project.
+ * 2. A coroutine is entered by co_resume() only, and gives the stack back to whoever resumed it. Resumes may
+ * nest.
+ * 3. The switch saves what the System V ABI (x86-64, 3.2.1) has a called function preserve; the
+ * floating-point control words are the same throughout the project.
  */
 #include <errno.h>
 #include <sys/mman.h>
@@ -27,7 +28,8 @@
 #include <sanitizer/tsan_interface.h>
 #endif
 
-/* A chain of BLK_CHAIN_MAX images nests about 1 KiB deep each; sanitizers multiply that. Touched pages only count. */
+/* A chain of BLK_CHAIN_MAX images nests about 1 KiB deep each; sanitizers multiply that. Touched pages only
+ * count. */
 #define CO_STACK_BYTES (512 * KiB)
 #define CO_GUARD_BYTES 4096u
 #define CO_IDLE_MAX    64u
@@ -128,7 +130,8 @@ static struct co *co_new(void)
     if (!co) {
         return NULL;
     }
-    co->map = mmap(NULL, CO_STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+    co->map =
+        mmap(NULL, CO_STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
     if (co->map == MAP_FAILED) {
         free(co);
         return NULL;
@@ -138,8 +141,8 @@ static struct co *co_new(void)
         free(co);
         return NULL;
     }
-    /* Six saved registers, the address that co_switch_ returns to, and one word so that co_main starts with the
-     * alignment of a called function. */
+    /* Six saved registers, the address that co_switch_ returns to, and one word so that co_main starts with
+     * the alignment of a called function. */
     void **top = (void **)(void *)(co->map + CO_STACK_BYTES) - 10;
     top[6] = (void *)co_main;
     co->sp = top;
@@ -176,7 +179,8 @@ void co_resume(struct co *co)
     co->resumer = current;
     current = co;
 #ifdef CO_ASAN
-    __sanitizer_start_switch_fiber(&co->resumer_fake_stack, co->map + CO_GUARD_BYTES, CO_STACK_BYTES - CO_GUARD_BYTES);
+    __sanitizer_start_switch_fiber(&co->resumer_fake_stack, co->map + CO_GUARD_BYTES,
+                                   CO_STACK_BYTES - CO_GUARD_BYTES);
 #endif
 #ifdef CO_TSAN
     co->resumer_fiber = __tsan_get_current_fiber();

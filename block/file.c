@@ -1,11 +1,14 @@
 /*
  * The transport file: a regular file or block device of the host. Neighbour: filelock.c.
  *
- * Requests that the host takes as they are go to it from file_submit() and complete in file_done(), which also goes on
- * after short transfers. The rest (O_DIRECT with odd alignment, zeroes, discards) runs in a coroutine, file_slow().
+ * Requests that the host takes as they are go to it from file_submit() and complete in file_done(), which
+ * also goes on after short transfers. The rest (O_DIRECT with odd alignment, zeroes, discards) runs in a
+ * coroutine, file_slow().
  *
- * 1. With O_DIRECT every write holds a range lock on the blocks that it touches, a read-modify-write an exclusive one.
- * 2. After fdatasync() failed once, every flush fails: the host may have dropped dirty pages and marked them clean.
+ * 1. With O_DIRECT every write holds a range lock on the blocks that it touches, a read-modify-write an
+ * exclusive one.
+ * 2. After fdatasync() failed once, every flush fails: the host may have dropped dirty pages and marked them
+ * clean.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -76,7 +79,8 @@ static void go_on(struct file_op *op)
             return;
         }
     }
-    op->aio.iov_count = iov_slice(op->iov, req->iov, req->iov_count, op->done_bytes, req->bytes - op->done_bytes);
+    op->aio.iov_count =
+        iov_slice(op->iov, req->iov, req->iov_count, op->done_bytes, req->bytes - op->done_bytes);
     op->aio.iov = op->iov;
     op->aio.offset = req->offset + op->done_bytes;
     blk_aio_submit(op->node->loop, &op->aio);
@@ -243,7 +247,8 @@ static int write_zero_buffers(struct blk_node *node, struct blk_req *req)
     for (uint64_t at = 0; !error && at < req->bytes;) {
         uint64_t n = MIN(size, req->bytes - at);
         struct iovec iov = {zeroes, n};
-        struct blk_req part = {.op = BLK_WRITE, .offset = req->offset + at, .bytes = n, .iov = &iov, .iov_count = 1};
+        struct blk_req part = {
+            .op = BLK_WRITE, .offset = req->offset + at, .bytes = n, .iov = &iov, .iov_count = 1};
         error = file->direct ? bounce(node, &part) : co_buffer(node, BLK_WRITE, part.offset, zeroes, n);
         at += n;
     }
@@ -444,7 +449,8 @@ int blk_open_file(struct blk_loop *loop, const char *path, unsigned flags, enum 
     int error = 0;
     struct stat st;
     if (file->fd < 0 && errno == EINVAL && file->direct) {
-        error = err_set(err, -EINVAL, "cannot open image '%s' with cache mode none: its file system has no O_DIRECT", path);
+        error = err_set(err, -EINVAL,
+                        "cannot open image '%s' with cache mode none: its file system has no O_DIRECT", path);
     } else if (file->fd < 0 || fstat(file->fd, &st) < 0) {
         error = err_sys(err, -errno, "cannot open image '%s'", path);
     } else if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) {

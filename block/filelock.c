@@ -1,10 +1,11 @@
 /*
  * Locks on image files, so that two machines never write one image.
  *
- * They follow the convention that QEMU (docs/system/images: "Disk image file locking") uses, so that either program sees
- * the other's: open file description locks (fcntl(2), F_OFD_SETLK) on single bytes, one for each permission. A shared
- * lock on byte 100 + p says "I use permission p", one on byte 200 + p says "nobody else may use p". Whoever comes takes
- * its locks first and then looks whether anyone's contradict them, so two that come at once both see it.
+ * They follow the convention that QEMU (docs/system/images: "Disk image file locking") uses, so that either
+ * program sees the other's: open file description locks (fcntl(2), F_OFD_SETLK) on single bytes, one for each
+ * permission. A shared lock on byte 100 + p says "I use permission p", one on byte 200 + p says "nobody else
+ * may use p". Whoever comes takes its locks first and then looks whether anyone's contradict them, so two
+ * that come at once both see it.
  */
 #include "block/file_int.h"
 
@@ -64,7 +65,8 @@ int blk_file_lock(int fd, const char *path, bool writes, struct err *err)
         return err_set(err, -EBUSY, "image '%s' is in use: another program has it open for writing", path);
     }
     if (user) {
-        return err_set(err, -EBUSY, "image '%s' can't be opened for writing: another program has it open", path);
+        return err_set(err, -EBUSY, "image '%s' can't be opened for writing: another program has it open",
+                       path);
     }
     return 0;
 }

@@ -1,6 +1,6 @@
 /*
- * Operations on images: those that a format does by itself, with what is the same for all formats around them.
- * Neighbour: image_copy.c has those that move data.
+ * Operations on images: those that a format does by itself, with what is the same for all formats around
+ * them. Neighbour: image_copy.c has those that move data.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -67,7 +67,8 @@ static int create_on(struct blk_loop *loop, const char *path, const struct blk_d
     return error || !close_error ? error : err_sys(err, close_error, "cannot create image '%s'", path);
 }
 
-int image_create(struct blk_loop *loop, const char *path, const struct image_create_options *o, struct err *err)
+int image_create(struct blk_loop *loop, const char *path, const struct image_create_options *o,
+                 struct err *err)
 {
     const struct blk_driver *driver = blk_format(o->format);
     if (!driver) {
@@ -94,7 +95,8 @@ int image_create(struct blk_loop *loop, const char *path, const struct image_cre
 
 static int unsupported(struct blk_node *node, const char *what, struct err *err)
 {
-    return err_set(err, -ENOTSUP, "image '%s' is in format %s, which has no %s", node->filename, node->driver->name, what);
+    return err_set(err, -ENOTSUP, "image '%s' is in format %s, which has no %s", node->filename,
+                   node->driver->name, what);
 }
 
 /* The format node, ready to be changed. NULL: err says why not. */
@@ -130,7 +132,8 @@ struct blk_node *image_backing(struct blk_node *node)
     return blk_format_node(node)->backing;
 }
 
-int image_snapshots(struct blk_node *node, struct image_snapshot **ret_list, unsigned *ret_count, struct err *err)
+int image_snapshots(struct blk_node *node, struct image_snapshot **ret_list, unsigned *ret_count,
+                    struct err *err)
 {
     node = blk_format_node(node);
     if (!node->driver->snapshots) {
@@ -161,8 +164,8 @@ int image_snapshot_delete(struct blk_node *node, const char *id_or_name, struct 
     return n ? n->driver->snapshot_delete(n, id_or_name, err) : -ENOTSUP;
 }
 
-int image_check(struct blk_node *node, enum image_repair repair, void (*report)(void *arg, const char *text), void *arg,
-                struct image_check *ret_check, struct err *err)
+int image_check(struct blk_node *node, enum image_repair repair, void (*report)(void *arg, const char *text),
+                void *arg, struct image_check *ret_check, struct err *err)
 {
     node = blk_format_node(node);
     if (!node->driver->check) {

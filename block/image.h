@@ -1,6 +1,7 @@
 /*
- * What tools do to images beyond reading and writing them: create, describe, check, rebase, commit, snapshots.
- * `fonda image` is a thin layer over this header and block.h; instances use it for their snapshots.
+ * What tools do to images beyond reading and writing them: create, describe, check, rebase, commit,
+ * snapshots. `fonda image` is a thin layer over this header and block.h; instances use it for their
+ * snapshots.
  *
  * All functions are synchronous (they run the loop of the node) and need exclusive use of the image.
  */
@@ -14,7 +15,7 @@
 enum image_compression { IMAGE_ZLIB, IMAGE_ZSTD };
 
 struct image_create_options {
-    const char *format; /* "raw", "qcow2" */
+    const char *format;  /* "raw", "qcow2" */
     uint64_t size_bytes; /* 0 with a backing image: as large as that */
     /* qcow2 only; 0 or NULL: the default */
     uint32_t cluster_bytes; /* 512 to 2 MiB; default 64 KiB */
@@ -27,7 +28,8 @@ struct image_create_options {
     bool overwrite;                     /* else an existing file is -EEXIST */
 };
 
-int image_create(struct blk_loop *loop, const char *path, const struct image_create_options *options, struct err *err);
+int image_create(struct blk_loop *loop, const char *path, const struct image_create_options *options,
+                 struct err *err);
 
 /* What a format knows about itself; strings belong to the node. */
 struct image_details {
@@ -49,7 +51,8 @@ struct image_snapshot {
     uint64_t date_s, vm_clock_ns;
 };
 /* The snapshots, oldest first; free() the array. */
-int image_snapshots(struct blk_node *node, struct image_snapshot **ret_list, unsigned *ret_count, struct err *err);
+int image_snapshots(struct blk_node *node, struct image_snapshot **ret_list, unsigned *ret_count,
+                    struct err *err);
 int image_snapshot_create(struct blk_node *node, const char *name, struct err *err);
 /* id_or_name: an exact id wins over a name. */
 int image_snapshot_apply(struct blk_node *node, const char *id_or_name, struct err *err);
@@ -62,25 +65,31 @@ struct image_check {
     uint64_t end_offset; /* of the image's last used cluster */
 };
 enum image_repair { IMAGE_REPAIR_NONE, IMAGE_REPAIR_LEAKS, IMAGE_REPAIR_ALL };
-/* report(): one call for each finding, up to a limit. Errors: -ENOTSUP for raw, those of reading and writing. */
+/* report(): one call for each finding, up to a limit. Errors: -ENOTSUP for raw, those of reading and writing.
+ */
 int image_check(struct blk_node *node, enum image_repair repair, void (*report)(void *arg, const char *text),
                 void *arg, struct image_check *ret_check, struct err *err);
 
 /* Records another backing image (NULL: none). Contents are the caller's concern. */
-int image_set_backing(struct blk_node *node, const char *backing, const char *backing_format, struct err *err);
+int image_set_backing(struct blk_node *node, const char *backing, const char *backing_format,
+                      struct err *err);
 
 /* Progress: called with done and total bytes; returning false cancels (-ECANCELED). May be NULL. */
 typedef bool image_progress_fn(void *arg, uint64_t done, uint64_t total);
 
-/* Copies source to target (at least as large), leaving holes where source reads as zeroes. target_is_zero: new. */
-int image_copy(struct blk_node *source, struct blk_node *target, bool target_is_zero, image_progress_fn *progress,
-               void *arg, struct err *err);
-/* Writes into base what top (whose backing chain ends in base) has and base has not, then flushes. base is opened
- * read-write by the caller, as a node of its own, and not in use below top: open top with BLK_OPEN_NO_BACKING. */
-int image_commit(struct blk_node *top, struct blk_node *base, image_progress_fn *progress, void *arg, struct err *err);
+/* Copies source to target (at least as large), leaving holes where source reads as zeroes. target_is_zero:
+ * new. */
+int image_copy(struct blk_node *source, struct blk_node *target, bool target_is_zero,
+               image_progress_fn *progress, void *arg, struct err *err);
+/* Writes into base what top (whose backing chain ends in base) has and base has not, then flushes. base is
+ * opened read-write by the caller, as a node of its own, and not in use below top: open top with
+ * BLK_OPEN_NO_BACKING. */
+int image_commit(struct blk_node *top, struct blk_node *base, image_progress_fn *progress, void *arg,
+                 struct err *err);
 /* After a commit: what top has is given back. */
 int image_empty(struct blk_node *top, struct err *err);
-/* Copies into top what would read differently over new_base than over old_base; either may be NULL (zeroes). */
+/* Copies into top what would read differently over new_base than over old_base; either may be NULL (zeroes).
+ */
 int image_rebase_copy(struct blk_node *top, struct blk_node *old_base, struct blk_node *new_base,
                       image_progress_fn *progress, void *arg, struct err *err);
 

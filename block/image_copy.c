@@ -1,6 +1,6 @@
 /*
- * Operations that move data between images: convert, commit, rebase. Several pieces are under way at once; what reads
- * as zeroes is not written.
+ * Operations that move data between images: convert, commit, rebase. Several pieces are under way at once;
+ * what reads as zeroes is not written.
  */
 #include <errno.h>
 #include <string.h>
@@ -20,7 +20,7 @@ struct piece {
     struct copy *copy;
     uint8_t *buf;
     uint64_t offset, bytes;
-    uint64_t at, run;  /* the run of data blocks that is being written */
+    uint64_t at, run; /* the run of data blocks that is being written */
     struct iovec iov;
     struct blk_req req;
     bool busy;
@@ -175,8 +175,8 @@ static int fail(struct err *err, int error, struct blk_node *source, struct blk_
     return err_sys(err, error, "cannot copy image '%s' to '%s'", source->filename, target->filename);
 }
 
-int image_copy(struct blk_node *source, struct blk_node *target, bool target_is_zero, image_progress_fn *progress,
-               void *arg, struct err *err)
+int image_copy(struct blk_node *source, struct blk_node *target, bool target_is_zero,
+               image_progress_fn *progress, void *arg, struct err *err)
 {
     struct copy copy;
     uint64_t size = source->size_bytes;
@@ -206,7 +206,8 @@ int image_copy(struct blk_node *source, struct blk_node *target, bool target_is_
     return error ? fail(err, error, source, target) : 0;
 }
 
-int image_commit(struct blk_node *top, struct blk_node *base, image_progress_fn *progress, void *arg, struct err *err)
+int image_commit(struct blk_node *top, struct blk_node *base, image_progress_fn *progress, void *arg,
+                 struct err *err)
 {
     struct copy copy;
     uint64_t size = top->size_bytes;

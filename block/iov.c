@@ -5,7 +5,8 @@
 
 #include "block/block_provider.h"
 
-unsigned iov_slice(struct iovec *dst, const struct iovec *src, unsigned count, uint64_t offset, uint64_t bytes)
+unsigned iov_slice(struct iovec *dst, const struct iovec *src, unsigned count, uint64_t offset,
+                   uint64_t bytes)
 {
     unsigned n = 0;
     for (unsigned i = 0; i < count && bytes; i++) {
@@ -23,7 +24,8 @@ unsigned iov_slice(struct iovec *dst, const struct iovec *src, unsigned count, u
 
 enum copy { COPY_ZERO, COPY_IN, COPY_OUT };
 
-static void copy(const struct iovec *iov, unsigned count, uint64_t offset, void *buf, uint64_t bytes, enum copy how)
+static void copy(const struct iovec *iov, unsigned count, uint64_t offset, void *buf, uint64_t bytes,
+                 enum copy how)
 {
     uint8_t *p = buf;
     for (unsigned i = 0; i < count && bytes; i++) {

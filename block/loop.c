@@ -1,8 +1,9 @@
 /*
- * The loop: one epoll descriptor over host I/O (uring.c or pool.c), a timer and posts from other threads, and the
- * queues of what is ready to run.
+ * The loop: one epoll descriptor over host I/O (uring.c or pool.c), a timer and posts from other threads, and
+ * the queues of what is ready to run.
  *
- * 1. done() callbacks and coroutines run from blk_loop_poll() only (a coroutine's start excepted), on the loop's thread.
+ * 1. done() callbacks and coroutines run from blk_loop_poll() only (a coroutine's start excepted), on the
+ * loop's thread.
  * 2. When something is ready outside of blk_loop_poll(), the event descriptor makes blk_loop_fd() readable.
  * 3. post_lock guards posts; everything else belongs to the loop's thread.
  */
@@ -99,7 +100,8 @@ int blk_loop_new(enum blk_engine engine, struct blk_loop **ret_loop, struct err 
     if (!error) {
         error = watch(loop, loop->event_fd);
         error = error ? error : watch(loop, loop->timer_fd);
-        error = error ? error : watch(loop, loop->uring ? aio_uring_fd(loop->uring) : aio_pool_fd(loop->pool));
+        error =
+            error ? error : watch(loop, loop->uring ? aio_uring_fd(loop->uring) : aio_pool_fd(loop->pool));
         if (error) {
             err_sys(err, error, "cannot watch disk I/O");
         }

@@ -1,6 +1,6 @@
 /*
- * Nodes and requests: checks, hands to the driver, counts, completes. Neighbours: open.c builds graphs; loop.c runs
- * what is complete.
+ * Nodes and requests: checks, hands to the driver, counts, completes. Neighbours: open.c builds graphs;
+ * loop.c runs what is complete.
  *
  * 1. A driver sees only requests that passed check(): known op, in bounds, vector and bytes agree, not empty.
  * 2. A driver never sees BLK_REQ_FUA: the flush is added here.
@@ -238,8 +238,8 @@ void blk_drain(struct blk_node *node)
 
 /* ---- synchronous twins ---- */
 
-static int transfer(struct blk_node *node, enum blk_op op, uint64_t offset, const struct iovec *iov, unsigned iov_count,
-                    unsigned flags)
+static int transfer(struct blk_node *node, enum blk_op op, uint64_t offset, const struct iovec *iov,
+                    unsigned iov_count, unsigned flags)
 {
     struct blk_req req = {.op = op, .offset = offset, .iov = iov, .iov_count = iov_count, .flags = flags};
     for (unsigned i = 0; i < iov_count; i++) {
@@ -278,7 +278,8 @@ int blk_preadv(struct blk_node *node, uint64_t offset, const struct iovec *iov, 
     return transfer(node, BLK_READ, offset, iov, iov_count, 0);
 }
 
-int blk_pwritev(struct blk_node *node, uint64_t offset, const struct iovec *iov, unsigned iov_count, unsigned flags)
+int blk_pwritev(struct blk_node *node, uint64_t offset, const struct iovec *iov, unsigned iov_count,
+                unsigned flags)
 {
     return transfer(node, BLK_WRITE, offset, iov, iov_count, flags);
 }
@@ -348,14 +349,16 @@ int blk_resize(struct blk_node *node, uint64_t size_bytes, bool shrink, struct e
         return err_set(err, -EROFS, "image '%s' is read-only", format->filename);
     }
     if (!format->driver->resize) {
-        return err_set(err, -ENOTSUP, "image '%s' (%s) can't be resized", format->filename, format->driver->name);
+        return err_set(err, -ENOTSUP, "image '%s' (%s) can't be resized", format->filename,
+                       format->driver->name);
     }
     if (size_bytes > INT64_MAX - BLK_REQ_BYTES_MAX) {
         return err_set(err, -EFBIG, "image '%s': %llu bytes are too many", format->filename,
                        (unsigned long long)size_bytes);
     }
     if (size_bytes < format->size_bytes && !shrink) {
-        return err_set(err, -EINVAL, "image '%s' would lose data: it has %llu bytes, and shrinking was not asked for",
+        return err_set(err, -EINVAL,
+                       "image '%s' would lose data: it has %llu bytes, and shrinking was not asked for",
                        format->filename, (unsigned long long)format->size_bytes);
     }
     blk_drain(node);
@@ -382,9 +385,8 @@ enum blk_error_action blk_error_action(enum blk_error_policy policy, enum blk_op
 void blk_error_text(struct blk_node *node, enum blk_op op, int error, char *buf, size_t size)
 {
     static const char *const names[BLK_OP_COUNT] = {
-        [BLK_READ] = "reading",         [BLK_WRITE] = "writing",
-        [BLK_FLUSH] = "flushing",       [BLK_DISCARD] = "discarding in",
-        [BLK_WRITE_ZEROES] = "zeroing", [BLK_MAP] = "mapping",
+        [BLK_READ] = "reading",          [BLK_WRITE] = "writing",        [BLK_FLUSH] = "flushing",
+        [BLK_DISCARD] = "discarding in", [BLK_WRITE_ZEROES] = "zeroing", [BLK_MAP] = "mapping",
     };
     const char *filename = blk_format_node(node)->filename;
     if (error == -ENOSPC) {

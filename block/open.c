@@ -21,8 +21,8 @@ static const struct {
     size_t size;
     const char *magic;
 } foreign_formats[] = {
-    {"VMDK", 4, "KDMV"}, {"VMDK", 4, "COWD"}, {"VHDX", 8, "vhdxfile"}, {"VHD", 8, "conectix"},
-    {"QED", 4, "QED"},   {"LUKS", 6, "LUKS\xba\xbe"},
+    {"VMDK", 4, "KDMV"},    {"VMDK", 4, "COWD"}, {"VHDX", 8, "vhdxfile"},
+    {"VHD", 8, "conectix"}, {"QED", 4, "QED"},   {"LUKS", 6, "LUKS\xba\xbe"},
 };
 
 const struct blk_driver *blk_format(const char *name)
@@ -52,8 +52,10 @@ static int guess_format(struct blk_node *file, const struct blk_driver **ret_dri
         return err_sys(err, error, "cannot read image '%s'", file->filename);
     }
     for (size_t i = 0; i < ARRAY_SIZE(foreign_formats); i++) {
-        if (size >= foreign_formats[i].size && memcmp(head, foreign_formats[i].magic, foreign_formats[i].size) == 0) {
-            return err_set(err, -ENOTSUP, "image '%s' looks like %s, which is not supported (format raw takes it as it is)",
+        if (size >= foreign_formats[i].size &&
+            memcmp(head, foreign_formats[i].magic, foreign_formats[i].size) == 0) {
+            return err_set(err, -ENOTSUP,
+                           "image '%s' looks like %s, which is not supported (format raw takes it as it is)",
                            file->filename, foreign_formats[i].name);
         }
     }
@@ -76,8 +78,8 @@ int blk_open_over(struct blk_node *file, const struct blk_open_options *options,
     if (options->format) {
         driver = blk_format(options->format);
         if (!driver) {
-            error = err_set(err, -EINVAL, "image '%s': unknown format '%s' (there are raw and qcow2)", file->filename,
-                            options->format);
+            error = err_set(err, -EINVAL, "image '%s': unknown format '%s' (there are raw and qcow2)",
+                            file->filename, options->format);
         }
     } else {
         error = guess_format(file, &driver, err);
@@ -174,8 +176,10 @@ static bool is_protocol(const char *name)
 int blk_open_backing(struct blk_node *node, const char *name, const char *format, struct err *err)
 {
     if (node->depth + 1 >= BLK_CHAIN_MAX) {
-        return err_set(err, -ELOOP, "the backing chain at image '%s' is longer than %u images: does it lead back to itself?",
-                       node->filename, BLK_CHAIN_MAX);
+        return err_set(
+            err, -ELOOP,
+            "the backing chain at image '%s' is longer than %u images: does it lead back to itself?",
+            node->filename, BLK_CHAIN_MAX);
     }
     if (is_protocol(name)) {
         return err_set(err, -ENOTSUP, "image '%s': backing image '%s' is not a file", node->filename, name);
@@ -184,7 +188,8 @@ int blk_open_backing(struct blk_node *node, const char *name, const char *format
     if (!path) {
         return err_sys(err, -ENOMEM, "cannot open the backing image of '%s'", node->filename);
     }
-    struct blk_open_options options = {.format = format, .flags = node->flags & (BLK_OPEN_NO_LOCK | BLK_OPEN_CHECK)};
+    struct blk_open_options options = {.format = format,
+                                       .flags = node->flags & (BLK_OPEN_NO_LOCK | BLK_OPEN_CHECK)};
     enum blk_cache cache = node->file->cache;
     struct blk_node *file = NULL;
     int error = blk_open_file(node->loop, path, options.flags, cache, &file, err);

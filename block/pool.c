@@ -1,6 +1,6 @@
 /*
- * Host I/O by a pool of threads, where io_uring is forbidden. Threads start when requests wait and none is idle, and
- * stay until the pool is freed.
+ * Host I/O by a pool of threads, where io_uring is forbidden. Threads start when requests wait and none is
+ * idle, and stay until the pool is freed.
  *
  * lock guards todo, finished, idle, thread_count and stop. The event descriptor counts finished requests.
  */

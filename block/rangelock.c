@@ -1,8 +1,8 @@
 /*
  * Range locks: which requests may be under way at the same time. See block_provider.h.
  *
- * The list is in order of arrival and holds who has the lock and who waits. A lock is free to go when no earlier one
- * conflicts, so nobody starves. Lists are as long as a device's queue is deep.
+ * The list is in order of arrival and holds who has the lock and who waits. A lock is free to go when no
+ * earlier one conflicts, so nobody starves. Lists are as long as a device's queue is deep.
  */
 #include "block/block_provider.h"
 
@@ -17,7 +17,8 @@ static bool conflicts(const struct range_lock *a, const struct range_lock *b)
     return (a->exclusive || b->exclusive) && a->start < b->end && b->start < a->end;
 }
 
-static void append(struct range_locks *locks, struct range_lock *lock, uint64_t start, uint64_t end, bool exclusive)
+static void append(struct range_locks *locks, struct range_lock *lock, uint64_t start, uint64_t end,
+                   bool exclusive)
 {
     *lock = (struct range_lock){.start = start, .end = end, .exclusive = exclusive, .prev = locks->last};
     *(locks->last ? &locks->last->next : &locks->first) = lock;
@@ -34,7 +35,8 @@ static bool blocked(const struct range_lock *lock)
     return false;
 }
 
-void range_lock(struct range_locks *locks, struct range_lock *lock, uint64_t start, uint64_t end, bool exclusive)
+void range_lock(struct range_locks *locks, struct range_lock *lock, uint64_t start, uint64_t end,
+                bool exclusive)
 {
     append(locks, lock, start, end, exclusive);
     while (blocked(lock)) {
@@ -42,7 +44,8 @@ void range_lock(struct range_locks *locks, struct range_lock *lock, uint64_t sta
     }
 }
 
-bool range_trylock(struct range_locks *locks, struct range_lock *lock, uint64_t start, uint64_t end, bool exclusive)
+bool range_trylock(struct range_locks *locks, struct range_lock *lock, uint64_t start, uint64_t end,
+                   bool exclusive)
 {
     append(locks, lock, start, end, exclusive);
     if (!blocked(lock)) {

@@ -1,8 +1,9 @@
 /*
  * The format raw: the file's bytes are the disk's bytes.
  *
- * When the format was guessed, a guest must not be able to turn its disk into another format by writing that format's
- * magic into the first sector, and so reach host files through a backing name: such writes are refused (-EPERM).
+ * When the format was guessed, a guest must not be able to turn its disk into another format by writing that
+ * format's magic into the first sector, and so reach host files through a backing name: such writes are
+ * refused (-EPERM).
  */
 #include <errno.h>
 #include <string.h>
@@ -28,7 +29,8 @@ static bool forges_format(struct blk_node *node, struct blk_req *req)
     if (!node->guessed || req->op != BLK_WRITE || req->offset >= BLK_SECTOR_SIZE) {
         return false;
     }
-    /* No guest writes from the middle of the first eight bytes on, unless to put a magic together from parts. */
+    /* No guest writes from the middle of the first eight bytes on, unless to put a magic together from parts.
+     */
     if (req->offset > 0) {
         return req->offset < 8;
     }

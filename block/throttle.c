@@ -1,8 +1,8 @@
 /*
  * The filter throttle: limits requests and bytes a second, reads and writes together. See throttle.h.
  *
- * Requests pass in the order of their arrival: the first that has to wait holds the gate, the others queue behind it.
- * Flushes and maps pass freely.
+ * Requests pass in the order of their arrival: the first that has to wait holds the gate, the others queue
+ * behind it. Flushes and maps pass freely.
  */
 #include "block/throttle.h"
 
@@ -24,7 +24,8 @@ void throttle_bucket_init(struct throttle_bucket *bucket, uint64_t rate, uint64_
     if (rate && !burst) {
         burst = MAX(rate / BURST_DIVISOR, 1u);
     }
-    *bucket = (struct throttle_bucket){.rate = rate, .burst = burst, .level = (double)burst, .last_ns = now_ns};
+    *bucket =
+        (struct throttle_bucket){.rate = rate, .burst = burst, .level = (double)burst, .last_ns = now_ns};
 }
 
 uint64_t throttle_bucket_wait_ns(struct throttle_bucket *bucket, uint64_t now_ns)

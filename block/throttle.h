@@ -1,9 +1,9 @@
 /*
  * The arithmetic of the throttle filter, apart from clocks and requests so that it can be tested alone.
  *
- * A bucket fills at `rate` units a second up to `burst` units. A request takes its units when the bucket is not empty,
- * and may take it below zero; the next one then waits until it is back above zero. So the long-run rate is exact,
- * and a request larger than the burst is not starved.
+ * A bucket fills at `rate` units a second up to `burst` units. A request takes its units when the bucket is
+ * not empty, and may take it below zero; the next one then waits until it is back above zero. So the long-run
+ * rate is exact, and a request larger than the burst is not starved.
  */
 #ifndef FONDA_BLOCK_THROTTLE_H
 #define FONDA_BLOCK_THROTTLE_H

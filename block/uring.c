@@ -1,5 +1,6 @@
 /*
- * Host I/O by io_uring. Its completion queue makes the ring's file descriptor readable, so the loop watches that.
+ * Host I/O by io_uring. Its completion queue makes the ring's file descriptor readable, so the loop watches
+ * that.
  */
 #include <errno.h>
 #include <liburing.h>

@@ -1,6 +1,6 @@
 /*
- * The subcommands of fonda-image, which `fonda image` becomes: one table in image_main.c; each gets its own name in
- * argv[0] and returns the exit status.
+ * The subcommands of fonda-image, which `fonda image` becomes: one table in image_main.c; each gets its own
+ * name in argv[0] and returns the exit status.
  */
 #ifndef FONDA_CLI_IMAGE_H
 #define FONDA_CLI_IMAGE_H
@@ -29,7 +29,8 @@ struct image_args {
 /* Options and arguments in any order; prints and returns false on a mistake, and after --help (exit status in
  * *ret_status). synopsis has what follows the subcommand's name. least..most: arguments. */
 bool image_args(int argc, char **argv, const struct option_spec *specs, unsigned spec_count, void *target,
-                const char *synopsis, unsigned least, unsigned most, struct image_args *ret_args, int *ret_status);
+                const char *synopsis, unsigned least, unsigned most, struct image_args *ret_args,
+                int *ret_status);
 
 /* Prints the sentence; returns IMAGE_EXIT_FAILED. */
 int image_failed(const struct err *err);

@@ -14,28 +14,30 @@ struct convert_args {
     bool progress;
 };
 
-#define CREATE_OPT(name, kind, member, min, max, metavar, help)                                                       \
-    {                                                                                                                  \
-        name, kind, offsetof(struct image_create_args, member), min, max, metavar, help                               \
+#define CREATE_OPT(name, kind, member, min, max, metavar, help)                                              \
+    {                                                                                                        \
+        name, kind, offsetof(struct image_create_args, member), min, max, metavar, help                      \
     }
-#define CONVERT_OPT(name, kind, member, min, max, metavar, help)                                                      \
-    {                                                                                                                  \
-        name, kind, offsetof(struct convert_args, member), min, max, metavar, help                                    \
+#define CONVERT_OPT(name, kind, member, min, max, metavar, help)                                             \
+    {                                                                                                        \
+        name, kind, offsetof(struct convert_args, member), min, max, metavar, help                           \
     }
-#define QCOW2_ROWS                                                                                                     \
-    CREATE_OPT("cluster-size", OPTION_SIZE, cluster_bytes, 512, 2 * MiB, "SIZE",                                      \
-               "qcow2: unit of allocation (default: 64K; below 1K: 0.5K)"),                                            \
-        CREATE_OPT("qcow2-version", OPTION_UINT, version, 2, 3, "N", "qcow2: 2 or 3 (default: 3)"),                   \
-        CREATE_OPT("refcount-bits", OPTION_UINT, refcount_bits, 1, 64, "N",                                           \
-                   "qcow2: width of refcounts, a power of two (default: 16)"),                                         \
-        CREATE_OPT("extended-l2", OPTION_FLAG, extended_l2, 0, 0, NULL, "qcow2: 32 subclusters in each cluster"),     \
-        CREATE_OPT("lazy-refcounts", OPTION_FLAG, lazy_refcounts, 0, 0, NULL,                                         \
-                   "qcow2: fewer writes, a repair after a crash"),                                                     \
-        CREATE_OPT("compression", OPTION_STRING, compression, 0, 0, "TYPE",                                           \
-                   "qcow2: of compressed clusters, zlib or zstd (default: zlib)"),                                     \
-        CREATE_OPT("backing", OPTION_STRING, backing, 0, 0, "FILE",                                                   \
-                   "qcow2: the image below; a relative name is relative to the new image"),                            \
-        CREATE_OPT("backing-format", OPTION_STRING, backing_format, 0, 0, "FORMAT", "raw or qcow2; needed with --backing"), \
+#define QCOW2_ROWS                                                                                           \
+    CREATE_OPT("cluster-size", OPTION_SIZE, cluster_bytes, 512, 2 * MiB, "SIZE",                             \
+               "qcow2: unit of allocation (default: 64K; below 1K: 0.5K)"),                                  \
+        CREATE_OPT("qcow2-version", OPTION_UINT, version, 2, 3, "N", "qcow2: 2 or 3 (default: 3)"),          \
+        CREATE_OPT("refcount-bits", OPTION_UINT, refcount_bits, 1, 64, "N",                                  \
+                   "qcow2: width of refcounts, a power of two (default: 16)"),                               \
+        CREATE_OPT("extended-l2", OPTION_FLAG, extended_l2, 0, 0, NULL,                                      \
+                   "qcow2: 32 subclusters in each cluster"),                                                 \
+        CREATE_OPT("lazy-refcounts", OPTION_FLAG, lazy_refcounts, 0, 0, NULL,                                \
+                   "qcow2: fewer writes, a repair after a crash"),                                           \
+        CREATE_OPT("compression", OPTION_STRING, compression, 0, 0, "TYPE",                                  \
+                   "qcow2: of compressed clusters, zlib or zstd (default: zlib)"),                           \
+        CREATE_OPT("backing", OPTION_STRING, backing, 0, 0, "FILE",                                          \
+                   "qcow2: the image below; a relative name is relative to the new image"),                  \
+        CREATE_OPT("backing-format", OPTION_STRING, backing_format, 0, 0, "FORMAT",                          \
+                   "raw or qcow2; needed with --backing"),                                                   \
         CREATE_OPT("force", OPTION_FLAG, force, 0, 0, NULL, "overwrite an existing file")
 
 static const struct option_spec create_specs[] = {
@@ -46,7 +48,8 @@ static const struct option_spec create_specs[] = {
 };
 
 static const struct option_spec convert_specs[] = {
-    CREATE_OPT("to", OPTION_STRING, format, 0, 0, "FORMAT", "the new image's format: raw or qcow2 (default: qcow2)"),
+    CREATE_OPT("to", OPTION_STRING, format, 0, 0, "FORMAT",
+               "the new image's format: raw or qcow2 (default: qcow2)"),
     CONVERT_OPT("from", OPTION_STRING, from, 0, 0, "FORMAT", "the source's format (default: found out)"),
     CONVERT_OPT("snapshot", OPTION_STRING, snapshot, 0, 0, "NAME", "take an internal snapshot's contents"),
     CONVERT_OPT("progress", OPTION_FLAG, progress, 0, 0, NULL, "show how far it is"),
@@ -87,8 +90,8 @@ int image_cmd_create(int argc, char **argv)
     struct image_args rest;
     struct err err = {0};
     int status;
-    if (!image_args(argc, argv, create_specs, ARRAY_SIZE(create_specs), &args, "[OPTIONS] FILE [--size SIZE]", 1, 1, &rest,
-                    &status)) {
+    if (!image_args(argc, argv, create_specs, ARRAY_SIZE(create_specs), &args, "[OPTIONS] FILE [--size SIZE]",
+                    1, 1, &rest, &status)) {
         return status;
     }
     if (args.size_bytes == UINT64_MAX) {
@@ -111,7 +114,8 @@ int image_cmd_create(int argc, char **argv)
     return image_finish(loop, NULL, status);
 }
 
-static int convert(struct blk_loop *loop, const char *source_path, const char *target_path, struct convert_args *args)
+static int convert(struct blk_loop *loop, const char *source_path, const char *target_path,
+                   struct convert_args *args)
 {
     struct err err = {0};
     struct image_create_options create;
@@ -126,7 +130,8 @@ static int convert(struct blk_loop *loop, const char *source_path, const char *t
     error = error ? error : image_create(loop, target_path, &create, &err);
     error = error ? error : blk_open(loop, target_path, &to, &target, &err);
     /* Over a backing image, zeroes have to be written. */
-    error = error ? error : image_copy(source, target, !create.backing, image_progress, &args->progress, &err);
+    error =
+        error ? error : image_copy(source, target, !create.backing, image_progress, &args->progress, &err);
     image_progress_end(args->progress && target);
     int status = error ? image_failed(&err) : IMAGE_EXIT_OK;
     int close_error = blk_close(target);
@@ -143,8 +148,8 @@ int image_cmd_convert(int argc, char **argv)
     struct convert_args args = {.create = {.format = "qcow2"}};
     struct image_args rest;
     int status;
-    if (!image_args(argc, argv, convert_specs, ARRAY_SIZE(convert_specs), &args, "[OPTIONS] SOURCE TARGET", 2, 2, &rest,
-                    &status)) {
+    if (!image_args(argc, argv, convert_specs, ARRAY_SIZE(convert_specs), &args, "[OPTIONS] SOURCE TARGET", 2,
+                    2, &rest, &status)) {
         return status;
     }
     struct blk_loop *loop = image_loop();

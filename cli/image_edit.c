@@ -15,16 +15,17 @@ struct edit_args {
     bool shrink, unsafe, keep, progress;
 };
 
-#define OPT(name, kind, member, metavar, help)                                                                        \
-    {                                                                                                                  \
-        name, kind, offsetof(struct edit_args, member), 0, 0, metavar, help                                           \
+#define OPT(name, kind, member, metavar, help)                                                               \
+    {                                                                                                        \
+        name, kind, offsetof(struct edit_args, member), 0, 0, metavar, help                                  \
     }
 #define FORMAT_ROW   OPT("format", OPTION_STRING, format, "FORMAT", "the image's format (default: found out)")
 #define PROGRESS_ROW OPT("progress", OPTION_FLAG, progress, NULL, "show how far it is")
 
 static const struct option_spec resize_specs[] = {
     FORMAT_ROW,
-    OPT("shrink", OPTION_FLAG, shrink, NULL, "allow to make the disk smaller: what is behind its end is lost"),
+    OPT("shrink", OPTION_FLAG, shrink, NULL,
+        "allow to make the disk smaller: what is behind its end is lost"),
 };
 static const struct option_spec rebase_specs[] = {
     FORMAT_ROW,
@@ -47,8 +48,8 @@ int image_cmd_resize(int argc, char **argv)
     struct err err = {0};
     uint64_t size = 0;
     int status;
-    if (!image_args(argc, argv, resize_specs, ARRAY_SIZE(resize_specs), &args, "[OPTIONS] FILE [+]SIZE", 2, 2, &rest,
-                    &status)) {
+    if (!image_args(argc, argv, resize_specs, ARRAY_SIZE(resize_specs), &args, "[OPTIONS] FILE [+]SIZE", 2, 2,
+                    &rest, &status)) {
         return status;
     }
     bool more = rest.args[1][0] == '+';
@@ -175,7 +176,8 @@ int image_cmd_commit(int argc, char **argv)
     struct edit_args args = {0};
     struct image_args rest;
     int status;
-    if (!image_args(argc, argv, commit_specs, ARRAY_SIZE(commit_specs), &args, "[OPTIONS] FILE", 1, 1, &rest, &status)) {
+    if (!image_args(argc, argv, commit_specs, ARRAY_SIZE(commit_specs), &args, "[OPTIONS] FILE", 1, 1, &rest,
+                    &status)) {
         return status;
     }
     struct blk_loop *loop = image_loop();
@@ -218,7 +220,8 @@ int image_cmd_snapshot(int argc, char **argv)
     struct err err = {0};
     int status;
     if (!image_args(argc, argv, snapshot_specs, ARRAY_SIZE(snapshot_specs), &args,
-                    "list FILE | create FILE NAME | apply FILE NAME-OR-ID | delete FILE NAME-OR-ID", 2, 3, &rest, &status)) {
+                    "list FILE | create FILE NAME | apply FILE NAME-OR-ID | delete FILE NAME-OR-ID", 2, 3,
+                    &rest, &status)) {
         return status;
     }
     size_t action = 0;
@@ -231,8 +234,8 @@ int image_cmd_snapshot(int argc, char **argv)
         return IMAGE_EXIT_USAGE;
     }
     struct blk_loop *loop = image_loop();
-    struct blk_open_options options = {.format = args.format,
-                                       .flags = action ? BLK_OPEN_RDWR | BLK_OPEN_NO_BACKING : BLK_OPEN_NO_BACKING};
+    struct blk_open_options options = {
+        .format = args.format, .flags = action ? BLK_OPEN_RDWR | BLK_OPEN_NO_BACKING : BLK_OPEN_NO_BACKING};
     struct blk_node *node = loop ? image_open(loop, rest.args[1], &options) : NULL;
     if (!node) {
         return image_finish(loop, NULL, IMAGE_EXIT_FAILED);

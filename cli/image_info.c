@@ -15,9 +15,9 @@ struct info_args {
     bool json, shared;
 };
 
-#define OPT(name, kind, member, metavar, help)                                                                        \
-    {                                                                                                                  \
-        name, kind, offsetof(struct info_args, member), 0, 0, metavar, help                                           \
+#define OPT(name, kind, member, metavar, help)                                                               \
+    {                                                                                                        \
+        name, kind, offsetof(struct info_args, member), 0, 0, metavar, help                                  \
     }
 
 static const struct option_spec info_specs[] = {
@@ -27,7 +27,8 @@ static const struct option_spec info_specs[] = {
 };
 static const struct option_spec check_specs[] = {
     OPT("format", OPTION_STRING, format, "FORMAT", "the image's format (default: found out)"),
-    OPT("repair", OPTION_STRING, repair, "WHAT", "leaks: give lost clusters back; all: also set refcounts right"),
+    OPT("repair", OPTION_STRING, repair, "WHAT",
+        "leaks: give lost clusters back; all: also set refcounts right"),
     OPT("json", OPTION_FLAG, json, NULL, "as JSON"),
 };
 
@@ -44,8 +45,8 @@ static void row_size(const char *name, uint64_t bytes)
     row(name, text);
 }
 
-static void print_table(const struct blk_info *info, const struct image_details *d, const struct image_snapshot *snapshots,
-                        unsigned count)
+static void print_table(const struct blk_info *info, const struct image_details *d,
+                        const struct image_snapshot *snapshots, unsigned count)
 {
     char text[64];
     row("image", info->filename);
@@ -54,8 +55,9 @@ static void print_table(const struct blk_info *info, const struct image_details 
     row_size("on the host", info->host_bytes);
     if (info->cluster_bytes) {
         row_size("cluster size", info->cluster_bytes);
-        snprintf(text, sizeof(text), "%u, %u-bit refcounts, %s%s%s", d->version, d->refcount_bits, d->compression,
-                 d->extended_l2 ? ", extended L2" : "", d->lazy_refcounts ? ", lazy refcounts" : "");
+        snprintf(text, sizeof(text), "%u, %u-bit refcounts, %s%s%s", d->version, d->refcount_bits,
+                 d->compression, d->extended_l2 ? ", extended L2" : "",
+                 d->lazy_refcounts ? ", lazy refcounts" : "");
         row("qcow2 version", text);
         row("state", d->corrupt ? "damaged" : d->dirty ? "not closed properly" : "clean");
     }
@@ -69,27 +71,29 @@ static void print_table(const struct blk_info *info, const struct image_details 
     }
 }
 
-static void print_json(const struct blk_info *info, const struct image_details *d, const struct image_snapshot *snapshots,
-                       unsigned count)
+static void print_json(const struct blk_info *info, const struct image_details *d,
+                       const struct image_snapshot *snapshots, unsigned count)
 {
-    json_t *o = json_pack("{s:s, s:s, s:I, s:I}", "image", info->filename, "format", info->format, "size_bytes",
-                          (json_int_t)info->size_bytes, "host_bytes", (json_int_t)info->host_bytes);
+    json_t *o =
+        json_pack("{s:s, s:s, s:I, s:I}", "image", info->filename, "format", info->format, "size_bytes",
+                  (json_int_t)info->size_bytes, "host_bytes", (json_int_t)info->host_bytes);
     json_t *list = json_array();
     if (info->cluster_bytes) {
-        json_object_update_new(
-            o, json_pack("{s:i, s:i, s:i, s:s, s:b, s:b, s:b, s:b}", "cluster_bytes", (int)info->cluster_bytes,
-                         "qcow2_version", (int)d->version, "refcount_bits", (int)d->refcount_bits, "compression",
-                         d->compression, "extended_l2", d->extended_l2, "lazy_refcounts", d->lazy_refcounts, "dirty",
-                         d->dirty, "corrupt", d->corrupt));
+        json_object_update_new(o, json_pack("{s:i, s:i, s:i, s:s, s:b, s:b, s:b, s:b}", "cluster_bytes",
+                                            (int)info->cluster_bytes, "qcow2_version", (int)d->version,
+                                            "refcount_bits", (int)d->refcount_bits, "compression",
+                                            d->compression, "extended_l2", d->extended_l2, "lazy_refcounts",
+                                            d->lazy_refcounts, "dirty", d->dirty, "corrupt", d->corrupt));
     }
     if (d->backing) {
-        json_object_update_new(o, json_pack("{s:s, s:s?}", "backing", d->backing, "backing_format", d->backing_format));
+        json_object_update_new(
+            o, json_pack("{s:s, s:s?}", "backing", d->backing, "backing_format", d->backing_format));
     }
     for (unsigned i = 0; i < count; i++) {
         json_array_append_new(list, json_pack("{s:s, s:s, s:I, s:I, s:I}", "id", snapshots[i].id, "name",
-                                              snapshots[i].name, "date_s", (json_int_t)snapshots[i].date_s, "size_bytes",
-                                              (json_int_t)snapshots[i].size_bytes, "vm_state_bytes",
-                                              (json_int_t)snapshots[i].vm_state_bytes));
+                                              snapshots[i].name, "date_s", (json_int_t)snapshots[i].date_s,
+                                              "size_bytes", (json_int_t)snapshots[i].size_bytes,
+                                              "vm_state_bytes", (json_int_t)snapshots[i].vm_state_bytes));
     }
     if (info->cluster_bytes) {
         json_object_set(o, "snapshots", list);
@@ -106,7 +110,8 @@ int image_cmd_info(int argc, char **argv)
     struct image_args rest;
     struct err err = {0};
     int status;
-    if (!image_args(argc, argv, info_specs, ARRAY_SIZE(info_specs), &args, "[OPTIONS] FILE", 1, 1, &rest, &status)) {
+    if (!image_args(argc, argv, info_specs, ARRAY_SIZE(info_specs), &args, "[OPTIONS] FILE", 1, 1, &rest,
+                    &status)) {
         return status;
     }
     struct blk_loop *loop = image_loop();
@@ -138,10 +143,11 @@ static void report(void *arg, const char *text)
 static void print_check(const struct image_check *c, bool json)
 {
     if (json) {
-        json_t *o = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "corruptions", (json_int_t)c->corruptions,
-                              "leaks", (json_int_t)c->leaks, "corruptions_fixed", (json_int_t)c->corruptions_fixed,
-                              "leaks_fixed", (json_int_t)c->leaks_fixed, "clusters_used", (json_int_t)c->clusters_used,
-                              "clusters_total", (json_int_t)c->clusters_total, "clusters_compressed",
+        json_t *o = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "corruptions",
+                              (json_int_t)c->corruptions, "leaks", (json_int_t)c->leaks, "corruptions_fixed",
+                              (json_int_t)c->corruptions_fixed, "leaks_fixed", (json_int_t)c->leaks_fixed,
+                              "clusters_used", (json_int_t)c->clusters_used, "clusters_total",
+                              (json_int_t)c->clusters_total, "clusters_compressed",
                               (json_int_t)c->clusters_compressed, "end_offset", (json_int_t)c->end_offset);
         json_dumpf(o, stdout, JSON_INDENT(2));
         printf("\n");
@@ -151,11 +157,12 @@ static void print_check(const struct image_check *c, bool json)
     if (!c->corruptions && !c->leaks) {
         printf("no errors\n");
     } else {
-        printf("%" PRIu64 " corruptions (%" PRIu64 " repaired), %" PRIu64 " leaked clusters (%" PRIu64 " repaired)\n",
+        printf("%" PRIu64 " corruptions (%" PRIu64 " repaired), %" PRIu64 " leaked clusters (%" PRIu64
+               " repaired)\n",
                c->corruptions, c->corruptions_fixed, c->leaks, c->leaks_fixed);
     }
-    printf("%" PRIu64 " of %" PRIu64 " clusters in use, %" PRIu64 " compressed\n", c->clusters_used, c->clusters_total,
-           c->clusters_compressed);
+    printf("%" PRIu64 " of %" PRIu64 " clusters in use, %" PRIu64 " compressed\n", c->clusters_used,
+           c->clusters_total, c->clusters_compressed);
 }
 
 int image_cmd_check(int argc, char **argv)
@@ -165,7 +172,8 @@ int image_cmd_check(int argc, char **argv)
     struct err err = {0};
     enum image_repair repair = IMAGE_REPAIR_NONE;
     int status;
-    if (!image_args(argc, argv, check_specs, ARRAY_SIZE(check_specs), &args, "[OPTIONS] FILE", 1, 1, &rest, &status)) {
+    if (!image_args(argc, argv, check_specs, ARRAY_SIZE(check_specs), &args, "[OPTIONS] FILE", 1, 1, &rest,
+                    &status)) {
         return status;
     }
     if (args.repair) {

@@ -40,7 +40,8 @@ static void print_usage(FILE *out)
 }
 
 bool image_args(int argc, char **argv, const struct option_spec *specs, unsigned spec_count, void *target,
-                const char *synopsis, unsigned least, unsigned most, struct image_args *ret_args, int *ret_status)
+                const char *synopsis, unsigned least, unsigned most, struct image_args *ret_args,
+                int *ret_status)
 {
     struct err err = {0};
     struct image_args args = {0};

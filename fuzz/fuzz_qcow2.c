@@ -1,6 +1,6 @@
 /*
- * Opens the input as a qcow2 image, reads, maps, checks and writes it: hostile images end in errors, never in a crash, a
- * hang or unbounded memory.
+ * Opens the input as a qcow2 image, reads, maps, checks and writes it: hostile images end in errors, never in
+ * a crash, a hang or unbounded memory.
  */
 #include <stdlib.h>
 #include <string.h>

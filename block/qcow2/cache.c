@@ -1,6 +1,6 @@
 /*
- * A cache of slices of metadata tables (L2 tables, refcount blocks), found by their offset in the file. Written back by
- * commit.c only; dirty slices are never evicted, and commits come early enough to bound them.
+ * A cache of slices of metadata tables (L2 tables, refcount blocks), found by their offset in the file.
+ * Written back by commit.c only; dirty slices are never evicted, and commits come early enough to bound them.
  */
 #include <errno.h>
 #include <string.h>
@@ -197,7 +197,8 @@ int q2_cache_write(struct q2_cache *cache, bool only_fresh)
     int error = 0;
     for (size_t i = 0; !error && i < count;) {
         unsigned n = 1;
-        while (i + n < count && n < WRITE_BATCH && list[i + n]->offset == list[i]->offset + n * cache->slice_bytes) {
+        while (i + n < count && n < WRITE_BATCH &&
+               list[i + n]->offset == list[i]->offset + n * cache->slice_bytes) {
             n++;
         }
         error = write_run(cache, list + i, n);

@@ -1,10 +1,10 @@
 /*
- * Checking an image, and repairing its refcounts: every reference from the header, the tables and all snapshots is
- * counted, then compared with what the refcount blocks say.
+ * Checking an image, and repairing its refcounts: every reference from the header, the tables and all
+ * snapshots is counted, then compared with what the refcount blocks say.
  *
- * Corruption: a refcount lower than the references, references to impossible places, COPIED flags that disagree with
- * refcounts. Leak: a refcount higher than the references. Repairing sets refcounts and flags from what was counted;
- * references themselves are never changed.
+ * Corruption: a refcount lower than the references, references to impossible places, COPIED flags that
+ * disagree with refcounts. Leak: a refcount higher than the references. Repairing sets refcounts and flags
+ * from what was counted; references themselves are never changed.
  */
 #include <errno.h>
 #include <string.h>
@@ -22,9 +22,9 @@ struct checker {
     void *arg;
     unsigned reports;
     uint32_t *refs;
-    uint64_t count;  /* clusters that the file has */
-    uint64_t room;   /* of refs */
-    uint64_t fatal;  /* corruptions that repairing refcounts doesn't mend */
+    uint64_t count; /* clusters that the file has */
+    uint64_t room;  /* of refs */
+    uint64_t fatal; /* corruptions that repairing refcounts doesn't mend */
     bool skip_leaks;
     struct image_check result;
 };
@@ -222,10 +222,12 @@ static int make_blocks(struct checker *c)
 static int compare(struct checker *c)
 {
     struct qcow2 *q = c->q;
-    uint64_t per_block = BIT64(q->refblock_bits), blocks = MAX((uint64_t)q->reftable_size, (c->count + per_block - 1) / per_block);
+    uint64_t per_block = BIT64(q->refblock_bits),
+             blocks = MAX((uint64_t)q->reftable_size, (c->count + per_block - 1) / per_block);
     for (uint64_t index = 0; index < blocks; index++) {
         bool present = index < q->reftable_size && q->reftable[index];
-        uint64_t first = index * per_block, end = present ? first + per_block : MIN(first + per_block, c->count);
+        uint64_t first = index * per_block,
+                 end = present ? first + per_block : MIN(first + per_block, c->count);
         for (uint64_t cluster = first; cluster < end; cluster++) {
             uint64_t stored = 0, refs = cluster < c->room ? c->refs[cluster] : 0;
             int error = present ? q2_refcount(q, cluster, &stored) : 0;
@@ -291,8 +293,8 @@ static int run(struct checker *c)
     return error;
 }
 
-int q2_check(struct blk_node *node, enum image_repair repair, void (*report)(void *arg, const char *text), void *arg,
-             struct image_check *ret_check, struct err *err)
+int q2_check(struct blk_node *node, enum image_repair repair, void (*report)(void *arg, const char *text),
+             void *arg, struct image_check *ret_check, struct err *err)
 {
     struct qcow2 *q = node->state;
     struct checker c = {.q = q, .repair = repair, .report = report, .arg = arg};
@@ -318,7 +320,8 @@ int q2_check(struct blk_node *node, enum image_repair repair, void (*report)(voi
     error = error ? error : grow_refs(&c, c.count + 1);
     error = error ? error : run(&c);
     q->repairing = false;
-    q->latched = was_latched && (error || c.result.corruptions > c.result.corruptions_fixed || c.repair != IMAGE_REPAIR_ALL);
+    q->latched = was_latched &&
+                 (error || c.result.corruptions > c.result.corruptions_fixed || c.repair != IMAGE_REPAIR_ALL);
     if (c.repair != IMAGE_REPAIR_NONE && !error) {
         q->unwritten_from = MAX(q->unwritten_from, c.count << q->cluster_bits);
         q->alloc_hint = 0;

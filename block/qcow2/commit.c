@@ -1,19 +1,20 @@
 /*
  * What reaches the disk, and when. A commit writes everything that changed in memory in this order:
  *
- *   1  refcount blocks, L2 tables and reference tables that nothing points to yet       flush (also of all data)
- *   2  if they changed: entries of the reference table, or the header's pointer to it   flush
- *   3  L2 tables, L1 entries                                                            flush
- *   4  in memory: the refcounts of what was let go; the file gets a hole there
+ *   1  refcount blocks, L2 tables and reference tables that nothing points to yet       flush (also of all
+ * data) 2  if they changed: entries of the reference table, or the header's pointer to it   flush 3  L2
+ * tables, L1 entries                                                            flush 4  in memory: the
+ * refcounts of what was let go; the file gets a hole there
  *
- * A power cut between any two writes leaves at worst clusters whose refcount is too high. An increment is durable (1)
- * before anything can point to the cluster (3); a decrement is not even in memory (4) before the last pointer is
- * durably gone (3).
+ * A power cut between any two writes leaves at worst clusters whose refcount is too high. An increment is
+ * durable (1) before anything can point to the cluster (3); a decrement is not even in memory (4) before the
+ * last pointer is durably gone (3).
  *
- * With lazy refcounts, the header's dirty bit is set before the first commit, and (1, 2) leave refcounts out until the
- * image is closed or too many are waiting; whoever finds the bit set counts again (check.c).
+ * With lazy refcounts, the header's dirty bit is set before the first commit, and (1, 2) leave refcounts out
+ * until the image is closed or too many are waiting; whoever finds the bit set counts again (check.c).
  *
- * Steps can be repeated: what was not written stays dirty, so a commit that failed with -ENOSPC goes on later.
+ * Steps can be repeated: what was not written stays dirty, so a commit that failed with -ENOSPC goes on
+ * later.
  */
 #include <errno.h>
 #include <string.h>
@@ -60,7 +61,8 @@ int q2_set_dirty(struct qcow2 *q, bool dirty)
     return error;
 }
 
-int q2_write_table(struct qcow2 *q, uint64_t offset, const uint64_t *entries, uint64_t count, uint64_t room_bytes)
+int q2_write_table(struct qcow2 *q, uint64_t offset, const uint64_t *entries, uint64_t count,
+                   uint64_t room_bytes)
 {
     auto_free uint64_t *be = calloc(1, MAX(room_bytes, 1u));
     if (!be) {
@@ -73,7 +75,8 @@ int q2_write_table(struct qcow2 *q, uint64_t offset, const uint64_t *entries, ui
 }
 
 /* The sectors of a table that changed. */
-static int write_sectors(struct qcow2 *q, uint64_t offset, const uint64_t *entries, uint64_t count, bool *dirty)
+static int write_sectors(struct qcow2 *q, uint64_t offset, const uint64_t *entries, uint64_t count,
+                         bool *dirty)
 {
     for (uint64_t first = 0; first < count; first += ENTRIES_PER_SECTOR) {
         if (!dirty[first / ENTRIES_PER_SECTOR]) {
@@ -158,7 +161,8 @@ static int commit(struct qcow2 *q, bool lazy)
 
 int q2_commit(struct qcow2 *q)
 {
-    bool lazy = (q->compatible & Q2_LAZY_REFCOUNTS) && q->version >= 3 && q->ref.dirty_count < q->ref.count_max / 2;
+    bool lazy =
+        (q->compatible & Q2_LAZY_REFCOUNTS) && q->version >= 3 && q->ref.dirty_count < q->ref.count_max / 2;
     return commit(q, lazy);
 }
 

@@ -1,8 +1,8 @@
 /*
  * Compressed clusters: read only. Neighbour: io.c.
  *
- * One inflated cluster is kept, as guests read clusters in smaller pieces. A cluster's compressed data may end anywhere
- * in its last host sector, so what follows it there is ignored.
+ * One inflated cluster is kept, as guests read clusters in smaller pieces. A cluster's compressed data may
+ * end anywhere in its last host sector, so what follows it there is ignored.
  */
 #include <errno.h>
 #include <zlib.h>

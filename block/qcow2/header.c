@@ -1,6 +1,6 @@
 /*
- * The header cluster: reading it with all its checks, writing it, creating an image. Fields and their offsets: the
- * specification, "Header".
+ * The header cluster: reading it with all its checks, writing it, creating an image. Fields and their
+ * offsets: the specification, "Header".
  */
 #include <errno.h>
 #include <string.h>
@@ -62,8 +62,8 @@ static int bad(struct qcow2 *q, struct err *err, const char *what)
     return err_set(err, -EUCLEAN, "image '%s' is damaged: %s", q->node->filename, what);
 }
 
-static int unsupported_features(struct qcow2 *q, uint64_t features, const uint8_t *names, uint32_t names_bytes,
-                                struct err *err)
+static int unsupported_features(struct qcow2 *q, uint64_t features, const uint8_t *names,
+                                uint32_t names_bytes, struct err *err)
 {
     char text[256] = "";
     size_t used = 0;
@@ -86,7 +86,8 @@ static int unsupported_features(struct qcow2 *q, uint64_t features, const uint8_
         int n = snprintf(text + used, sizeof(text) - used, "%s%s", used ? ", " : "", name);
         used += (size_t)n;
     }
-    return err_set(err, -ENOTSUP, "image '%s' needs features that are not supported: %s", q->node->filename, text);
+    return err_set(err, -ENOTSUP, "image '%s' needs features that are not supported: %s", q->node->filename,
+                   text);
 }
 
 static int keep_extension(struct qcow2 *q, uint32_t type, uint32_t bytes, const uint8_t *data)
@@ -167,8 +168,8 @@ uint64_t q2_l1_entries(const struct qcow2 *q, uint64_t size_bytes)
 static int check_numbers(struct qcow2 *q, const struct header *h, struct err *err)
 {
     if (q->cluster_bits < Q2_CLUSTER_BITS_MIN || q->cluster_bits > Q2_CLUSTER_BITS_MAX) {
-        return err_set(err, -ENOTSUP, "image '%s': clusters of 2^%u bytes are not supported", q->node->filename,
-                       q->cluster_bits);
+        return err_set(err, -ENOTSUP, "image '%s': clusters of 2^%u bytes are not supported",
+                       q->node->filename, q->cluster_bits);
     }
     if (h->crypt_method) {
         return err_set(err, -ENOTSUP, "image '%s' is encrypted, which is not supported", q->node->filename);
@@ -199,8 +200,9 @@ static int check_numbers(struct qcow2 *q, const struct header *h, struct err *er
     if (h->snapshot_count > IMAGE_SNAPSHOTS_MAX || (h->snapshot_count && !h->snapshots_offset)) {
         return bad(q, err, "the snapshot table is impossible");
     }
-    if (h->backing_offset && (h->backing_bytes > Q2_BACKING_NAME_MAX || h->backing_offset > q->cluster_bytes ||
-                              h->backing_bytes > q->cluster_bytes - h->backing_offset)) {
+    if (h->backing_offset &&
+        (h->backing_bytes > Q2_BACKING_NAME_MAX || h->backing_offset > q->cluster_bytes ||
+         h->backing_bytes > q->cluster_bytes - h->backing_offset)) {
         return bad(q, err, "the backing image's name is not in the header");
     }
     return 0;
@@ -220,8 +222,9 @@ static int read_tables(struct qcow2 *q, const struct header *h, struct err *err)
         error = q2_read_table(q, q->reftable_offset, q->reftable_size, &q->reftable, err, "refcount table");
     }
     uint32_t slice = MIN(q->cluster_bytes, Q2_SLICE_BYTES_MAX);
-    if (!error && (!q->l1_dirty || !q->reftable_dirty || q2_cache_init(&q->l2, q->file, slice, Q2_L2_CACHE_BYTES) < 0 ||
-                   q2_cache_init(&q->ref, q->file, slice, Q2_REF_CACHE_BYTES) < 0)) {
+    if (!error &&
+        (!q->l1_dirty || !q->reftable_dirty || q2_cache_init(&q->l2, q->file, slice, Q2_L2_CACHE_BYTES) < 0 ||
+         q2_cache_init(&q->ref, q->file, slice, Q2_REF_CACHE_BYTES) < 0)) {
         error = err_sys(err, -ENOMEM, "cannot open image '%s'", q->node->filename);
     }
     return error ? error : q2_snapshots_read(q, h->snapshot_count, h->snapshots_offset, err);
@@ -239,7 +242,8 @@ int q2_header_read(struct qcow2 *q, const struct blk_open_options *options, stru
         return err_set(err, -EINVAL, "image '%s' is not in qcow2 format", q->node->filename);
     }
     if (h.version != 2 && h.version != 3) {
-        return err_set(err, -ENOTSUP, "image '%s': qcow2 version %u is not supported", q->node->filename, h.version);
+        return err_set(err, -ENOTSUP, "image '%s': qcow2 version %u is not supported", q->node->filename,
+                       h.version);
     }
     q->version = h.version;
     q->cluster_bits = h.cluster_bits;
@@ -314,8 +318,8 @@ static uint32_t put_feature_names(uint8_t *at)
         uint8_t kind, bit; /* kinds: 0 incompatible, 1 compatible, 2 autoclear */
         const char *name;
     } names[] = {
-        {0, 0, "dirty bit"},   {0, 1, "corrupt bit"}, {0, 2, "external data file"}, {0, 3, "compression type"},
-        {0, 4, "extended L2"}, {1, 0, "lazy refcounts"},
+        {0, 0, "dirty bit"},        {0, 1, "corrupt bit"}, {0, 2, "external data file"},
+        {0, 3, "compression type"}, {0, 4, "extended L2"}, {1, 0, "lazy refcounts"},
     };
     uint8_t table[ARRAY_SIZE(names) * FEATURE_NAME_BYTES] = {0};
     for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
@@ -349,7 +353,8 @@ static int build(struct qcow2 *q, uint8_t *cluster)
         .compression = (uint8_t)q->compression,
     };
     size_t name_bytes = q->backing_name ? strlen(q->backing_name) : 0;
-    size_t need = sizeof(h) + 8 + name_bytes + (q->backing_format ? 8 + align_up(strlen(q->backing_format), 8) : 0);
+    size_t need =
+        sizeof(h) + 8 + name_bytes + (q->backing_format ? 8 + align_up(strlen(q->backing_format), 8) : 0);
     for (unsigned i = 0; i < q->extension_count; i++) {
         need += 8 + align_up(q->extensions[i].bytes, 8);
     }
@@ -360,11 +365,13 @@ static int build(struct qcow2 *q, uint8_t *cluster)
     bool with_names = q->version >= 3 && need + 8 + 6 * FEATURE_NAME_BYTES <= q->cluster_bytes;
     size_t at = q->version >= 3 ? sizeof(h) : Q2_HEADER_V2_BYTES;
     if (q->backing_name && q->backing_format) {
-        at += put_extension(cluster + at, Q2_EXT_BACKING_FORMAT, q->backing_format, (uint32_t)strlen(q->backing_format));
+        at += put_extension(cluster + at, Q2_EXT_BACKING_FORMAT, q->backing_format,
+                            (uint32_t)strlen(q->backing_format));
     }
     at += with_names ? put_feature_names(cluster + at) : 0;
     for (unsigned i = 0; i < q->extension_count; i++) {
-        at += put_extension(cluster + at, q->extensions[i].type, q->extensions[i].data, q->extensions[i].bytes);
+        at +=
+            put_extension(cluster + at, q->extensions[i].type, q->extensions[i].data, q->extensions[i].bytes);
     }
     at += put_extension(cluster + at, Q2_EXT_END, "", 0);
     if (name_bytes) {
@@ -382,7 +389,8 @@ int q2_header_rewrite(struct qcow2 *q, struct err *err)
     auto_free uint8_t *cluster = calloc(1, q->cluster_bytes);
     int error = cluster ? build(q, cluster) : -ENOMEM;
     if (error == -ENAMETOOLONG) {
-        return err_set(err, error, "image '%s': the backing image's name doesn't fit into a cluster of %u bytes",
+        return err_set(err, error,
+                       "image '%s': the backing image's name doesn't fit into a cluster of %u bytes",
                        q->node->filename, q->cluster_bytes);
     }
     error = error ? error : blk_pwrite(q->file, 0, cluster, q->cluster_bytes);
@@ -403,7 +411,8 @@ int q2_set_backing(struct blk_node *node, const char *backing, const char *forma
         return bad(q, err, "it can't be written");
     }
     if (backing && strlen(backing) > Q2_BACKING_NAME_MAX) {
-        return err_set(err, -ENAMETOOLONG, "the backing image's name is longer than %u bytes", Q2_BACKING_NAME_MAX);
+        return err_set(err, -ENAMETOOLONG, "the backing image's name is longer than %u bytes",
+                       Q2_BACKING_NAME_MAX);
     }
     char *old_name = q->backing_name, *old_format = q->backing_format;
     q->backing_name = backing ? strdup(backing) : NULL;
@@ -435,15 +444,18 @@ static int check_options(const struct image_create_options *o, uint32_t cluster_
     if (version != 2 && version != 3) {
         return err_set(err, -EINVAL, "the qcow2 version must be 2 or 3");
     }
-    if (version == 2 && (o->extended_l2 || o->lazy_refcounts || refcount_bits != 16 || o->compression != IMAGE_ZLIB)) {
-        return err_set(err, -EINVAL,
-                       "qcow2 version 2 has no extended L2, lazy refcounts, zstd or other refcount width than 16");
+    if (version == 2 &&
+        (o->extended_l2 || o->lazy_refcounts || refcount_bits != 16 || o->compression != IMAGE_ZLIB)) {
+        return err_set(
+            err, -EINVAL,
+            "qcow2 version 2 has no extended L2, lazy refcounts, zstd or other refcount width than 16");
     }
     if (o->extended_l2 && cluster_bytes < 16384) {
         return err_set(err, -EINVAL, "extended L2 needs clusters of at least 16 KiB");
     }
     if (o->backing && strlen(o->backing) > Q2_BACKING_NAME_MAX) {
-        return err_set(err, -ENAMETOOLONG, "the backing image's name is longer than %u bytes", Q2_BACKING_NAME_MAX);
+        return err_set(err, -ENAMETOOLONG, "the backing image's name is longer than %u bytes",
+                       Q2_BACKING_NAME_MAX);
     }
     return 0;
 }

@@ -1,7 +1,7 @@
 /*
- * What requests do. A write that stays on clusters of its own goes straight to the file; everything that changes a
- * mapping does so one stretch of clusters at a time: allocate, write data with what surrounds it (copy on write), then
- * set the entries, under the locks that qcow2_int.h lists.
+ * What requests do. A write that stays on clusters of its own goes straight to the file; everything that
+ * changes a mapping does so one stretch of clusters at a time: allocate, write data with what surrounds it
+ * (copy on write), then set the entries, under the locks that qcow2_int.h lists.
  */
 #include <errno.h>
 #include <string.h>
@@ -74,7 +74,8 @@ static int read_range(struct qcow2 *q, struct blk_req *req)
         case Q2_KIND_COMPRESSED:
             error = q2_inflate(q, x.host);
             if (!error) {
-                iov_from_buf(req->iov, req->iov_count, at, q->inflated + q2_in_cluster(q, req->offset + at), x.bytes);
+                iov_from_buf(req->iov, req->iov_count, at, q->inflated + q2_in_cluster(q, req->offset + at),
+                             x.bytes);
             }
             break;
         case Q2_KIND_DATA:
@@ -139,9 +140,10 @@ static int overwrite(struct qcow2 *q, struct blk_req *req, uint64_t at, const st
     return error;
 }
 
-/* Guest bytes [offset, offset + bytes) as they are now, into a new buffer. *ret_buf NULL: nothing has to be written,
- * as they are zeroes and so is the place where they would go. */
-static int read_surrounding(struct qcow2 *q, uint64_t offset, uint64_t bytes, bool place_is_zero, uint8_t **ret_buf)
+/* Guest bytes [offset, offset + bytes) as they are now, into a new buffer. *ret_buf NULL: nothing has to be
+ * written, as they are zeroes and so is the place where they would go. */
+static int read_surrounding(struct qcow2 *q, uint64_t offset, uint64_t bytes, bool place_is_zero,
+                            uint8_t **ret_buf)
 {
     *ret_buf = NULL;
     if (!bytes) {
@@ -166,9 +168,10 @@ static int read_surrounding(struct qcow2 *q, uint64_t offset, uint64_t bytes, bo
     return 0;
 }
 
-/* Writes req's bytes [at, at + bytes) to `host`, together with the guest's `head` bytes before and `tail` behind. */
-static int write_with_surrounding(struct qcow2 *q, struct blk_req *req, uint64_t at, uint64_t bytes, uint64_t host,
-                                  uint64_t head, uint64_t tail, bool place_is_zero)
+/* Writes req's bytes [at, at + bytes) to `host`, together with the guest's `head` bytes before and `tail`
+ * behind. */
+static int write_with_surrounding(struct qcow2 *q, struct blk_req *req, uint64_t at, uint64_t bytes,
+                                  uint64_t host, uint64_t head, uint64_t tail, bool place_is_zero)
 {
     uint64_t offset = req->offset + at;
     uint8_t *head_buf = NULL, *tail_buf = NULL;
@@ -247,7 +250,8 @@ static void widen(const struct qcow2 *q, const struct q2_entry *old, uint64_t *f
     *to = hi;
 }
 
-/* New clusters for req's bytes from `at` on: as many adjacent ones as need one and are free, at most `bytes`. */
+/* New clusters for req's bytes from `at` on: as many adjacent ones as need one and are free, at most `bytes`.
+ */
 static int write_new(struct qcow2 *q, struct blk_req *req, uint64_t at, uint64_t bytes, uint64_t *ret_bytes)
 {
     uint64_t offset = req->offset + at, in = q2_in_cluster(q, offset);
@@ -282,7 +286,8 @@ static int write_new(struct qcow2 *q, struct blk_req *req, uint64_t at, uint64_t
     uint64_t last = (count - 1) * q->cluster_bytes; /* of the last cluster, from the first */
     uint64_t last_from = last > in ? 0 : in, last_to = in + bytes - last;
     widen(q, &old[count - 1], &last_from, &last_to);
-    error = write_with_surrounding(q, req, at, bytes, host + in, in - first_from, last + last_to - (in + bytes), fresh);
+    error = write_with_surrounding(q, req, at, bytes, host + in, in - first_from,
+                                   last + last_to - (in + bytes), fresh);
     co_mutex_lock(&q->meta);
     uint64_t set = 0;
     for (; !error && set < count; set++) {
@@ -481,7 +486,8 @@ int q2_unmap(struct qcow2 *q, uint64_t offset, uint64_t bytes, bool expose)
         } else if (!error && (e.host || e.compressed || (expose && e.zero))) {
             struct q2_entry entry = {0};
             bool below = !expose && !reads_zero_below(q, offset);
-            if (!below || q->version >= 3) { /* else version 2 has no way to say "zeroes" over a backing image */
+            if (!below ||
+                q->version >= 3) { /* else version 2 has no way to say "zeroes" over a backing image */
                 entry.zero = below ? subcluster_mask(q, 0, q->cluster_bytes) : 0;
                 error = replace_entry(q, offset, &entry, e.raw);
             }
@@ -523,8 +529,8 @@ static int do_map(struct qcow2 *q, struct blk_req *req)
             req->map.flags = reads_zero_below(q, req->offset) ? BLK_MAP_ZERO : 0;
             return 0;
         }
-        error = blk_map(q->node->backing, req->offset, MIN(x.bytes, q->node->backing->size_bytes - req->offset), 0,
-                        &req->map);
+        error = blk_map(q->node->backing, req->offset,
+                        MIN(x.bytes, q->node->backing->size_bytes - req->offset), 0, &req->map);
         req->map.depth++;
         break;
     }

@@ -1,6 +1,7 @@
 /*
- * From guest offsets to entries of L1 and L2 tables. With and without extended L2 entries the rest of the format sees
- * the same thing: a host cluster, and two bitmaps over its subclusters (of which there is one without the extension).
+ * From guest offsets to entries of L1 and L2 tables. With and without extended L2 entries the rest of the
+ * format sees the same thing: a host cluster, and two bitmaps over its subclusters (of which there is one
+ * without the extension).
  */
 #include <errno.h>
 #include <string.h>
@@ -49,7 +50,8 @@ static void encode(const struct qcow2 *q, const struct q2_entry *e, uint8_t *p)
 {
     uint64_t raw = e->raw;
     if (!e->compressed) {
-        raw = e->host | (e->host && e->copied ? Q2_COPIED : 0) | (q->subclusters == 1 && e->zero ? Q2_ZERO : 0);
+        raw =
+            e->host | (e->host && e->copied ? Q2_COPIED : 0) | (q->subclusters == 1 && e->zero ? Q2_ZERO : 0);
     }
     uint64_t be = htobe64(raw);
     memcpy(p, &be, sizeof(be));
@@ -69,7 +71,8 @@ int q2_table_offset(struct qcow2 *q, uint64_t l1_entry, uint64_t *ret_offset)
     return 0;
 }
 
-/* The slice with the entry for a guest offset, and where it lies there. *ret_slice NULL: there is no table. */
+/* The slice with the entry for a guest offset, and where it lies there. *ret_slice NULL: there is no table.
+ */
 static int locate(struct qcow2 *q, uint64_t offset, struct q2_slice **ret_slice, uint32_t *ret_at)
 {
     uint64_t cluster = offset >> q->cluster_bits;

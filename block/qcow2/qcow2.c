@@ -32,7 +32,8 @@ static int open_writable(struct qcow2 *q, struct err *err)
     struct blk_node *node = q->node;
     if (q->incompatible & Q2_CORRUPT) {
         return err_set(err, -EUCLEAN,
-                       "image '%s' is marked as damaged: open it read-only, or repair it with 'fonda image check --repair all'",
+                       "image '%s' is marked as damaged: open it read-only, or repair it with 'fonda image "
+                       "check --repair all'",
                        node->filename);
     }
     q->writable = true;
@@ -46,8 +47,9 @@ static int open_writable(struct qcow2 *q, struct err *err)
         struct image_check check;
         error = q2_check(node, IMAGE_REPAIR_ALL, NULL, NULL, &check, err);
         if (!error && check.corruptions > check.corruptions_fixed) {
-            error = err_set(err, -EUCLEAN, "image '%s' was not closed properly and can't be repaired by itself",
-                            node->filename);
+            error =
+                err_set(err, -EUCLEAN, "image '%s' was not closed properly and can't be repaired by itself",
+                        node->filename);
         }
         if (error) {
             q->writable = false;

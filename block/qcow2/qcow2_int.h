@@ -1,18 +1,21 @@
 /*
- * Inside the qcow2 format. Layout, field names and bits: QEMU, docs/interop/qcow2.txt ("the specification" below).
+ * Inside the qcow2 format. Layout, field names and bits: QEMU, docs/interop/qcow2.txt ("the specification"
+ * below).
  *
  * Where to start: io.c (what a request does), then commit.c (what reaches the disk, and when).
  *
  * Invariants
- * 1. Metadata changes in memory (l1, reftable, the two caches) and reaches the file only through commit.c, in an
- *    order that leaves the image consistent, apart from leaked clusters, after a power cut at any point.
+ * 1. Metadata changes in memory (l1, reftable, the two caches) and reaches the file only through commit.c, in
+ * an order that leaves the image consistent, apart from leaked clusters, after a power cut at any point.
  * 2. `meta` is held by whoever changes metadata, and through a whole commit.
- * 3. An L2 entry is set in memory only after its cluster's data was written: a commit's first flush covers it.
- * 4. A cluster that an L2 entry (or L1, ...) let go of keeps its refcount, in `freed`, until a commit has made that
- *    durable. So nothing is reused before.
- * 5. A request on guest clusters holds a range lock: shared while it reads or overwrites in place, exclusive while it
- *    changes mappings. So no data I/O is under way on a cluster that is let go.
- * 6. A slice of a cache may be evicted at any suspension unless it is dirty: pointers into it don't live across one.
+ * 3. An L2 entry is set in memory only after its cluster's data was written: a commit's first flush covers
+ * it.
+ * 4. A cluster that an L2 entry (or L1, ...) let go of keeps its refcount, in `freed`, until a commit has
+ * made that durable. So nothing is reused before.
+ * 5. A request on guest clusters holds a range lock: shared while it reads or overwrites in place, exclusive
+ * while it changes mappings. So no data I/O is under way on a cluster that is let go.
+ * 6. A slice of a cache may be evicted at any suspension unless it is dirty: pointers into it don't live
+ * across one.
  */
 #ifndef FONDA_BLOCK_QCOW2_INT_H
 #define FONDA_BLOCK_QCOW2_INT_H
@@ -21,17 +24,17 @@
 
 #include "block/block_provider.h"
 
-#define Q2_MAGIC             0x514649fbu /* "QFI\xfb" */
-#define Q2_HEADER_V2_BYTES   72u
-#define Q2_HEADER_V3_BYTES   104u
-#define Q2_CLUSTER_BITS_MIN  9u
-#define Q2_CLUSTER_BITS_MAX  21u
-#define Q2_L1_BYTES_MAX      (32u * 1024 * 1024)
-#define Q2_REFTABLE_BYTES_MAX (8u * 1024 * 1024)
+#define Q2_MAGIC                    0x514649fbu /* "QFI\xfb" */
+#define Q2_HEADER_V2_BYTES          72u
+#define Q2_HEADER_V3_BYTES          104u
+#define Q2_CLUSTER_BITS_MIN         9u
+#define Q2_CLUSTER_BITS_MAX         21u
+#define Q2_L1_BYTES_MAX             (32u * 1024 * 1024)
+#define Q2_REFTABLE_BYTES_MAX       (8u * 1024 * 1024)
 #define Q2_SNAPSHOT_TABLE_BYTES_MAX (64u * 1024 * 1024)
-#define Q2_SNAPSHOT_EXTRA_MAX 1024u
-#define Q2_BACKING_NAME_MAX  1023u
-#define Q2_SUBCLUSTERS       32u
+#define Q2_SNAPSHOT_EXTRA_MAX       1024u
+#define Q2_BACKING_NAME_MAX         1023u
+#define Q2_SUBCLUSTERS              32u
 
 /* Byte offsets of header fields that are written alone. */
 #define Q2_AT_SIZE         24u
@@ -41,16 +44,16 @@
 #define Q2_AT_AUTOCLEAR    88u
 
 /* Incompatible features. */
-#define Q2_DIRTY         BIT64(0)
-#define Q2_CORRUPT       BIT64(1)
-#define Q2_DATA_FILE     BIT64(2)
-#define Q2_COMPRESSION   BIT64(3)
-#define Q2_EXTENDED_L2   BIT64(4)
+#define Q2_DIRTY              BIT64(0)
+#define Q2_CORRUPT            BIT64(1)
+#define Q2_DATA_FILE          BIT64(2)
+#define Q2_COMPRESSION        BIT64(3)
+#define Q2_EXTENDED_L2        BIT64(4)
 #define Q2_INCOMPATIBLE_KNOWN (Q2_DIRTY | Q2_CORRUPT | Q2_COMPRESSION | Q2_EXTENDED_L2)
 /* Compatible features. */
 #define Q2_LAZY_REFCOUNTS BIT64(0)
 /* Header extensions. */
-#define Q2_EXT_END           0u
+#define Q2_EXT_END            0u
 #define Q2_EXT_BACKING_FORMAT 0xe2792acau
 #define Q2_EXT_FEATURE_NAMES  0x6803f857u
 #define Q2_EXT_BITMAPS        0x23852875u
@@ -61,9 +64,9 @@
 #define Q2_ZERO        BIT64(0)
 #define Q2_OFFSET_MASK 0x00fffffffffffe00ull
 
-#define Q2_SLICE_BYTES_MAX  4096u
-#define Q2_L2_CACHE_BYTES   (16u * 1024 * 1024)
-#define Q2_REF_CACHE_BYTES  (4u * 1024 * 1024)
+#define Q2_SLICE_BYTES_MAX 4096u
+#define Q2_L2_CACHE_BYTES  (16u * 1024 * 1024)
+#define Q2_REF_CACHE_BYTES (4u * 1024 * 1024)
 
 struct q2_slice {
     uint64_t offset; /* in the file */
@@ -108,8 +111,9 @@ struct qcow2 {
     uint64_t incompatible, compatible, autoclear;
     enum image_compression compression;
     bool writable, repairing;
-    bool latched; /* damage was seen: no more writes */
-    bool keep_dirty; /* something went wrong half way: leave the dirty bit set, so that the next open repairs */
+    bool latched;    /* damage was seen: no more writes */
+    bool keep_dirty; /* something went wrong half way: leave the dirty bit set, so that the next open repairs
+                      */
     bool dirty_on_disk;
 
     unsigned subclusters, subcluster_bits; /* 1 or 32 in a cluster; size of one */
@@ -196,7 +200,8 @@ int q2_set_dirty(struct qcow2 *q, bool dirty);
 /* Latches: the image is damaged. Returns -EUCLEAN. */
 int q2_corrupt(struct qcow2 *q);
 /* A table of 8-byte entries to the file, in its byte order. */
-int q2_write_table(struct qcow2 *q, uint64_t offset, const uint64_t *entries, uint64_t count, uint64_t room_bytes);
+int q2_write_table(struct qcow2 *q, uint64_t offset, const uint64_t *entries, uint64_t count,
+                   uint64_t room_bytes);
 bool q2_wants_commit(const struct qcow2 *q);
 
 /* ---- map.c ---- */
@@ -225,11 +230,13 @@ int q2_table_offset(struct qcow2 *q, uint64_t l1_entry, uint64_t *ret_offset);
 
 /* ---- io.c ---- */
 int q2_co_io(struct blk_node *node, struct blk_req *req);
-/* Gives back [offset, offset + bytes), cluster-aligned or to the end; reads as over an empty image when expose. */
+/* Gives back [offset, offset + bytes), cluster-aligned or to the end; reads as over an empty image when
+ * expose. */
 int q2_unmap(struct qcow2 *q, uint64_t offset, uint64_t bytes, bool expose);
 
 /* ---- compress.c ---- */
-/* The data of the compressed cluster that an L2 entry describes, in q->inflated. May suspend before, not after. */
+/* The data of the compressed cluster that an L2 entry describes, in q->inflated. May suspend before, not
+ * after. */
 int q2_inflate(struct qcow2 *q, uint64_t entry);
 /* Host range of its data. */
 void q2_compressed_range(const struct qcow2 *q, uint64_t entry, uint64_t *ret_offset, uint64_t *ret_bytes);
@@ -238,7 +245,8 @@ void q2_compressed_range(const struct qcow2 *q, uint64_t entry, uint64_t *ret_of
 int q2_header_read(struct qcow2 *q, const struct blk_open_options *options, struct err *err);
 int q2_header_rewrite(struct qcow2 *q, struct err *err);
 void q2_header_done(struct qcow2 *q);
-int q2_create(struct blk_node *file, const char *path, const struct image_create_options *options, struct err *err);
+int q2_create(struct blk_node *file, const char *path, const struct image_create_options *options,
+              struct err *err);
 int q2_set_backing(struct blk_node *node, const char *backing, const char *format, struct err *err);
 int q2_read_table(struct qcow2 *q, uint64_t offset, uint64_t count, uint64_t **ret_table, struct err *err,
                   const char *what);
@@ -247,7 +255,8 @@ int q2_read_table(struct qcow2 *q, uint64_t offset, uint64_t count, uint64_t **r
 int q2_snapshots_read(struct qcow2 *q, uint32_t count, uint64_t offset, struct err *err);
 void q2_snapshots_done(struct qcow2 *q);
 const struct q2_snapshot *q2_snapshot_find(struct qcow2 *q, const char *id_or_name);
-int q2_snapshots(struct blk_node *node, struct image_snapshot **ret_list, unsigned *ret_count, struct err *err);
+int q2_snapshots(struct blk_node *node, struct image_snapshot **ret_list, unsigned *ret_count,
+                 struct err *err);
 int q2_snapshot_create(struct blk_node *node, const char *name, struct err *err);
 int q2_snapshot_apply(struct blk_node *node, const char *id, struct err *err);
 /* COPIED in the active tables if and only if the refcount is 1. Under `meta`. */
@@ -255,11 +264,12 @@ int q2_update_copied(struct qcow2 *q);
 int q2_snapshot_delete(struct blk_node *node, const char *id, struct err *err);
 
 /* ---- check.c, resize.c ---- */
-int q2_check(struct blk_node *node, enum image_repair repair, void (*report)(void *arg, const char *text), void *arg,
-             struct image_check *ret_check, struct err *err);
+int q2_check(struct blk_node *node, enum image_repair repair, void (*report)(void *arg, const char *text),
+             void *arg, struct image_check *ret_check, struct err *err);
 int q2_resize(struct blk_node *node, uint64_t size_bytes, bool shrink, struct err *err);
 int q2_empty(struct blk_node *node, struct err *err);
-/* Puts the L1 table somewhere else, with new contents (taken over) and a new disk size, durably. Lets go of the old. */
+/* Puts the L1 table somewhere else, with new contents (taken over) and a new disk size, durably. Lets go of
+ * the old. */
 int q2_replace_l1(struct qcow2 *q, uint64_t *l1, uint32_t l1_size, uint64_t size_bytes);
 uint64_t q2_l1_entries(const struct qcow2 *q, uint64_t size_bytes);
 

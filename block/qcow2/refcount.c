@@ -1,16 +1,17 @@
 /*
  * Refcounts and the allocator. Neighbours: cache.c holds the blocks, commit.c writes them.
  *
- * The allocator gives out a cluster only when its refcount is 0 in memory, which is never lower than what is durable
- * plus what is in use (see `freed` in qcow2_int.h), and only when it is none of the image's own tables.
+ * The allocator gives out a cluster only when its refcount is 0 in memory, which is never lower than what is
+ * durable plus what is in use (see `freed` in qcow2_int.h), and only when it is none of the image's own
+ * tables.
  */
 #include <errno.h>
 #include <string.h>
 
 #include "block/qcow2/qcow2_int.h"
 
-/* A new refcount block goes into the first cluster of the range that it describes: that range has no block, so no
- * cluster of it is in use. (While repairing that isn't known, and it goes behind everything.) */
+/* A new refcount block goes into the first cluster of the range that it describes: that range has no block,
+ * so no cluster of it is in use. (While repairing that isn't known, and it goes behind everything.) */
 
 static uint64_t block_of(const struct qcow2 *q, uint64_t cluster)
 {
@@ -30,7 +31,8 @@ static int locate(struct qcow2 *q, uint64_t cluster, struct q2_slice **ret_slice
     return q2_cache_get(&q->ref, offset + bit / slice_bits * q->ref.slice_bytes, ret_slice);
 }
 
-/* The specification, "Refcount blocks": below 8 bits, the first entry has the least significant bits of a byte. */
+/* The specification, "Refcount blocks": below 8 bits, the first entry has the least significant bits of a
+ * byte. */
 static uint64_t load(const struct qcow2 *q, const uint8_t *p, uint64_t i)
 {
     switch (q->refcount_order) {
@@ -374,7 +376,8 @@ int q2_apply_freed(struct qcow2 *q)
                 q2_cache_drop(&q->l2, cluster << q->cluster_bits, q->cluster_bytes);
                 hole++;
             } else if (hole) {
-                /* Gives the room back to the host; nobody can have allocated it, we hold `meta`. A hint only. */
+                /* Gives the room back to the host; nobody can have allocated it, we hold `meta`. A hint only.
+                 */
                 blk_discard(q->file, (cluster - hole) << q->cluster_bits, hole << q->cluster_bits);
                 hole = 0;
             }

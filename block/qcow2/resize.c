@@ -62,14 +62,16 @@ int q2_resize(struct blk_node *node, uint64_t size_bytes, bool shrink, struct er
                        BLK_SECTOR_SIZE);
     }
     if (q->version < 3 && q->snapshot_count && size_bytes != node->size_bytes) {
-        return err_set(err, -ENOTSUP, "image '%s' has snapshots, and in qcow2 version 2 they don't know their size",
+        return err_set(err, -ENOTSUP,
+                       "image '%s' has snapshots, and in qcow2 version 2 they don't know their size",
                        node->filename);
     }
     uint64_t entries = q2_l1_entries(q, size_bytes);
     if (entries > Q2_L1_BYTES_MAX / 8) {
-        return err_set(err, -EFBIG, "image '%s': with clusters of %u bytes a disk has at most %llu GiB", node->filename,
-                       q->cluster_bytes,
-                       (unsigned long long)((Q2_L1_BYTES_MAX / 8ull << (q->cluster_bits + q->l2_bits)) / GiB));
+        return err_set(
+            err, -EFBIG, "image '%s': with clusters of %u bytes a disk has at most %llu GiB", node->filename,
+            q->cluster_bytes,
+            (unsigned long long)((Q2_L1_BYTES_MAX / 8ull << (q->cluster_bits + q->l2_bits)) / GiB));
     }
     int error = 0;
     if (size_bytes < node->size_bytes) {
@@ -77,7 +79,8 @@ int q2_resize(struct blk_node *node, uint64_t size_bytes, bool shrink, struct er
         /* What is left of the last cluster reads as zeroes when the disk grows again. */
         uint64_t tail = q2_in_cluster(q, size_bytes);
         if (!error && tail) {
-            error = blk_write_zeroes(node, size_bytes, MIN(q->cluster_bytes - tail, node->size_bytes - size_bytes), 0);
+            error = blk_write_zeroes(node, size_bytes,
+                                     MIN(q->cluster_bytes - tail, node->size_bytes - size_bytes), 0);
         }
     }
     co_mutex_lock(&q->meta);

@@ -1,10 +1,11 @@
 /*
- * Internal snapshots: a table of them, each with a copy of an L1 table. What several L1 tables reach has a refcount to
- * match, and no COPIED flag in the active tables.
+ * Internal snapshots: a table of them, each with a copy of an L1 table. What several L1 tables reach has a
+ * refcount to match, and no COPIED flag in the active tables.
  *
- * Each change sets the dirty bit (version 3) around itself, because refcounts and COPIED flags can't change at once; a
- * power cut within leads to a repair at the next open. In version 2, which has no such bit, the order of the steps
- * alone keeps data safe: counts rise before anything is shared and fall after it no longer is.
+ * Each change sets the dirty bit (version 3) around itself, because refcounts and COPIED flags can't change
+ * at once; a power cut within leads to a repair at the next open. In version 2, which has no such bit, the
+ * order of the steps alone keeps data safe: counts rise before anything is shared and fall after it no longer
+ * is.
  */
 #include <errno.h>
 #include <string.h>
@@ -47,8 +48,9 @@ static int parse(struct qcow2 *q, const uint8_t *table, uint64_t bytes, uint64_t
     s->l1_size = be32toh(r.l1_size);
     s->extra_bytes = be32toh(r.extra_bytes);
     uint16_t id_bytes = be16toh(r.id_bytes), name_bytes = be16toh(r.name_bytes);
-    if (s->extra_bytes > Q2_SNAPSHOT_EXTRA_MAX || bytes - *at < (uint64_t)s->extra_bytes + id_bytes + name_bytes ||
-        s->l1_size > Q2_L1_BYTES_MAX / 8 || q2_in_cluster(q, s->l1_offset) || s->l1_offset > Q2_OFFSET_MASK) {
+    if (s->extra_bytes > Q2_SNAPSHOT_EXTRA_MAX ||
+        bytes - *at < (uint64_t)s->extra_bytes + id_bytes + name_bytes || s->l1_size > Q2_L1_BYTES_MAX / 8 ||
+        q2_in_cluster(q, s->l1_offset) || s->l1_offset > Q2_OFFSET_MASK) {
         return -EUCLEAN;
     }
     s->extra = malloc(s->extra_bytes + 1u);
@@ -149,7 +151,8 @@ static uint64_t put(uint8_t *p, const struct q2_snapshot *s)
     return align_up(at + s->extra_bytes + id_bytes + name_bytes, 8);
 }
 
-/* Puts a table with these snapshots in force, durably, and lets go of the old one. Takes list over on success. */
+/* Puts a table with these snapshots in force, durably, and lets go of the old one. Takes list over on
+ * success. */
 static int replace_table(struct qcow2 *q, struct q2_snapshot *list, unsigned count)
 {
     uint64_t bytes = 0, offset = 0;
@@ -284,7 +287,8 @@ static int update_copied_table(struct qcow2 *q, uint64_t table)
             }
             error = q2_refcount(q, e.host >> q->cluster_bits, &count);
             if (!error && (count == 1) != e.copied) {
-                error = q2_cache_get(&q->l2, table + at, &slice); /* again: q2_refcount() may have suspended */
+                error =
+                    q2_cache_get(&q->l2, table + at, &slice); /* again: q2_refcount() may have suspended */
                 if (!error) {
                     raw = htobe64(e.raw ^ Q2_COPIED);
                     memcpy(slice->data + i, &raw, sizeof(raw));
@@ -351,10 +355,12 @@ static int end(struct qcow2 *q, struct operation *op, int error)
 static int fail(struct qcow2 *q, int error, const char *what, const char *name, struct err *err)
 {
     if (error == -ERANGE) {
-        return err_set(err, error, "cannot %s snapshot '%s' of image '%s': its refcounts of %u bits are too narrow", what,
+        return err_set(err, error,
+                       "cannot %s snapshot '%s' of image '%s': its refcounts of %u bits are too narrow", what,
                        name, q->node->filename, 1u << q->refcount_order);
     }
-    return error ? err_sys(err, error, "cannot %s snapshot '%s' of image '%s'", what, name, q->node->filename) : 0;
+    return error ? err_sys(err, error, "cannot %s snapshot '%s' of image '%s'", what, name, q->node->filename)
+                 : 0;
 }
 
 static int new_snapshot(struct qcow2 *q, const char *name, struct q2_snapshot *s)
@@ -363,7 +369,8 @@ static int new_snapshot(struct qcow2 *q, const char *name, struct q2_snapshot *s
     for (unsigned i = 0; i < q->snapshot_count; i++) {
         id = MAX(id, strtoul(q->snapshots[i].info.id, NULL, 10));
     }
-    *s = (struct q2_snapshot){.l1_size = q->l1_size, .extra_bytes = EXTRA_BYTES, .extra = calloc(1, EXTRA_BYTES)};
+    *s = (struct q2_snapshot){
+        .l1_size = q->l1_size, .extra_bytes = EXTRA_BYTES, .extra = calloc(1, EXTRA_BYTES)};
     if (!s->extra) {
         return -ENOMEM;
     }
@@ -436,7 +443,7 @@ static const struct q2_snapshot *find(struct qcow2 *q, const char *id, struct er
     return s;
 }
 
-static int delete(struct qcow2 *q, unsigned index)
+static int delete (struct qcow2 *q, unsigned index)
 {
     struct q2_snapshot gone = q->snapshots[index];
     struct q2_snapshot *list = calloc(q->snapshot_count, sizeof(*list));
@@ -527,7 +534,8 @@ int q2_snapshot_apply(struct blk_node *node, const char *id, struct err *err)
     return fail(q, error, "apply", id, err);
 }
 
-int q2_snapshots(struct blk_node *node, struct image_snapshot **ret_list, unsigned *ret_count, struct err *err)
+int q2_snapshots(struct blk_node *node, struct image_snapshot **ret_list, unsigned *ret_count,
+                 struct err *err)
 {
     struct qcow2 *q = node->state;
     struct image_snapshot *list = calloc(q->snapshot_count + 1, sizeof(*list));

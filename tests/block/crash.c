@@ -1,10 +1,10 @@
 /*
- * Crash consistency of qcow2: runs random requests and snapshots over a disk in memory that logs all writes, then cuts
- * the power after each of them, and looks at what is left.
+ * Crash consistency of qcow2: runs random requests and snapshots over a disk in memory that logs all writes,
+ * then cuts the power after each of them, and looks at what is left.
  *
- * After a cut, what was flushed is there; of later writes any subset, down to sectors, may be. Then the image must open,
- * have no corruption, and every sector must read as it did at the last flush that was acknowledged, or as any later
- * request made it. It must also go on working.
+ * After a cut, what was flushed is there; of later writes any subset, down to sectors, may be. Then the image
+ * must open, have no corruption, and every sector must read as it did at the last flush that was
+ * acknowledged, or as any later request made it. It must also go on working.
  *
  *   crash [RUNS]
  */
@@ -151,7 +151,8 @@ static bool contents_allowed(struct run *run, size_t cut, const uint8_t *now)
     }
     for (uint64_t at = 0; at < run->size; at += BLK_SECTOR_SIZE) {
         bool good = false;
-        for (unsigned i = first; !good && i < run->step_count && (i == first || run->steps[i].log_start < cut); i++) {
+        for (unsigned i = first;
+             !good && i < run->step_count && (i == first || run->steps[i].log_start < cut); i++) {
             good = memcmp(now + at, run->steps[i].model + at, BLK_SECTOR_SIZE) == 0;
         }
         if (!good) {
@@ -194,8 +195,8 @@ static bool check_cut(struct run *run, size_t cut, bool reorder)
     }
     good = blk_close(node) == 0 && good;
     if (!good) {
-        printf("#   cut %zu of %zu, %s: %llu corruptions, %s\n", cut, run->disk.log_count, reorder ? "reordered" : "in order",
-               (unsigned long long)check.corruptions, err.text);
+        printf("#   cut %zu of %zu, %s: %llu corruptions, %s\n", cut, run->disk.log_count,
+               reorder ? "reordered" : "in order", (unsigned long long)check.corruptions, err.text);
     }
     free(now);
     memdisk_done(&disk);
@@ -209,7 +210,8 @@ static bool one_run(struct blk_loop *loop, const struct model_config *config, ui
     run->config = config;
     run->loop = loop;
     run->rng = seed;
-    run->size = config->create.cluster_bytes >= 65536 || !config->create.cluster_bytes ? 1024 * KiB : 128 * KiB;
+    run->size =
+        config->create.cluster_bytes >= 65536 || !config->create.cluster_bytes ? 1024 * KiB : 128 * KiB;
     memdisk_init(&run->disk);
     run->model = calloc(1, run->size);
     run->steps[0] = (struct step){.is_flush = true, .model = calloc(1, run->size)};

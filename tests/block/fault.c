@@ -1,7 +1,8 @@
 /*
- * Faults below qcow2: every write, flush and discard fails once, with -EIO or -ENOSPC or after its first half. The
- * request that meets the fault is submitted again, as a device does after -ENOSPC: then everything has to be there, and
- * the image without corruption. Also: what a request that failed had acknowledged before stays.
+ * Faults below qcow2: every write, flush and discard fails once, with -EIO or -ENOSPC or after its first
+ * half. The request that meets the fault is submitted again, as a device does after -ENOSPC: then everything
+ * has to be there, and the image without corruption. Also: what a request that failed had acknowledged before
+ * stays.
  */
 #include <errno.h>
 #include <string.h>
@@ -18,7 +19,8 @@ static struct blk_node *open_image(struct blk_loop *loop, struct memdisk *disk, 
     return blk_open_over(memdisk_node(loop, disk), &options, 0, &node, err) == 0 ? node : NULL;
 }
 
-static bool create(struct blk_loop *loop, struct memdisk *disk, const struct model_config *config, uint64_t size)
+static bool create(struct blk_loop *loop, struct memdisk *disk, const struct model_config *config,
+                   uint64_t size)
 {
     struct err err = {0};
     struct blk_node *file = memdisk_node(loop, disk);
@@ -39,8 +41,8 @@ static int do_op(struct blk_node *node, unsigned i, const struct model_op *op)
 }
 
 /* One pass with the fault at one place. *ret_reached: there was such a write. */
-static bool pass(struct blk_loop *loop, const struct memdisk *base, uint64_t size, uint64_t seed, int64_t at, int error,
-                 bool half, bool *ret_reached)
+static bool pass(struct blk_loop *loop, const struct memdisk *base, uint64_t size, uint64_t seed, int64_t at,
+                 int error, bool half, bool *ret_reached)
 {
     struct memdisk disk;
     struct err err = {0};
@@ -69,7 +71,8 @@ static bool pass(struct blk_loop *loop, const struct memdisk *base, uint64_t siz
                 result = do_op(node, i, &op);
             }
             free(list);
-            if (result == -EUCLEAN) { /* it can't know what is on the disk: writes are refused until it is opened again */
+            if (result == -EUCLEAN) { /* it can't know what is on the disk: writes are refused until it is
+                                         opened again */
                 blk_close(node);
                 node = open_image(loop, &disk, &err);
                 model_op_done(&op);
@@ -96,10 +99,11 @@ check:;
     struct image_check check = {0};
     *ret_reached = disk.writes > at;
     disk.fault_at = -1;
-    good = good && node && image_check(node, IMAGE_REPAIR_NONE, NULL, NULL, &check, &err) == 0 && check.corruptions == 0;
+    good = good && node && image_check(node, IMAGE_REPAIR_NONE, NULL, NULL, &check, &err) == 0 &&
+           check.corruptions == 0;
     if (!good) {
-        printf("#   fault %d%s at %lld: %llu corruptions, %s\n", error, half ? " half way" : "", (long long)at,
-               (unsigned long long)check.corruptions, err.text);
+        printf("#   fault %d%s at %lld: %llu corruptions, %s\n", error, half ? " half way" : "",
+               (long long)at, (unsigned long long)check.corruptions, err.text);
     }
     blk_close(node);
     free(model);
@@ -108,7 +112,8 @@ check:;
     return good;
 }
 
-static bool all_places(struct blk_loop *loop, const struct model_config *config, uint64_t seed, int error, bool half)
+static bool all_places(struct blk_loop *loop, const struct model_config *config, uint64_t seed, int error,
+                       bool half)
 {
     struct memdisk base;
     uint64_t size = 256 * KiB;
@@ -135,8 +140,10 @@ int main(int argc, char **argv)
         if (config->create.cluster_bytes > 65536 || config->create.refcount_bits == 1) {
             continue; /* slow; without snapshots */
         }
-        tap(all_places(loop, config, seed + i, -ENOSPC, false), "every write without room once: %s", config->name);
-        tap(all_places(loop, config, seed + i, -EIO, true), "every write fails half way once: %s", config->name);
+        tap(all_places(loop, config, seed + i, -ENOSPC, false), "every write without room once: %s",
+            config->name);
+        tap(all_places(loop, config, seed + i, -EIO, true), "every write fails half way once: %s",
+            config->name);
     }
     blk_loop_free(loop);
     return tap_end();

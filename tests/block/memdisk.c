@@ -74,7 +74,8 @@ void memdisk_replay(struct memdisk *disk, const struct memdisk_entry *entry, uin
     }
 }
 
-static void add_log(struct memdisk *disk, enum blk_op op, uint64_t offset, const uint8_t *data, uint64_t bytes)
+static void add_log(struct memdisk *disk, enum blk_op op, uint64_t offset, const uint8_t *data,
+                    uint64_t bytes)
 {
     if (!disk->logging) {
         return;
@@ -157,7 +158,9 @@ static int perform(struct memdisk *disk, struct blk_req *req)
         }
         add_log(disk, BLK_FLUSH, 0, NULL, 0);
         return 0;
-    default: req->map = (struct blk_map){.bytes = req->bytes, .flags = BLK_MAP_DATA | BLK_MAP_ALLOCATED}; return 0;
+    default:
+        req->map = (struct blk_map){.bytes = req->bytes, .flags = BLK_MAP_DATA | BLK_MAP_ALLOCATED};
+        return 0;
     }
 }
 

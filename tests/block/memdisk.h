@@ -1,7 +1,8 @@
 /*
  * A transport in memory for tests: keeps a log of what reached it, and fails on demand.
  *
- * Every request suspends once before and once after it takes effect, so that requests of several coroutines interleave.
+ * Every request suspends once before and once after it takes effect, so that requests of several coroutines
+ * interleave.
  */
 #ifndef FONDA_TESTS_BLOCK_MEMDISK_H
 #define FONDA_TESTS_BLOCK_MEMDISK_H

@@ -7,7 +7,10 @@
 
 #include "base/util.h"
 
-#define CONFIG(label, ...) {.create = {.format = "qcow2", __VA_ARGS__}, .name = label}
+#define CONFIG(label, ...)                                                                                   \
+    {                                                                                                        \
+        .create = {.format = "qcow2", __VA_ARGS__}, .name = label                                            \
+    }
 
 const struct model_config model_configs[] = {
     CONFIG("default", .version = 3),
@@ -22,7 +25,8 @@ const struct model_config model_configs[] = {
     CONFIG("extended L2, 16K clusters", .cluster_bytes = 16384, .extended_l2 = true),
     CONFIG("extended L2, 64K clusters", .extended_l2 = true),
     CONFIG("lazy refcounts", .cluster_bytes = 4096, .lazy_refcounts = true),
-    CONFIG("lazy refcounts, extended L2", .cluster_bytes = 16384, .lazy_refcounts = true, .extended_l2 = true),
+    CONFIG("lazy refcounts, extended L2", .cluster_bytes = 16384, .lazy_refcounts = true,
+           .extended_l2 = true),
     CONFIG("zstd, 2M clusters", .cluster_bytes = 2 * 1024 * 1024, .compression = IMAGE_ZSTD),
 };
 const unsigned model_config_count = ARRAY_SIZE(model_configs);

@@ -1,6 +1,7 @@
 /*
- * Random writes, zeroes, discards, flushes, snapshots and reopenings on images in files, against an array in memory;
- * many requests at once, in every feature combination, with both engines and all cache modes, over backing chains.
+ * Random writes, zeroes, discards, flushes, snapshots and reopenings on images in files, against an array in
+ * memory; many requests at once, in every feature combination, with both engines and all cache modes, over
+ * backing chains.
  *
  *   stress FOLDER [OPS]
  *
@@ -46,8 +47,9 @@ static int batch(struct rig *rig)
     for (unsigned i = 0; i < BATCH; i++) {
         uint64_t bytes = 1 + model_below(&rig->rng, 1u << (4 + model_below(&rig->rng, 14)));
         bytes = MIN(bytes, rig->size - at);
-        enum blk_op op = (const enum blk_op[]){BLK_WRITE, BLK_WRITE, BLK_WRITE, BLK_WRITE_ZEROES, BLK_FLUSH,
-                                               BLK_READ}[model_below(&rig->rng, 6)];
+        enum blk_op op = (const enum blk_op[]){BLK_WRITE,        BLK_WRITE, BLK_WRITE,
+                                               BLK_WRITE_ZEROES, BLK_FLUSH, BLK_READ}[model_below(&rig->rng,
+                                                                                                  6)];
         iovs[i] = (struct iovec){malloc(bytes + 8), bytes};
         reqs[i] = (struct blk_req){.op = op, .offset = at, .bytes = bytes, .done = batch_done, .opaque = rig};
         if (op == BLK_WRITE || op == BLK_READ) {
@@ -148,10 +150,12 @@ static int step(struct rig *rig, struct err *err)
 }
 
 /* A base image with some contents, smaller than what will lie over it, for N.qcow2 to have below it. */
-static int make_base(struct rig *rig, unsigned n, const char *format, char *name, size_t name_size, struct err *err)
+static int make_base(struct rig *rig, unsigned n, const char *format, char *name, size_t name_size,
+                     struct err *err)
 {
     char path[512];
-    struct image_create_options create = {.format = format, .size_bytes = align_down(rig->size * 3 / 4, BLK_SECTOR_SIZE)};
+    struct image_create_options create = {.format = format,
+                                          .size_bytes = align_down(rig->size * 3 / 4, BLK_SECTOR_SIZE)};
     struct blk_open_options options = {.format = format, .flags = BLK_OPEN_RDWR};
     struct blk_node *node;
     snprintf(name, name_size, "%u-base.%s", n, format);
@@ -213,7 +217,8 @@ int main(int argc, char **argv)
         const struct model_config *config = &model_configs[n % model_config_count];
         struct err err = {0};
         enum blk_cache cache = (enum blk_cache)((n + n / model_config_count) % 4);
-        struct rig rig = {.rng = seed + n, .open = {.format = "qcow2", .flags = BLK_OPEN_RDWR, .cache = cache}};
+        struct rig rig = {.rng = seed + n,
+                          .open = {.format = "qcow2", .flags = BLK_OPEN_RDWR, .cache = cache}};
         uint32_t cluster = config->create.cluster_bytes ? config->create.cluster_bytes : 65536;
         rig.size = cluster < 4096 ? 512 * KiB + 512 : MAX(2 * MiB, 4ull * cluster) + 1536;
         rig.model = calloc(1, rig.size);

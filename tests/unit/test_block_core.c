@@ -1,4 +1,5 @@
-/* The contract of block.h on raw files: bounds, completion, locks, odd alignment under O_DIRECT, error policy. */
+/* The contract of block.h on raw files: bounds, completion, locks, odd alignment under O_DIRECT, error
+ * policy. */
 #include "tests/unit/unit.h"
 
 #include <errno.h>
@@ -55,7 +56,8 @@ static void done_runs_from_poll_only(void **state)
     assert_int_equal(blk_in_flight(node), 1);
     blk_drain(node);
     assert_int_equal(result, 1);
-    struct blk_req beyond = {.op = BLK_DISCARD, .offset = 1 << 20, .bytes = 1, .done = count_done, .opaque = &result};
+    struct blk_req beyond = {
+        .op = BLK_DISCARD, .offset = 1 << 20, .bytes = 1, .done = count_done, .opaque = &result};
     blk_submit(node, &beyond);
     assert_int_equal(result, 1);
     blk_drain(node);
@@ -88,7 +90,8 @@ static void any_alignment_in_every_cache_mode(void **state)
         struct blk_node *node = open_raw((enum blk_cache)cache, BLK_OPEN_RDWR, "raw");
         assert_non_null(node);
         for (int i = 0; i < 60; i++) {
-            uint64_t bytes = 1 + unit_random(&rng) % 20000, offset = unit_random(&rng) % (sizeof(model) - bytes);
+            uint64_t bytes = 1 + unit_random(&rng) % 20000,
+                     offset = unit_random(&rng) % (sizeof(model) - bytes);
             if (i % 6 == 5) {
                 memset(model + offset, 0, bytes);
                 assert_int_equal(blk_write_zeroes(node, offset, bytes, i & 1 ? BLK_REQ_UNMAP : 0), 0);
@@ -118,7 +121,8 @@ static void two_writers_never(void **state)
     assert_int_equal(blk_open(loop, path, &options, &second, &err), 0);
     blk_close(second);
     blk_close(writer);
-    struct blk_node *reader = open_raw(BLK_CACHE_WRITEBACK, 0, "raw"), *other = open_raw(BLK_CACHE_WRITEBACK, 0, "raw");
+    struct blk_node *reader = open_raw(BLK_CACHE_WRITEBACK, 0, "raw"),
+                    *other = open_raw(BLK_CACHE_WRITEBACK, 0, "raw");
     assert_non_null(other);
     options.flags = BLK_OPEN_RDWR;
     assert_int_equal(blk_open(loop, path, &options, &second, &err), -EBUSY);
@@ -141,7 +145,8 @@ static void a_guest_can_not_forge_a_format(void **state)
 
 static void throttled_requests_pass(void **state)
 {
-    struct blk_open_options options = {.format = "raw", .throttle = {.iops = 1000000, .bytes_per_s = 1 << 30}};
+    struct blk_open_options options = {.format = "raw",
+                                       .throttle = {.iops = 1000000, .bytes_per_s = 1 << 30}};
     struct blk_node *node = NULL;
     uint8_t buf[512];
     struct blk_stats stats;
