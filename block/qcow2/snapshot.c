@@ -443,7 +443,7 @@ static const struct q2_snapshot *find(struct qcow2 *q, const char *id, struct er
     return s;
 }
 
-static int delete (struct qcow2 *q, unsigned index)
+static int delete(struct qcow2 *q, unsigned index)
 {
     struct q2_snapshot gone = q->snapshots[index];
     struct q2_snapshot *list = calloc(q->snapshot_count, sizeof(*list));

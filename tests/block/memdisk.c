@@ -107,7 +107,10 @@ static int do_write(struct memdisk *disk, uint64_t offset, const uint8_t *data, 
     }
     if (bytes) {
         memdisk_write(disk, offset, data, bytes);
-        add_log(disk, BLK_WRITE, offset, data, bytes);
+        /* Disks write whole sectors; what is around the bytes goes with them. */
+        uint64_t start = align_down(offset, BLK_SECTOR_SIZE);
+        uint64_t end = MIN(align_up(offset + bytes, BLK_SECTOR_SIZE), disk->length);
+        add_log(disk, BLK_WRITE, start, disk->data + start, end - start);
     }
     return error;
 }
