@@ -13,6 +13,9 @@
 /* A new refcount block goes into the first cluster of the range that it describes: that range has no block,
  * so no cluster of it is in use. (While repairing that isn't known, and it goes behind everything.) */
 
+/* Clusters behind the file's end that may have refcounts: a power cut can leave some, but not this many. */
+#define BEHIND_END_MAX (1u << 20)
+
 static uint64_t block_of(const struct qcow2 *q, uint64_t cluster)
 {
     return cluster >> q->refblock_bits;
@@ -260,6 +263,9 @@ static int find_run(struct qcow2 *q, uint64_t least, uint64_t *count, uint64_t *
         int error = q2_refcount(q, first + n, &refcount);
         if (error) {
             return error;
+        }
+        if (first + n > (q->unwritten_from >> q->cluster_bits) + BEHIND_END_MAX + *count) {
+            return q2_corrupt(q);
         }
         if (refcount == 0) {
             n++;

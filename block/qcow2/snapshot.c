@@ -220,8 +220,11 @@ static int visit(struct qcow2 *q, uint64_t offset, uint64_t bytes, enum walk how
     for (; first < end; first++) {
         uint64_t count;
         int error = q2_refcount(q, first, &count);
-        if (error || count >= q->refcount_max) {
-            return error ? error : -ERANGE;
+        if (error || count == 0) {
+            return error ? error : q2_corrupt(q); /* in use, and doesn't say so */
+        }
+        if (count >= q->refcount_max) {
+            return -ERANGE;
         }
     }
     return 0;
