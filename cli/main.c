@@ -1,5 +1,6 @@
 /*
- * fonda: the command line. One table of commands; `run` and `engines` end in fonda-vmm, `image` in fonda-image.
+ * fonda: the command line. One table of commands; `run` and `engines` end in fonda-vmm, `image` in
+ * fonda-image.
  */
 #include <errno.h>
 #include <limits.h>

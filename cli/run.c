@@ -1,6 +1,6 @@
 /*
- * `fonda run`, `fonda engines` and `fonda image`: become fonda-vmm or fonda-image, which lie beside this program
- * or in libexec.
+ * `fonda run`, `fonda engines` and `fonda image`: become fonda-vmm or fonda-image, which lie beside this
+ * program or in libexec.
  */
 #include <errno.h>
 #include <limits.h>
