@@ -11,10 +11,14 @@
 #include <unistd.h>
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
-#define MIN(a, b)     ((a) < (b) ? (a) : (b))
-#define MAX(a, b)     ((a) > (b) ? (a) : (b))
 #define BIT(n)        (1u << (n))
 #define BIT64(n)      (1ull << (n))
+
+/* <sys/param.h>, which libuv includes, has the same two. */
+#ifndef MIN
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
+#endif
 
 #define KiB (1024ull)
 #define MiB (1024ull * KiB)

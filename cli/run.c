@@ -1,0 +1,91 @@
+/*
+ * `fonda run` and `fonda engines`: check the options, then become fonda-vmm, which lies beside this program
+ * or in libexec.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/util.h"
+#include "cli/cli.h"
+#include "vm/config.h"
+#include "vm/status.h"
+
+#define VMM_NAME "fonda-vmm"
+
+/* Where fonda-vmm may lie, from the directory of the real binary (links are resolved): an installed tree,
+ * then a build tree. */
+static const char *const vmm_places[] = {"", "../libexec/fonda/", "../libexec/", "../vm/"};
+
+static int exec_vmm(char **argv)
+{
+    char self[PATH_MAX];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+    if (n < 0) {
+        log_error("cannot find %s: /proc/self/exe: %s", VMM_NAME, strerror(errno));
+        return VM_STATUS_HOST;
+    }
+    self[n] = '\0';
+    char *slash = strrchr(self, '/');
+    slash[1] = '\0';
+    for (size_t i = 0; i < ARRAY_SIZE(vmm_places); i++) {
+        char path[2 * PATH_MAX];
+        snprintf(path, sizeof(path), "%s%s%s", self, vmm_places[i], VMM_NAME);
+        execv(path, argv);
+        if (errno != ENOENT && errno != ENOTDIR) {
+            log_error("cannot run '%s': %s", path, strerror(errno));
+            return VM_STATUS_HOST;
+        }
+    }
+    log_error("cannot find %s beside %s or in ../libexec: is the installation complete?", VMM_NAME, self);
+    return VM_STATUS_HOST;
+}
+
+static void print_run_help(void)
+{
+    printf("usage: fonda run --kernel FILE [OPTIONS]\n\n"
+           "Starts a virtual machine and connects this terminal to its serial console. Ctrl-A X ends the "
+           "machine,\n"
+           "Ctrl-A H lists the other keys.\n\nOptions:\n");
+    options_print(stdout, vm_options, vm_option_count);
+    printf("\nExit status:\n");
+    vm_status_print(stdout);
+    printf("\nExamples:\n"
+           "  fonda run --kernel /boot/vmlinuz --initrd /boot/initrd.img\n"
+           "  fonda run --kernel vmlinuz --initrd test.cpio --append 'console=ttyS0 quiet' --memory 1G\n"
+           "  fonda run --kernel tests.elf --serial log.txt --timeout 60 --no-reboot --stats\n"
+           "  fonda run --kernel vmlinuz --engine kvm --cpus 2\n");
+}
+
+int cli_run(int argc, char **argv)
+{
+    struct vm_config config;
+    struct err err = {0};
+    if (vm_config_parse(argc, argv, 1, &config, &err) < 0) {
+        log_error("%s (see 'fonda run --help')", err.text);
+        return VM_STATUS_USAGE;
+    }
+    if (config.help) {
+        print_run_help();
+        return 0;
+    }
+    argv[0] = VMM_NAME;
+    return exec_vmm(argv);
+}
+
+int cli_engines(int argc, char **argv)
+{
+    if (argc > 1 && strcmp(argv[1], "--help") == 0) {
+        printf("usage: fonda engines\n\nLists the engines of this build, and for each that can't run here, "
+               "why.\n");
+        return 0;
+    }
+    if (argc > 1) {
+        log_error("unexpected argument '%s' (see 'fonda engines --help')", argv[1]);
+        return VM_STATUS_USAGE;
+    }
+    char *vmm_argv[] = {VMM_NAME, "--list-engines", NULL};
+    return exec_vmm(vmm_argv);
+}

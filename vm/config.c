@@ -1,0 +1,58 @@
+#include "vm/config.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <string.h>
+
+#include "base/util.h"
+
+#define OPT(name, kind, member, min, max, metavar, help)                                                     \
+    {                                                                                                        \
+        name, kind, offsetof(struct vm_config, member), min, max, metavar, help                              \
+    }
+
+const struct option_spec vm_options[] = {
+    OPT("kernel", OPTION_STRING, kernel, 0, 0, "FILE",
+        "a Linux bzImage, an ELF kernel with a PVH entry, or multiboot 1"),
+    OPT("initrd", OPTION_LIST, initrds, 0, 0, "FILE",
+        "initial RAM disk; given again: joined (Linux) or a further module"),
+    OPT("append", OPTION_STRING, append, 0, 0, "TEXT",
+        "the kernel's command line (Linux default: console=ttyS0 panic=-1)"),
+    OPT("memory", OPTION_SIZE, memory_bytes, MiB, 64 * 1024 * GiB, "SIZE",
+        "guest RAM, such as 512M or 1.5G (default: 512M)"),
+    OPT("cpus", OPTION_UINT, cpus, 1, VM_CPUS_MAX, "N", "virtual CPUs (default: 1)"),
+    OPT("engine", OPTION_STRING, engine, 0, 0, "NAME",
+        "how guest code runs (default: bt); see 'fonda engines'"),
+    OPT("cpu-model", OPTION_STRING, cpu_model, 0, 0, "NAME",
+        "what the guest's CPUID offers: host, x86-64-v2, x86-64-v3\n(default: host)"),
+    OPT("serial", OPTION_STRING, serial, 0, 0, "WHERE",
+        "the first serial port: stdio, none, or a file to write to\n(default: stdio)"),
+    OPT("timeout", OPTION_UINT, timeout_s, 1, 86400 * 365, "S",
+        "end the machine after S seconds, with status 124"),
+    OPT("no-reboot", OPTION_FLAG, no_reboot, 0, 0, NULL, "a reboot ends the machine, with status 0"),
+    OPT("stats", OPTION_FLAG, stats, 0, 0, NULL, "print the counters at the end"),
+    OPT("help", OPTION_FLAG, help, 0, 0, NULL, "print this help"),
+};
+const unsigned vm_option_count = ARRAY_SIZE(vm_options);
+
+int vm_config_parse(int argc, char **argv, int first, struct vm_config *ret_config, struct err *err)
+{
+    struct vm_config config = {
+        .memory_bytes = 512 * MiB, .cpus = 1, .engine = "bt", .cpu_model = "host", .serial = "stdio"};
+    int end = options_parse(vm_options, vm_option_count, argc, argv, first, &config, err);
+    if (end < 0) {
+        return end;
+    }
+    if (end < argc) {
+        return err_set(err, -EINVAL, "unexpected argument '%s'", argv[end]);
+    }
+    if (!config.kernel && !config.help) {
+        return err_set(err, -EINVAL, "no kernel given: --kernel FILE");
+    }
+    if (config.serial[0] == '\0') {
+        return err_set(err, -EINVAL, "--serial: '' is not stdio, none or a file");
+    }
+    config.memory_bytes = align_up(config.memory_bytes, 4096);
+    *ret_config = config;
+    return 0;
+}

@@ -1,0 +1,36 @@
+/*
+ * What a machine is made of, as the options of `fonda run` and fonda-vmm say it: one table for both programs,
+ * so that they can't differ. Stands alone above base/, and is what cli/ may include of vm/ (with status.h).
+ */
+#ifndef FONDA_VM_CONFIG_H
+#define FONDA_VM_CONFIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/options.h"
+
+#define VM_CPUS_MAX 32
+
+struct vm_config {
+    const char *kernel;
+    struct option_list initrds;
+    const char *append; /* NULL: the default of the kernel's kind */
+    uint64_t memory_bytes;
+    uint64_t cpus;
+    const char *engine;
+    const char *cpu_model;
+    const char *serial; /* "stdio", "none", or a file's path */
+    uint64_t timeout_s; /* 0: none */
+    bool stats, no_reboot, help;
+};
+
+extern const struct option_spec vm_options[];
+extern const unsigned vm_option_count;
+
+/* Reads argv[first..argc) over the defaults and checks what can be checked without opening a file. Errors:
+ * -EINVAL. */
+int vm_config_parse(int argc, char **argv, int first, struct vm_config *ret_config, struct err *err);
+
+#endif

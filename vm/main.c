@@ -1,0 +1,140 @@
+/*
+ * fonda-vmm: one virtual machine, or the list of engines. `fonda run` becomes this program; it may be started
+ * by hand with the same options.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/sysinfo.h>
+
+#include "base/log.h"
+#include "base/util.h"
+#include "cpu/engine.h"
+#include "mem/mem.h"
+#include "vm/boot/boot.h"
+#include "vm/config.h"
+#include "vm/host.h"
+#include "vm/status.h"
+
+/* panic=-1: at once; console: the serial port is the only one. */
+#define LINUX_APPEND "console=ttyS0 panic=-1"
+
+static int list_engines(void)
+{
+    for (size_t i = 0; engines[i]; i++) {
+        struct err err = {0};
+        int rc = engines[i]->probe(&err);
+        printf("%-6s %-8s %s\n", engines[i]->name, engines[i]->arch, engines[i]->about);
+        printf("%-15s %s%s\n", "",
+               rc == 0 ? "can be used here" : "can't be used here: ", rc == 0 ? "" : err.text);
+    }
+    return 0;
+}
+
+static const struct engine_ops *find_engine(const char *name, struct err *err)
+{
+    char known[128] = "";
+    for (size_t i = 0, used = 0; engines[i]; i++) {
+        if (strcmp(engines[i]->name, name) == 0) {
+            return engines[i];
+        }
+        if (used < sizeof(known)) {
+            used +=
+                (size_t)snprintf(known + used, sizeof(known) - used, "%s%s", i ? ", " : "", engines[i]->name);
+        }
+    }
+    err_set(err, -EINVAL, "unknown engine '%s': there is %s", name, known);
+    return NULL;
+}
+
+/* A limit of the control group that a container puts around us; UINT64_MAX: none. */
+static uint64_t cgroup_limit(void)
+{
+    static const char *const files[] = {"/sys/fs/cgroup/memory.max",
+                                        "/sys/fs/cgroup/memory/memory.limit_in_bytes"};
+    for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
+        FILE *file = fopen(files[i], "re");
+        uint64_t limit;
+        int n = file ? fscanf(file, "%" SCNu64, &limit) : 0;
+        if (file) {
+            fclose(file);
+        }
+        if (n == 1) {
+            return limit;
+        }
+    }
+    return UINT64_MAX;
+}
+
+/* RAM is taken only as the guest touches it, so more than what is free is fine, and more than there is can't
+ * be. */
+static int check_memory(uint64_t bytes, struct err *err)
+{
+    struct sysinfo info;
+    if (sysinfo(&info) < 0) {
+        return err_sys(err, -errno, "cannot ask for the host's memory");
+    }
+    uint64_t host = ((uint64_t)info.totalram + info.totalswap) * info.mem_unit;
+    host = MIN(host, cgroup_limit());
+    if (bytes > host) {
+        char want[32], have[32];
+        format_size(bytes, want, sizeof(want));
+        format_size(host, have, sizeof(have));
+        return err_set(err, -ENOMEM, "--memory: %s is more than this host has (%s)", want, have);
+    }
+    return 0;
+}
+
+static int open_boot(const struct vm_config *config, struct boot **ret_boot, struct err *err)
+{
+    const struct boot_config boot = {config->kernel, config->initrds.values, config->initrds.count,
+                                     config->append ? config->append : LINUX_APPEND};
+    return boot_open(&boot, MIN(config->memory_bytes, MEM_LOW_RAM_MAX), ret_boot, err);
+}
+
+static int run(const struct vm_config *config, struct err *err)
+{
+    const struct engine_ops *engine = find_engine(config->engine, err);
+    struct boot *boot = NULL;
+    struct mem *mem = NULL;
+    if (!engine || check_memory(config->memory_bytes, err) < 0 || open_boot(config, &boot, err) < 0) {
+        return VM_STATUS_USAGE;
+    }
+    int status = VM_STATUS_HOST;
+    int rc = engine->probe(err);
+    if (rc < 0) {
+        err_prefix(err, "engine '%s' can't be used here", engine->name);
+        status = VM_STATUS_ENGINE;
+    } else if (mem_new(config->memory_bytes, &mem, err) == 0) {
+        status = host_run(config, engine, boot, mem, err);
+    }
+    boot_free(boot);
+    mem_free(mem);
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    log_init("fonda", LOG_LEVEL_WARNING);
+    if (argc == 2 && strcmp(argv[1], "--list-engines") == 0) {
+        return list_engines();
+    }
+    struct vm_config config;
+    struct err err = {0};
+    if (vm_config_parse(argc, argv, 1, &config, &err) < 0) {
+        log_error("%s (see 'fonda run --help')", err.text);
+        return VM_STATUS_USAGE;
+    }
+    if (config.help) {
+        printf("usage: fonda-vmm OPTIONS, or fonda-vmm --list-engines\n\nOptions:\n");
+        options_print(stdout, vm_options, vm_option_count);
+        return 0;
+    }
+    int status = run(&config, &err);
+    if (err.code) {
+        log_error("%s", err.text);
+    }
+    return status;
+}

@@ -1,0 +1,40 @@
+/*
+ * KVM's paravirtual clock and hypercalls, as Linux and others already know them: Linux
+ * Documentation/virt/kvm/x86/msr.rst, cpuid.rst, hypercalls.rst.
+ *
+ * The guest computes time from its TSC with the factors found in a structure in its memory. The TSC has a
+ * constant rate and is the same on all vCPUs, so the structure is written once, when the guest announces it.
+ *
+ * Threads: the vCPU's own.
+ */
+#ifndef FONDA_VM_PVCLOCK_H
+#define FONDA_VM_PVCLOCK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "mem/mem.h"
+
+struct clock;
+
+struct pvclock {
+    struct mem *mem;
+    struct clock *clock;
+    uint64_t tsc_hz;
+    uint64_t system_msr, wall_msr; /* as the guest wrote them */
+};
+
+/* Whether an MSR is one of ours. */
+bool pvclock_msr(uint32_t msr);
+/* 0, or -1 for #GP(0). tsc: the guest's TSC now. */
+int pvclock_read(const struct pvclock *pv, uint32_t msr, uint64_t *ret_value);
+int pvclock_write(struct pvclock *pv, uint32_t msr, uint64_t value, uint64_t tsc);
+void pvclock_reset(struct pvclock *pv);
+
+/* mul and shift so that ns = ((tsc << shift) * mul) >> 32 (a negative shift goes right). */
+void pvclock_scale(uint64_t tsc_hz, uint32_t *ret_mul, int8_t *ret_shift);
+
+/* VMCALL. None is offered beyond the ABI itself, so all get -KVM_ENOSYS. */
+uint64_t pvclock_hypercall(uint64_t nr);
+
+#endif
