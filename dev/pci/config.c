@@ -1,8 +1,8 @@
 /*
  * A function's configuration space: what the guest may write, capabilities, BAR sizing. See pci.h.
  *
- * BAR sizing needs no code of its own: the address bits below the size are not writable, so that all ones written
- * read back as the size's mask (PCI 3.0 section 6.2.5.1).
+ * BAR sizing needs no code of its own: the address bits below the size are not writable, so that all ones
+ * written read back as the size's mask (PCI 3.0 section 6.2.5.1).
  */
 #include <errno.h>
 #include <string.h>

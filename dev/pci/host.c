@@ -78,9 +78,9 @@ static bool aligned(uint64_t offset, unsigned size)
 
 static uint64_t ecam_read(void *opaque, uint64_t offset, unsigned size)
 {
-    return aligned(offset, size) ? config_read(opaque, (offset >> 15) & 31, (offset >> 12) & 7,
-                                               (unsigned)offset & 0xfff, size)
-                                 : UINT64_MAX;
+    return aligned(offset, size)
+               ? config_read(opaque, (offset >> 15) & 31, (offset >> 12) & 7, (unsigned)offset & 0xfff, size)
+               : UINT64_MAX;
 }
 
 static void ecam_write(void *opaque, uint64_t offset, unsigned size, uint64_t value)
@@ -144,7 +144,8 @@ void pci_host_bars_changed(struct pci_host *host)
         }
         for (unsigned bar = 0; bar < PCI_BARS; bar++) {
             uint32_t base = bar_base(dev, bar), size = dev->bars[bar].size;
-            if (size && base >= config->window_base && base - config->window_base <= config->window_size - size) {
+            if (size && base >= config->window_base &&
+                base - config->window_base <= config->window_size - size) {
                 host->mapped[host->mapped_count++] = (struct mapping){base, size, dev, bar};
             }
         }
@@ -340,9 +341,10 @@ struct pci_host *pci_host_new(const struct pci_host_config *config, struct err *
     host->config = *config;
     pci_dev_init(&host->bridge, "bridge", &host_id);
     if (mem_add_pio(config->mem, PORT_ADDRESS, PORTS, &port_ops, host, "pci-config", err) < 0 ||
-        mem_add_mmio(config->mem, GPA(config->ecam_base), PCI_ECAM_BYTES, &ecam_ops, host, "pci-ecam", err) < 0 ||
-        mem_add_mmio(config->mem, GPA(config->window_base), config->window_size, &window_ops, host, "pci-window",
-                     err) < 0) {
+        mem_add_mmio(config->mem, GPA(config->ecam_base), PCI_ECAM_BYTES, &ecam_ops, host, "pci-ecam", err) <
+            0 ||
+        mem_add_mmio(config->mem, GPA(config->window_base), config->window_size, &window_ops, host,
+                     "pci-window", err) < 0) {
         free(host);
         return NULL;
     }

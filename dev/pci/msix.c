@@ -1,6 +1,6 @@
 /*
- * MSI-X: PCI 3.0 section 6.8.2. The table and the pending bits live in a BAR of the function; the bridge sends
- * accesses to them here.
+ * MSI-X: PCI 3.0 section 6.8.2. The table and the pending bits live in a BAR of the function; the bridge
+ * sends accesses to them here.
  */
 #include <errno.h>
 #include <string.h>

@@ -2,10 +2,12 @@
  * One PCI segment with one bus: the host bridge, its functions, and what a function may use: base address
  * registers, capabilities, INTx and MSI-X.
  *
- * Facts: PCI Local Bus 3.0 (chapter 6: configuration space, 6.8: MSI-X), PCI Express 2.0 section 7.2.2 (ECAM).
+ * Facts: PCI Local Bus 3.0 (chapter 6: configuration space, 6.8: MSI-X), PCI Express 2.0 section 7.2.2
+ * (ECAM).
  *
  *     vCPU --- 0xcf8/0xcfc, ECAM ---> pci_host ---> pci_dev.config
- *          \-- memory window -------> pci_host ---> the BAR that lies there ---> pci_bar.ops, or the MSI-X table
+ *          \-- memory window -------> pci_host ---> the BAR that lies there ---> pci_bar.ops, or the MSI-X
+ * table
  *
  * Every device has one function, in one slot; memory BARs are 32 bits wide and lie in one window. There is no
  * firmware: pci_host_reset places all BARs, and the guest may move them.
@@ -101,11 +103,11 @@ struct device *pci_host_device(struct pci_host *host);
 void pci_dev_init(struct pci_dev *dev, const char *name, const struct pci_id *id);
 void pci_dev_add_bar(struct pci_dev *dev, unsigned index, uint32_t size, const struct mem_io_ops *ops,
                      void *opaque);
-/* Adds a capability of `bytes` bytes with its two-byte header; the rest is zero and read-only. Returns its offset,
- * or 0 when config space is full. */
+/* Adds a capability of `bytes` bytes with its two-byte header; the rest is zero and read-only. Returns its
+ * offset, or 0 when config space is full. */
 unsigned pci_dev_add_cap(struct pci_dev *dev, uint8_t id, unsigned bytes);
-/* MSI-X with its table and pending bits in a BAR that was added, at multiples of 8. The bridge answers accesses
- * to them. Returns 0 or -ENOSPC. */
+/* MSI-X with its table and pending bits in a BAR that was added, at multiples of 8. The bridge answers
+ * accesses to them. Returns 0 or -ENOSPC. */
 int pci_dev_add_msix(struct pci_dev *dev, unsigned bar, uint32_t table, uint32_t pba, unsigned vectors);
 
 /* Puts a function into the lowest free slot. It must stay until pci_dev_detach() or the host's end. Errors:
