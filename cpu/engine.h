@@ -78,7 +78,8 @@ struct engine_ops {
     const char *arch; /* "x86-64" */
     const char *about; /* one line for `fonda engines` */
 
-    /* 0 when this host can run the engine, else a negative errno and exactly why in err. */
+    /* 0 when this host can run the engine, else a negative errno and exactly why in err. With 0, err may hold a remark
+     * for the user (code 0, text not empty): that the engine works but slowly here, for instance. */
     int (*probe)(struct err *err);
     int (*create)(const struct engine_config *config, struct engine **ret_engine, struct err *err);
     void (*free)(struct engine *engine);

@@ -4,9 +4,11 @@
 #include <stddef.h>
 
 #include "cpu/engine.h"
+#include "cpu/bt/bt.h"
 #include "cpu/kvm/kvm.h"
 
 const struct engine_ops *const engines[] = {
+    &bt_engine_ops,
     &kvm_engine,
     NULL,
 };

@@ -240,7 +240,11 @@ void machine_fail(struct machine *machine, int status, const char *text)
 void machine_check_halted(struct machine *machine)
 {
     for (unsigned i = 0; i < machine->cpus; i++) {
-        if (!atomic_load(&machine->vcpus[i].halted_for_good)) {
+        const struct machine_vcpu *mv = &machine->vcpus[i];
+        /* Requests first: a vCPU clears halted_for_good before it takes them. New ones can't come meanwhile,
+         * as other vCPUs send them under mem_lock(). */
+        if (atomic_load(&mv->init_wanted) || atomic_load(&mv->nmi_wanted) ||
+            atomic_load(&mv->sipi_vector) != SIPI_NONE || !atomic_load(&mv->halted_for_good)) {
             return;
         }
     }

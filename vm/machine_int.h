@@ -66,7 +66,7 @@ void machine_vcpu_kick(struct machine_vcpu *mv);
 /* The thread's main function. */
 void *machine_vcpu_main(void *opaque);
 
-/* machine.c: all vCPUs look halted for good; ends the machine if it is so. */
+/* machine.c: ends the machine if no vCPU can ever run again. Under mem_lock(). */
 void machine_check_halted(struct machine *machine);
 void machine_fail(struct machine *machine, int status, const char *text);
 

@@ -86,22 +86,35 @@ void report_guest(FILE *out, struct machine *machine, int status)
     }
 }
 
-void report_stats(FILE *out, struct machine *machine)
+/* One group with everything of its name, wherever it comes in the list. */
+static void print_group(FILE *out, const char *group, const struct engine_counter *counters, unsigned count)
 {
-    struct engine_counter counters[COUNTERS_MAX];
-    unsigned count = machine_counters(machine, counters, COUNTERS_MAX);
-    const char *group = NULL;
-    fprintf(out, "\nfonda: counters\n");
+    fprintf(out, "%s\n", group);
     for (unsigned i = 0; i < count; i++) {
         const struct engine_counter *c = &counters[i];
-        if (!group || strcmp(group, c->group) != 0) {
-            group = c->group;
-            fprintf(out, "%s\n", group);
+        if (strcmp(group, c->group) != 0) {
+            continue;
         }
         if (strcmp(group, "time") == 0) {
             fprintf(out, "  %-32s %16.6f s\n", c->name, (double)c->value / 1e9);
         } else {
             fprintf(out, "  %-32s %16" PRIu64 "\n", c->name, c->value);
+        }
+    }
+}
+
+void report_stats(FILE *out, struct machine *machine)
+{
+    struct engine_counter counters[COUNTERS_MAX];
+    unsigned count = machine_counters(machine, counters, COUNTERS_MAX);
+    fprintf(out, "\nfonda: counters\n");
+    for (unsigned i = 0; i < count; i++) {
+        bool first = true;
+        for (unsigned j = 0; j < i; j++) {
+            first = first && strcmp(counters[i].group, counters[j].group) != 0;
+        }
+        if (first) {
+            print_group(out, counters[i].group, counters, count);
         }
     }
 }

@@ -199,7 +199,7 @@ static void sleep_until_woken(struct machine_vcpu *mv, bool interrupts)
 {
     pthread_mutex_lock(&mv->lock);
     atomic_store(&mv->asleep, true);
-    while (!has_request(mv) && !atomic_exchange(&mv->nmi_wanted, false) &&
+    while (!has_request(mv) && !atomic_load(&mv->nmi_wanted) &&
            !(interrupts && lapic_irq_pending(mv->lapic))) {
         pthread_cond_wait(&mv->wake, &mv->lock);
     }
@@ -211,13 +211,15 @@ static void halt(struct machine_vcpu *mv, bool interrupts)
 {
     mem_lock(mv->machine->config.mem);
     pc_serial_flush(mv->machine->pc);
-    mem_unlock(mv->machine->config.mem);
     if (!interrupts) {
         atomic_store(&mv->halted_for_good, true);
         machine_check_halted(mv->machine);
     }
+    mem_unlock(mv->machine->config.mem);
     sleep_until_woken(mv, interrupts);
+    /* In this order, for machine_check_halted: awake first, then the request's end. */
     atomic_store(&mv->halted_for_good, false);
+    atomic_store(&mv->nmi_wanted, false);
 }
 
 /* SDM vol. 3A, 8.4.4.1 and table 9-1: after the SIPI, real mode at vector * 4096. */

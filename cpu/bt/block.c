@@ -87,7 +87,7 @@ void bt_link(struct bt_vcpu *v, struct bt_exit *x, struct bt_block *to)
         write_code32(v, x->jump, to->code - (x->jump + 4));
     } else {
         x->cell->target = code_address(v, to);
-        x->cell->neg_ctx = 0 - v->ctx;
+        x->cell->neg_ctx = 0 - v->mode_ctx; /* ctx itself may be poisoned at any moment */
     }
 }
 
@@ -158,6 +158,7 @@ static void block_kill(struct bt_vcpu *v, struct bt_block *b)
         page_remove(v, b, b->ram2 / MEM_PAGE_SIZE);
     }
     b->dead = true;
+    v->killed = true;
     v->counters[BT_C_INVALIDATED]++;
 }
 

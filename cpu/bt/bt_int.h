@@ -108,6 +108,9 @@ struct bt_op {
     uint8_t vlen;       /* vector length in bytes */
     uint8_t vreg, vindex, vmask; /* register numbers of gathers, scatters, masked moves */
     bool masked;        /* inactive elements of the memory operand are not accessed */
+    bool packed;        /* the active elements lie one behind the other (VCOMPRESS, VEXPAND) */
+    bool aligned;       /* the memory operand must be aligned to its size */
+    uint8_t mask_lanes; /* lanes that share the operand's elements in turn (broadcasts); 0: one each */
     bool bit_string;    /* BT and its kin: reg selects the element */
     bool x87, sse, avx, avx512, evex;
 };
@@ -148,6 +151,7 @@ struct bt_insn {
     bool rcx_read, rcx_write;        /* implicit use of (E/R)CX or CL */
     bool vsib, masked_mem;
     bool privileged;
+    bool is4;        /* the immediate names a vector register */
     uint32_t fl_read, fl_kill, fl_write; /* arithmetic flags: read, certainly overwritten, possibly changed */
     uint32_t live_after;                 /* by the backward pass */
     bool agen; /* LEA-like: the memory operand is only an address */
@@ -356,7 +360,9 @@ struct bt_vcpu {
     uint64_t link_flushes;     /* how many flushes there were when link_from was noted */
     bool fill_jc;              /* enter the next block in the jump cache */
     bool raised;               /* cpu.exc is to be delivered */
-    bool stopped;
+    bool killed;               /* a block was invalidated: maybe the current one */
+    bool no_step;              /* the instruction entered an interrupt handler: no single-step trap behind it */
+    bool mid_string;           /* BT_AGAIN is between two elements of a string instruction */
     bool irq_wait;             /* an interrupt is waiting for IF */
     uint64_t data_hits;        /* DR6 bits of data breakpoints hit by the current instruction */
     char error[200];           /* why the engine cannot go on */

@@ -192,7 +192,12 @@ static void decode_memory(const struct x86_cpu *cpu, const ZydisDecodedInstructi
         op->rip_relative = true;
     } else if (o->mem.base != ZYDIS_REGISTER_NONE) {
         op->base = gpr_number(o->mem.base, &size, &high);
-        op->stack_based = op->base == X86_RSP || op->base == X86_RBP;
+        op->stack_based = op->seg == X86_SS;
+    }
+    if (z->raw.sib.offset && z->raw.modrm.mod == 0 && z->raw.sib.base == 5) {
+        op->base = BT_NO_REG; /* whatever REX.B says, which the decoder forgets with an address-size prefix */
+        op->stack_based = false;
+        op->disp = z->raw.disp.value;
     }
     if (o->mem.index != ZYDIS_REGISTER_NONE) {
         if (o->mem.type == ZYDIS_MEMOP_TYPE_VSIB) {
@@ -214,6 +219,67 @@ static void decode_memory(const struct x86_cpu *cpu, const ZydisDecodedInstructi
     }
     op->elem = (uint8_t)(o->element_size / 8);
     (void)cpu;
+}
+
+/* Which masks keep elements of the memory operand from being accessed, and what an element is (SDM vol. 2A, 2.8: the types with
+ * "NF" access all of it whatever the mask). */
+static void decode_mask(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops, struct bt_insn *in)
+{
+    struct bt_op *op = &in->op;
+    switch (z->mnemonic) {
+    case ZYDIS_MNEMONIC_VMASKMOVPS:
+    case ZYDIS_MNEMONIC_VMASKMOVPD:
+    case ZYDIS_MNEMONIC_VPMASKMOVD:
+    case ZYDIS_MNEMONIC_VPMASKMOVQ: op->masked = true; return;
+    default: break;
+    }
+    if (in->enc != BT_ENC_EVEX || !in->evex_aaa || in->vsib) {
+        return;
+    }
+    switch (z->meta.exception_class) {
+    case ZYDIS_EXCEPTION_CLASS_E1NF:
+    case ZYDIS_EXCEPTION_CLASS_E3NF:
+    case ZYDIS_EXCEPTION_CLASS_E4NF:
+    case ZYDIS_EXCEPTION_CLASS_E5NF:
+    case ZYDIS_EXCEPTION_CLASS_E6NF:
+    case ZYDIS_EXCEPTION_CLASS_E7NM:
+    case ZYDIS_EXCEPTION_CLASS_E9NF: return;
+    default: break;
+    }
+    op->masked = z->mnemonic != ZYDIS_MNEMONIC_VDBPSADBW;
+    switch (z->mnemonic) {
+    case ZYDIS_MNEMONIC_VCOMPRESSPS:
+    case ZYDIS_MNEMONIC_VCOMPRESSPD:
+    case ZYDIS_MNEMONIC_VPCOMPRESSB:
+    case ZYDIS_MNEMONIC_VPCOMPRESSW:
+    case ZYDIS_MNEMONIC_VPCOMPRESSD:
+    case ZYDIS_MNEMONIC_VPCOMPRESSQ:
+    case ZYDIS_MNEMONIC_VEXPANDPS:
+    case ZYDIS_MNEMONIC_VEXPANDPD:
+    case ZYDIS_MNEMONIC_VPEXPANDB:
+    case ZYDIS_MNEMONIC_VPEXPANDW:
+    case ZYDIS_MNEMONIC_VPEXPANDD:
+    case ZYDIS_MNEMONIC_VPEXPANDQ: op->packed = true; return;
+    default: break;
+    }
+    /* Lanes are counted by the destination; those of a scalar, and of a comparison, by the operand itself. */
+    unsigned lanes = op->mem_size / MAX(op->elem, 1);
+    bool to_vector = ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+                     (ops[0].reg.value < ZYDIS_REGISTER_K0 || ops[0].reg.value > ZYDIS_REGISTER_K7);
+    bool broadcast = z->avx.broadcast.mode != ZYDIS_BROADCAST_MODE_INVALID;
+    if (broadcast) {
+        op->mask_lanes = (uint8_t)(to_vector ? ops[0].element_count : op->vlen / MAX(op->elem, 1));
+        return;
+    }
+    if (to_vector && ops[0].element_count > lanes && lanes > 1) {
+        if (op->mem_size * 8u < ops[0].size) {
+            op->mask_lanes = (uint8_t)ops[0].element_count; /* VBROADCASTI32X4 and its kin */
+        } else {
+            op->masked = false; /* byte masks over wider elements: all of it is read */
+        }
+    } else if (to_vector && ops[0].element_count < lanes && ops[0].element_count) {
+        op->elem = (uint8_t)(op->mem_size / ops[0].element_count);
+    }
 }
 
 static void decode_prefixes(const ZydisDecodedInstruction *z, struct bt_insn *in)
@@ -346,6 +412,16 @@ static void decode_flags(const ZydisDecodedInstruction *z, struct bt_insn *in)
     }
 }
 
+/* Implicit memory operands: the one that a segment prefix applies to is not ES:rDI of a string instruction. */
+static bool implicit_segment_counts(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *o)
+{
+    uint8_t size;
+    bool high;
+    bool maskmov = z->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ || z->mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU ||
+                   z->mnemonic == ZYDIS_MNEMONIC_VMASKMOVDQU;
+    return maskmov || (o->mem.base != ZYDIS_REGISTER_NONE && gpr_number(o->mem.base, &size, &high) != X86_RDI);
+}
+
 static void decode_operands(const struct x86_cpu *cpu, const ZydisDecodedInstruction *z,
                             const ZydisDecodedOperand *ops, struct bt_insn *in)
 {
@@ -358,7 +434,7 @@ static void decode_operands(const struct x86_cpu *cpu, const ZydisDecodedInstruc
                 o->encoding == ZYDIS_OPERAND_ENCODING_DISP16 || o->encoding == ZYDIS_OPERAND_ENCODING_DISP16_32_32) {
                 decode_memory(cpu, z, o, in);
                 in->agen = o->mem.type == ZYDIS_MEMOP_TYPE_AGEN;
-            } else if (!in->op.has_mem && z->operand_count_visible == 0) {
+            } else if (!in->op.has_mem && implicit_segment_counts(z, o)) {
                 in->op.seg = segment_number(o->mem.segment);
             }
             continue;
@@ -379,12 +455,15 @@ static void decode_operands(const struct x86_cpu *cpu, const ZydisDecodedInstruc
                              .wr = (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0};
         f.reg = gpr_number(o->reg.value, &f.size, &f.high);
         f.gpr = f.reg != BT_NO_REG;
+        /* With a zero source the destination stays as it was, whatever the manual leaves open. */
+        f.rd |= z->mnemonic == ZYDIS_MNEMONIC_BSF || z->mnemonic == ZYDIS_MNEMONIC_BSR;
         if (o->reg.value >= ZYDIS_REGISTER_ES && o->reg.value <= ZYDIS_REGISTER_GS &&
             (z->mnemonic == ZYDIS_MNEMONIC_PUSH || z->mnemonic == ZYDIS_MNEMONIC_POP)) {
             in->op.source = BT_SOURCE_SEG;
             in->op.seg_reg = (uint8_t)segment_number(o->reg.value);
             continue;
         }
+        in->is4 |= o->encoding == ZYDIS_OPERAND_ENCODING_IS4;
         switch (o->encoding) {
         case ZYDIS_OPERAND_ENCODING_MODRM_REG: in->reg = f; break;
         case ZYDIS_OPERAND_ENCODING_MODRM_RM: in->rm = f; break;
@@ -420,6 +499,8 @@ static void normalize(const ZydisDecodedInstruction *z, struct bt_insn *in)
         in->imm_bytes = 0;
         in->reg = (struct bt_field){.gpr = true, .reg = X86_RAX, .size = in->op.opsize, .rd = opcode & 2, .wr = !(opcode & 2)};
         in->rm.gpr = false;
+    } else if (opcode == 0x82) { /* an alias of 80 */
+        in->opcode = 0x80;
     } else if (opcode >= 0x40 && opcode <= 0x4f && !(z->attributes & ZYDIS_ATTRIB_HAS_REX) &&
                (z->mnemonic == ZYDIS_MNEMONIC_INC || z->mnemonic == ZYDIS_MNEMONIC_DEC)) {
         in->has_modrm = true;
@@ -429,6 +510,54 @@ static void normalize(const ZydisDecodedInstruction *z, struct bt_insn *in)
         in->opcode = 0xff;
         in->rm = in->opc;
         in->opc.gpr = false;
+    }
+}
+
+/* Operands that must be aligned to their size, whose #GP comes before any page fault (SDM vol. 2A, 2.4, tables 2-15 to 2-17). */
+static bool needs_alignment(const ZydisDecodedInstruction *z, const struct bt_insn *in)
+{
+    switch (z->mnemonic) {
+    case ZYDIS_MNEMONIC_CMPXCHG16B: return true;
+    case ZYDIS_MNEMONIC_MOVUPS:
+    case ZYDIS_MNEMONIC_MOVUPD:
+    case ZYDIS_MNEMONIC_MOVDQU:
+    case ZYDIS_MNEMONIC_LDDQU:
+    case ZYDIS_MNEMONIC_PCMPESTRI:
+    case ZYDIS_MNEMONIC_PCMPESTRM:
+    case ZYDIS_MNEMONIC_PCMPISTRI:
+    case ZYDIS_MNEMONIC_PCMPISTRM: return false;
+    case ZYDIS_MNEMONIC_VMOVAPS:
+    case ZYDIS_MNEMONIC_VMOVAPD:
+    case ZYDIS_MNEMONIC_VMOVDQA:
+    case ZYDIS_MNEMONIC_VMOVDQA32:
+    case ZYDIS_MNEMONIC_VMOVDQA64:
+    case ZYDIS_MNEMONIC_VMOVNTPS:
+    case ZYDIS_MNEMONIC_VMOVNTPD:
+    case ZYDIS_MNEMONIC_VMOVNTDQ:
+    case ZYDIS_MNEMONIC_VMOVNTDQA: return true;
+    case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE64:
+    case ZYDIS_MNEMONIC_FXRSTOR:
+    case ZYDIS_MNEMONIC_FXRSTOR64: return true;
+    default: return in->enc == BT_ENC_LEGACY && in->legacy_sse && in->op.mem_size == 16;
+    }
+}
+
+/* Outside of 64-bit mode VEX.W and EVEX.W do not widen general-purpose operands. */
+static bool w_is_ignored(const ZydisDecodedInstruction *z, const struct bt_insn *in)
+{
+    if ((in->reg.gpr && in->reg.size == 4) || (in->rm.gpr && in->rm.size == 4) || (in->v.gpr && in->v.size == 4)) {
+        return true;
+    }
+    switch (z->mnemonic) {
+    case ZYDIS_MNEMONIC_VMOVD:
+    case ZYDIS_MNEMONIC_VPINSRD:
+    case ZYDIS_MNEMONIC_VPEXTRD:
+    case ZYDIS_MNEMONIC_VCVTSI2SD:
+    case ZYDIS_MNEMONIC_VCVTSI2SS:
+    case ZYDIS_MNEMONIC_VCVTUSI2SD:
+    case ZYDIS_MNEMONIC_VCVTUSI2SS: return true;
+    default: return false;
     }
 }
 
@@ -496,11 +625,15 @@ unsigned bt_decode(const struct x86_cpu *cpu, uint32_t mode, uint64_t rip, const
     decode_operands(cpu, &z, ops, in);
     normalize(&z, in);
     decode_flags(&z, in);
-    /* An opmask on a store, or on a load, keeps masked-out elements from faulting. */
-    if (in->op.has_mem && ((in->enc == BT_ENC_EVEX && in->evex_aaa) || z.mnemonic == ZYDIS_MNEMONIC_VMASKMOVPS ||
-                           z.mnemonic == ZYDIS_MNEMONIC_VMASKMOVPD || z.mnemonic == ZYDIS_MNEMONIC_VPMASKMOVD ||
-                           z.mnemonic == ZYDIS_MNEMONIC_VPMASKMOVQ)) {
-        in->masked_mem = true;
+    if (in->op.has_mem) {
+        decode_mask(&z, ops, in);
+        in->op.aligned = needs_alignment(&z, in);
+    }
+    if (z.mnemonic == ZYDIS_MNEMONIC_FXSAVE || z.mnemonic == ZYDIS_MNEMONIC_FXSAVE64) {
+        in->op.mem_read = true; /* it leaves the last 96 bytes alone */
+    }
+    if (!(mode & BT_MODE_CODE64) && in->rex_w && in->enc != BT_ENC_LEGACY && w_is_ignored(&z, in)) {
+        in->rex_w = false;
     }
     if (((z.meta.isa_ext == ZYDIS_ISA_EXT_VTX && z.mnemonic != ZYDIS_MNEMONIC_VMCALL) ||
          (z.meta.isa_ext == ZYDIS_ISA_EXT_SVM && z.mnemonic != ZYDIS_MNEMONIC_VMMCALL)) ||
@@ -520,7 +653,7 @@ unsigned bt_decode(const struct x86_cpu *cpu, uint32_t mode, uint64_t rip, const
     if (in->opc.gpr) { /* PUSH, POP, and what else names its register in the opcode */
         in->op.rm = in->opc.reg;
     }
-    in->op.masked = in->masked_mem;
+    in->masked_mem = in->op.masked;
     in->op.evex = in->enc == BT_ENC_EVEX;
     in->op.x87 = z.meta.isa_ext == ZYDIS_ISA_EXT_X87;
     in->op.sse = in->legacy_sse;

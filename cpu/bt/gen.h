@@ -52,6 +52,7 @@ struct gen {
 #define GEN_INFO_MMU(n) ((uint32_t)(n) << 16)
 #define GEN_INFO_STACK  0x40000u
 #define GEN_INFO_MASKED 0x80000u
+#define GEN_INFO_ALIGNED 0x100000u
 
 #define GA(g, field) ((uint64_t)&(g)->v->field)
 

@@ -74,7 +74,7 @@ static bool slot_form_allowed(const struct bt_insn *in)
         return false;
     }
     if (in->enc == BT_ENC_VEX) {
-        return !f->wr && f->size >= 4;
+        return !in->fpu && !f->wr && f->size >= 4;
     }
     switch (in->op.mnemonic) {
     case ZYDIS_MNEMONIC_XCHG: /* implies LOCK with a memory operand */
@@ -96,7 +96,8 @@ static void assign(struct copy *c, struct role *r, const struct bt_field *f, boo
         r->host = bt_host[f->reg];
         return;
     }
-    if (is_rm && !c->mem && slot_form_allowed(c->in)) {
+    bool twice = is_rm && c->reg.f && c->reg.f->gpr && c->reg.f->reg == f->reg && (f->wr || c->reg.f->wr);
+    if (is_rm && !c->mem && !twice && slot_form_allowed(c->in)) {
         c->slot = true;
         return;
     }
@@ -251,7 +252,11 @@ static void copy_operation(struct copy *c)
     case BT_ENC_EVEX: encode_evex(c, reg, rm, vvvv); break;
     default: encode_legacy(c, reg, rm); break;
     }
-    emit_bytes(&g->e, in->bytes + in->imm_off, in->imm_bytes);
+    if (in->is4 && !(g->mode & BT_MODE_CODE64)) {
+        emit8(&g->e, in->bytes[in->imm_off] & 0x7f); /* eight registers only */
+    } else {
+        emit_bytes(&g->e, in->bytes + in->imm_off, in->imm_bytes);
+    }
 
     if (in->rcx_write) {
         emit_mov(&g->e, bt_host[X86_RCX], H_RCX);
@@ -260,6 +265,43 @@ static void copy_operation(struct copy *c)
     store_role(c, &c->rm);
     store_role(c, &c->v);
     store_role(c, &c->opc);
+}
+
+/* mov word/dword/qword [r15 + at], 0 */
+static void store_zero(struct gen *g, unsigned at, unsigned size)
+{
+    struct emit *e = &g->e;
+    if (size == 2) {
+        emit8(e, 0x66);
+    }
+    emit_rm(e, size == 8, 0xc7, 0, H_S2, H_NONE, 1, (int32_t)at);
+    emit32(e, 0);
+    if (size == 2) {
+        e->p -= e->full ? 0 : 2; /* imm16 */
+    }
+}
+
+/* The last x87 instruction's opcode and addresses are the host's: the guest gets zeros. */
+static void clear_x87_pointers(struct gen *g, const struct bt_insn *in)
+{
+    switch (in->op.mnemonic) {
+    case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE64:
+        store_zero(g, 6, 2);
+        store_zero(g, 8, 8);
+        store_zero(g, 16, 8);
+        break;
+    case ZYDIS_MNEMONIC_FNSAVE:
+    case ZYDIS_MNEMONIC_FNSTENV:
+        if (in->op.mem_size == 14 || in->op.mem_size == 94) {
+            store_zero(g, 6, 8);
+        } else {
+            store_zero(g, 12, 8);
+            store_zero(g, 20, 8);
+        }
+        break;
+    default: break;
+    }
 }
 
 void gen_copy(struct gen *g, const struct bt_insn *in)
@@ -271,6 +313,7 @@ void gen_copy(struct gen *g, const struct bt_insn *in)
     gen_flags_ready(g, in);
     copy_operation(&c);
     if (c.mem) {
+        clear_x87_pointers(g, in);
         gen_operand_done(g, in);
     }
 }

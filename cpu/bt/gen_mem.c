@@ -151,7 +151,7 @@ void gen_check(struct gen *g, const struct bt_insn *in, unsigned size, bool writ
         .jcc = jcc,
         .back = e->p,
         .info = size | (write ? GEN_INFO_WRITE : 0) | GEN_INFO_MMU(mmu) | (stack ? GEN_INFO_STACK : 0) |
-                (in->masked_mem ? GEN_INFO_MASKED : 0),
+                (in->masked_mem ? GEN_INFO_MASKED : 0) | (in->op.aligned ? GEN_INFO_ALIGNED : 0),
         .guest = (uint16_t)(in->op.rip - g->b->rip),
     };
 }

@@ -119,7 +119,18 @@ static uint64_t active_elements(const struct bt_vcpu *v, const struct bt_op *op)
 {
     unsigned n = op->elem ? op->mem_size / op->elem : 1;
     uint64_t all = n >= 64 ? UINT64_MAX : (1ull << n) - 1;
-    return op->masked ? v->kmask & all : all;
+    if (!op->masked) {
+        return all;
+    }
+    if (op->packed) {
+        unsigned active = (unsigned)__builtin_popcountll(v->kmask & all);
+        return active >= 64 ? UINT64_MAX : (1ull << active) - 1;
+    }
+    uint64_t mask = v->kmask & all;
+    for (unsigned lane = n; lane < op->mask_lanes; lane++) {
+        mask |= (v->kmask >> lane & 1) << (lane % n);
+    }
+    return mask;
 }
 
 static bool element_active(const struct bt_vcpu *v, unsigned byte)
@@ -131,6 +142,17 @@ static bool element_active(const struct bt_vcpu *v, unsigned byte)
 static int bounce_transfer(struct bt_vcpu *v, uint8_t *buf, unsigned size, uint64_t va, bool write, unsigned access)
 {
     unsigned at = 0;
+    if (size <= 8 && (size & (size - 1)) == 0 && !v->bounce.masked) { /* one access: devices tell */
+        uint64_t value = 0;
+        for (unsigned i = 0; i < size && write; i++) {
+            value |= (uint64_t)buf[i] << i * 8;
+        }
+        int r = write ? x86_store(&v->cpu, va, size, access, value) : x86_load(&v->cpu, va, size, access, &value);
+        for (unsigned i = 0; i < size && !write && r == 0; i++) {
+            buf[i] = (uint8_t)(value >> i * 8);
+        }
+        return r;
+    }
     while (at < size) {
         if (!element_active(v, at)) {
             at += v->bounce.elem;
@@ -187,8 +209,13 @@ int bt_op_bounce_begin(struct bt_vcpu *v, const struct bt_op *op)
         v->tmp[0] = (uint64_t)bit_string_offset(v, op, &ea);
         size = op->opsize;
     }
-    if (linear(v, op->seg, ea, size, write, op->stack_based, &va) < 0) {
+    if (op->masked && active_elements(v, op) == 0) {
+        va = ea; /* nothing is accessed */
+    } else if (linear(v, op->seg, ea, size, write, op->stack_based, &va) < 0) {
         return BT_RAISE;
+    }
+    if (op->aligned && va % MIN(size, size == 512 ? 16 : 64)) { /* FXSAVE: 16 */
+        return bt_op_gp(v, op);
     }
     v->bounce.va = va;
     v->bounce.size = size;
@@ -272,8 +299,12 @@ int bt_op_dispatch(struct bt_vcpu *v, const struct bt_op *op)
         cpu->next_rip &= UINT32_MAX;
     }
     bt_flags_merge(v);
+    v->killed = false;
     int r = op->fn(v, op);
     bt_flags_split(v);
+    if (r == BT_NEXT && v->killed && op->fn != bt_op_bounce_begin) {
+        return BT_DONE; /* what follows in this block may have been overwritten */
+    }
     if (r == BT_NEXT) {
         if (atomic_load_explicit(&v->pending, memory_order_relaxed)) {
             bt_unlink_current(v, v->site);

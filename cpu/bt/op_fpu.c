@@ -67,6 +67,10 @@ static void host_xsave(struct bt_vcpu *v, uint8_t *area, uint32_t rfbm, uint16_t
     case ZYDIS_MNEMONIC_XSAVEOPT64: __asm__ volatile("xsave64 (%0)" : : "r"(area), "a"(rfbm), "d"(0) : "memory"); break;
     default: __asm__ volatile("xsave (%0)" : : "r"(area), "a"(rfbm), "d"(0) : "memory"); break;
     }
+    if (rfbm & 1) { /* the last x87 instruction's opcode and addresses are the host's: the guest gets zeros */
+        static const uint8_t zeros[18];
+        copy(area + 6, zeros, sizeof(zeros));
+    }
 }
 
 static int op_xsave(struct bt_vcpu *v, const struct bt_op *op)
@@ -108,7 +112,7 @@ static uint64_t header_field(const struct bt_vcpu *v, unsigned n)
 static bool xrstor_acceptable(const struct bt_vcpu *v, uint64_t rfbm, uint64_t *ret_size)
 {
     uint64_t xstate_bv = header_field(v, 0), xcomp_bv = header_field(v, 1), xcr0 = v->cpu.s.xcr0;
-    for (unsigned i = 2; i < 8; i++) {
+    for (unsigned i = 2; i < (xcomp_bv >> 63 ? 8 : 3); i++) {
         if (header_field(v, i)) {
             return false;
         }
@@ -260,6 +264,10 @@ static int op_gather(struct bt_vcpu *v, const struct bt_op *op)
     uint64_t k = op->evex ? opmask_get(v, op->mask_reg) : 0;
     uint64_t base = op->base != BT_NO_REG ? v->cpu.s.gpr[op->base] : 0;
     int result = BT_NEXT;
+    bool loaded = false;
+    for (unsigned i = 0; i < 64; i++) { /* a VEX mask becomes all ones or zeros per element */
+        mask[i] = i < op->vlen && mask[i / elem * elem + elem - 1] >> 7 ? 0xff : 0;
+    }
     for (unsigned i = 0; i < n && result == BT_NEXT; i++) {
         if (!lane_active(op->evex, k, mask, i, elem)) {
             continue;
@@ -279,6 +287,7 @@ static int op_gather(struct bt_vcpu *v, const struct bt_op *op)
             break;
         }
         copy(data + i * elem, &value, elem);
+        loaded = true;
         k &= ~BIT64(i);
         for (unsigned j = 0; j < elem; j++) {
             mask[i * elem + j] = 0;
@@ -292,6 +301,9 @@ static int op_gather(struct bt_vcpu *v, const struct bt_op *op)
                 data[i] = 0; /* the destination is as wide as its elements; the rest is cleared */
             }
         }
+    }
+    for (unsigned i = op->vlen; i < 64 && loaded && !scatter; i++) {
+        data[i] = 0;
     }
     if (!scatter) {
         vector_set(v, op->vreg, data);
@@ -323,10 +335,10 @@ static int op_maskmov(struct bt_vcpu *v, const struct bt_op *op)
         for (unsigned i = 0; i < n; i++) {
             uint64_t at = (ea + i) & op_mask(op->addrsize), va;
             struct x86_walk w;
-            if (!(mask[i] & 0x80)) {
+            if (pass == 1 && !(mask[i] & 0x80)) {
                 continue;
             }
-            if (pass == 0) {
+            if (pass == 0) { /* processors check all of it, whatever the mask */
                 if (x86_linear(&v->cpu, (enum x86_sreg)op->seg, at, 1, X86_ACCESS_WRITE, false, &va) < 0 ||
                     x86_walk(&v->cpu, va, X86_ACCESS_WRITE | x86_access_mode(&v->cpu), &w) < 0) {
                     return BT_RAISE;
@@ -335,6 +347,12 @@ static int op_maskmov(struct bt_vcpu *v, const struct bt_op *op)
                 return BT_RAISE;
             }
         }
+    }
+    if (mmx) { /* like every MMX instruction: all registers valid, top of stack 0 (SDM vol. 1, 9.6.2) */
+        uint64_t *header = (uint64_t *)(void *)(v->cpu.s.xsave + XSAVE_LEGACY);
+        header[0] |= 1;
+        v->cpu.s.xsave[4] = 0xff;
+        v->cpu.s.xsave[3] &= 0xc7;
     }
     return BT_NEXT;
 }

@@ -42,6 +42,15 @@ static int op_push_general(struct bt_vcpu *v, const struct bt_op *op)
         value = op->imm;
     } else if (op->source == BT_SOURCE_SEG) {
         value = v->cpu.s.seg[op->seg_reg].selector;
+        if (size == 4) { /* a 32-bit push of a selector writes its 16 bits only */
+            unsigned width = op_stack_width(v);
+            uint64_t sp = (v->cpu.s.gpr[X86_RSP] - 4) & op_mask(width);
+            if (op_store(v, X86_SS, sp, 2, true, value) < 0) {
+                return BT_RAISE;
+            }
+            op_set(v, X86_RSP, width, sp);
+            return BT_NEXT;
+        }
     } else if (op_rm_load(v, op, size, &value) < 0) {
         return BT_RAISE;
     }

@@ -36,6 +36,21 @@ static void count_down(struct bt_vcpu *v, const struct bt_op *op, uint64_t eleme
     }
 }
 
+/* With a 32-bit address size in 64-bit mode, processors clear the upper halves of the registers before the first element. */
+static void begin(struct bt_vcpu *v, const struct bt_op *op, bool uses_rsi, bool uses_rdi)
+{
+    if (!op->rep || op->addrsize != 4 || !op_code64(v)) {
+        return;
+    }
+    op_set(v, X86_RCX, 4, v->cpu.s.gpr[X86_RCX]);
+    if (uses_rsi) {
+        op_set(v, X86_RSI, 4, v->cpu.s.gpr[X86_RSI]);
+    }
+    if (uses_rdi) {
+        op_set(v, X86_RDI, 4, v->cpu.s.gpr[X86_RDI]);
+    }
+}
+
 static unsigned element_size(const struct bt_op *op)
 {
     return op->opcode & 1 ? op->opsize : 1;
@@ -129,6 +144,7 @@ static int next_turn(struct bt_vcpu *v, const struct bt_op *op, uint64_t *done, 
     }
     if (*done >= ELEMENTS_PER_TURN || atomic_load_explicit(&v->pending, memory_order_relaxed) ||
         (v->cpu.s.rflags & X86_TF)) {
+        v->mid_string = true;
         return BT_AGAIN;
     }
     return -1;
@@ -139,13 +155,12 @@ static int op_movs(struct bt_vcpu *v, const struct bt_op *op)
     unsigned size = element_size(op);
     bool down = (v->cpu.s.rflags & X86_DF) != 0, fault;
     uint64_t left, done = 0;
+    begin(v, op, true, true);
     while ((left = count_left(v, op)) > 0) {
         uint64_t src, dst, n = 0;
-        if (string_linear(v, op, op->seg, X86_RSI, size, false, &src) < 0 ||
-            string_linear(v, op, X86_ES, X86_RDI, size, true, &dst) < 0) {
-            return BT_RAISE;
-        }
-        if (op->rep && chunks_allowed(v, op)) {
+        /* Where an address is bad, one element raises what there is to raise, in order. */
+        if (op->rep && chunks_allowed(v, op) && string_linear(v, op, op->seg, X86_RSI, size, false, &src) == 0 &&
+            string_linear(v, op, X86_ES, X86_RDI, size, true, &dst) == 0) {
             n = MIN(chunk_elements(v, src, size, left), chunk_elements(v, dst, size, left));
             n = limit_wrap(v, op, X86_RSI, size, limit_wrap(v, op, X86_RDI, size, n));
         }
@@ -183,6 +198,7 @@ static int op_stos(struct bt_vcpu *v, const struct bt_op *op)
     unsigned size = element_size(op);
     bool down = (v->cpu.s.rflags & X86_DF) != 0, fault;
     uint64_t left, done = 0;
+    begin(v, op, false, true);
     while ((left = count_left(v, op)) > 0) {
         uint64_t dst, n = 0;
         if (string_linear(v, op, X86_ES, X86_RDI, size, true, &dst) < 0) {
@@ -218,6 +234,7 @@ static int op_lods(struct bt_vcpu *v, const struct bt_op *op)
 {
     unsigned size = element_size(op);
     uint64_t done = 0;
+    begin(v, op, false, false);
     while (count_left(v, op) > 0) {
         uint64_t value;
         if (op_load(v, op->seg, v->cpu.s.gpr[X86_RSI] & op_mask(op->addrsize), size, false, &value) < 0) {
@@ -260,12 +277,13 @@ static int op_cmps(struct bt_vcpu *v, const struct bt_op *op)
     unsigned size = element_size(op);
     bool scas = (op->opcode & 0xfe) == 0xae;
     uint64_t done = 0;
+    begin(v, op, false, false);
     while (count_left(v, op) > 0) {
         uint64_t a = op_get(v, X86_RAX, size), b;
-        if (!scas && op_load(v, op->seg, v->cpu.s.gpr[X86_RSI] & op_mask(op->addrsize), size, false, &a) < 0) {
+        if (op_load(v, X86_ES, v->cpu.s.gpr[X86_RDI] & op_mask(op->addrsize), size, false, &b) < 0) {
             return BT_RAISE;
         }
-        if (op_load(v, X86_ES, v->cpu.s.gpr[X86_RDI] & op_mask(op->addrsize), size, false, &b) < 0) {
+        if (!scas && op_load(v, op->seg, v->cpu.s.gpr[X86_RSI] & op_mask(op->addrsize), size, false, &a) < 0) {
             return BT_RAISE;
         }
         compare(v, a, b, size);

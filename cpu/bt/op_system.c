@@ -289,12 +289,13 @@ static int op_fsgsbase(struct bt_vcpu *v, const struct bt_op *op)
 {
     bool write = op->modrm_reg >= 2; /* F3 0F AE /0 RDFSBASE, /1 RDGSBASE, /2 WRFSBASE, /3 WRGSBASE */
     enum x86_sreg sreg = op->modrm_reg & 1 ? X86_GS : X86_FS;
-    uint64_t value = op_get(v, op->rm, op->opsize);
-    if (x86_fsgsbase(&v->cpu, sreg, write, op->opsize, &value) < 0) {
+    unsigned size = op->rex_w ? 8 : 4;
+    uint64_t value = op_get(v, op->rm, size);
+    if (x86_fsgsbase(&v->cpu, sreg, write, size, &value) < 0) {
         return BT_RAISE;
     }
     if (!write) {
-        op_set(v, op->rm, op->opsize, value);
+        op_set(v, op->rm, size, value);
     }
     return BT_NEXT;
 }
@@ -306,6 +307,7 @@ static int op_syscall(struct bt_vcpu *v, const struct bt_op *op)
     case ZYDIS_MNEMONIC_SYSCALL:
         v->counters[BT_C_SYSCALLS]++;
         r = x86_syscall(&v->cpu);
+        v->no_step = !(v->cpu.s.rflags & X86_TF); /* masked by SFMASK */
         break;
     case ZYDIS_MNEMONIC_SYSRET: r = x86_sysret(&v->cpu, op->rex_w ? 8 : 4); break;
     case ZYDIS_MNEMONIC_SYSENTER: r = x86_sysenter(&v->cpu); break;
@@ -322,6 +324,7 @@ static int op_iret(struct bt_vcpu *v, const struct bt_op *op)
 static int op_int(struct bt_vcpu *v, const struct bt_op *op)
 {
     int r;
+    v->no_step = op->mnemonic != ZYDIS_MNEMONIC_INTO || (v->cpu.s.rflags & X86_OF);
     switch (op->mnemonic) {
     case ZYDIS_MNEMONIC_INT3: r = x86_int(&v->cpu, X86_INT3, X86_BP); break;
     case ZYDIS_MNEMONIC_INT1: r = x86_int(&v->cpu, X86_INT1, X86_DB); break;

@@ -28,6 +28,16 @@ static unsigned enter(struct bt_vcpu *v, const struct bt_block *b)
     return stub.call(v, (uint64_t)v->code_rx + b->code);
 }
 
+/* Control goes elsewhere than where the last block left for: that exit must not be linked to the handler. */
+static void after_delivery(struct bt_vcpu *v)
+{
+    bt_flags_split(v);
+    bt_mode_update(v);
+    v->mode_once = 0;
+    v->link_from = NULL;
+    v->fill_jc = false;
+}
+
 /* Delivers cpu.exc. False: triple fault. */
 static bool deliver(struct bt_vcpu *v, bool trap)
 {
@@ -36,9 +46,7 @@ static bool deliver(struct bt_vcpu *v, bool trap)
     note(v, BT_EVENT_EXCEPTION, v->cpu.exc.vector);
     bt_flags_merge(v);
     int r = x86_deliver(&v->cpu, trap);
-    bt_flags_split(v);
-    bt_mode_update(v);
-    v->mode_once = 0;
+    after_delivery(v);
     return r == 0;
 }
 
@@ -49,9 +57,7 @@ static bool deliver_interrupt(struct bt_vcpu *v, uint8_t vector)
     v->cpu.s.halted = false;
     bt_flags_merge(v);
     int r = x86_deliver_interrupt(&v->cpu, vector);
-    bt_flags_split(v);
-    bt_mode_update(v);
-    v->mode_once = 0;
+    after_delivery(v);
     return r == 0;
 }
 
@@ -127,7 +133,9 @@ static void after_indirect(struct bt_vcpu *v)
 static void after_fault(struct bt_vcpu *v)
 {
     v->counters[BT_C_EXIT_FAULT]++;
-    if (v->fault_vector == X86_GP) {
+    if (v->fault_vector == X86_XM && !(v->cpu.s.cr4 & X86_CR4_OSXMMEXCPT)) {
+        x86_raise(&v->cpu, X86_UD);
+    } else if (v->fault_vector == X86_GP) {
         x86_raise_error(&v->cpu, X86_GP, 0);
     } else {
         x86_raise(&v->cpu, (enum x86_vector)v->fault_vector);
@@ -183,12 +191,15 @@ static bool breakpoint_hit(struct bt_vcpu *v)
 }
 
 /* After an instruction that ran alone and completed: single step, data breakpoints. */
-static bool debug_traps(struct bt_vcpu *v, bool was_tf)
+static bool debug_traps(struct bt_vcpu *v, bool was_tf, bool was_rf)
 {
     struct x86_cpu *cpu = &v->cpu;
     uint64_t bits = v->data_hits | (was_tf ? BIT64(14) : 0);
     v->data_hits = 0;
-    cpu->s.rflags &= ~(uint64_t)X86_RF;
+    if (was_rf) { /* one instruction's worth; what IRET has just set stays */
+        cpu->s.rflags &= ~(uint64_t)X86_RF;
+    }
+    cpu->s.rflags |= v->mid_string ? X86_RF : 0;
     if (!bits || cpu->s.movss_shadow) {
         v->data_hits = cpu->s.movss_shadow ? bits & 0xf : 0;
         return true;
@@ -209,12 +220,13 @@ static bool turn(struct bt_vcpu *v, struct vcpu_exit *exit)
     struct x86_cpu *cpu = &v->cpu;
     uint32_t once = v->mode_once;
     v->mode_once = 0;
-    bool was_tf = false, alone = false;
+    bool was_tf = false, was_rf = false, alone = false;
     if (cpu->s.sti_shadow || cpu->s.movss_shadow) {
         once |= BT_MODE_ONE;
     }
     if (__builtin_expect(debugging(v), 0)) {
         was_tf = (cpu->s.rflags & X86_TF) != 0;
+        was_rf = (cpu->s.rflags & X86_RF) != 0;
         alone = true;
         once |= BT_MODE_ONE | (cpu->s.dr7 & 0xff ? BT_MODE_SLOW : 0);
         if ((cpu->s.dr7 & 0xff) && !cpu->s.movss_shadow && breakpoint_hit(v)) {
@@ -237,7 +249,7 @@ static bool turn(struct bt_vcpu *v, struct vcpu_exit *exit)
             bt_link(v, from, b);
         }
         if (fill) {
-            *bt_jc_slot(v, cpu->s.rip) = (struct bt_jc_entry){.neg_key = 0 - (cpu->s.rip + v->ctx),
+            *bt_jc_slot(v, cpu->s.rip) = (struct bt_jc_entry){.neg_key = 0 - (cpu->s.rip + v->mode_ctx),
                                                              .target = (uint64_t)v->code_rx + b->code};
         }
     }
@@ -252,6 +264,7 @@ static bool turn(struct bt_vcpu *v, struct vcpu_exit *exit)
     cpu->s.sti_shadow = cpu->s.movss_shadow = false;
     v->raised = false;
     v->op_result = BT_NEXT;
+    v->no_step = v->mid_string = false;
     unsigned why = enter(v, b);
     v->enter_target = NULL;
     switch (why) {
@@ -275,12 +288,8 @@ static bool turn(struct bt_vcpu *v, struct vcpu_exit *exit)
         v->data_hits = 0;
         return deliver(v, false) || ((void)(exit->reason = EXIT_SHUTDOWN), false);
     }
-    if (v->stopped) {
-        exit->reason = EXIT_SHUTDOWN;
-        return false;
-    }
-    if (alone && !(v->mode_once & BT_MODE_SLOW) && why != BT_LEAVE_MEM && v->op_result != BT_AGAIN &&
-        !debug_traps(v, was_tf)) {
+    if (alone && !(v->mode_once & BT_MODE_SLOW) && why != BT_LEAVE_MEM &&
+        (v->op_result != BT_AGAIN || v->mid_string) && !v->no_step && !debug_traps(v, was_tf, was_rf)) {
         exit->reason = EXIT_SHUTDOWN;
         return false;
     }

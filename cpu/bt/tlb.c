@@ -278,11 +278,18 @@ int bt_tlb_miss(struct bt_vcpu *v, uint64_t va, uint32_t info)
     bool write = (info & 0x8000) != 0;
     int r = BT_NEXT;
     v->counters[BT_C_TLB_MISS]++;
+    if (info & 0x80000) { /* what the mask leaves out does not fault */
+        return BT_SLOW;
+    }
+    if ((info & 0x100000) && va % (size == 512 ? 16 : size)) { /* FXSAVE: 16 */
+        x86_raise_error(&v->cpu, X86_GP, 0);
+        return BT_RAISE;
+    }
     if ((v->mode & BT_MODE_CODE64) && !x86_is_canonical(va)) {
         x86_raise_error(&v->cpu, info & 0x40000 ? X86_SS_EXC : X86_GP, 0);
         return BT_RAISE;
     }
-    if ((va & (MEM_PAGE_SIZE - 1)) + size > MEM_PAGE_SIZE || (info & 0x80000)) {
+    if ((va & (MEM_PAGE_SIZE - 1)) + size > MEM_PAGE_SIZE) {
         return BT_SLOW;
     }
     bool mmio, code;

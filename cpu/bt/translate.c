@@ -155,7 +155,8 @@ static void classify(const struct bt_vcpu *v, uint32_t mode, struct gen_insn *gi
 /* What a mode that is not flat needs: memory operands through the bounce buffer, hence blocks of one. */
 static uint32_t effective_mode(uint32_t mode, const struct bt_insn *in)
 {
-    bool segment = (in->op.seg == X86_FS || in->op.seg == X86_GS) && !(mode & BT_MODE_CODE64);
+    bool segment = !(mode & BT_MODE_CODE64) && (in->op.seg == X86_FS || in->op.seg == X86_GS ||
+                                                (in->op.seg == X86_CS && in->op.access == X86_ACCESS_WRITE));
     if (in->op.has_mem && !in->agen && (!(mode & (BT_MODE_FLAT | BT_MODE_CODE64)) || segment)) {
         return mode | BT_MODE_SLOW;
     }

@@ -84,14 +84,17 @@ static const uint64_t *const_field_of(const struct x86_state *state, const struc
     return (const uint64_t *)(const void *)((const char *)state + field->offset);
 }
 
+/* struct kvm_msrs with room for its entries. */
 struct msr_list {
-    struct kvm_msrs head;
+    uint32_t nmsrs, pad;
     struct kvm_msr_entry entries[ARRAY_SIZE(msr_fields)];
 };
+_Static_assert(offsetof(struct msr_list, entries) == offsetof(struct kvm_msrs, entries), "same layout");
 
 static void fill_msr_list(struct msr_list *list, const struct x86_state *state, unsigned first)
 {
-    list->head = (struct kvm_msrs){.nmsrs = (uint32_t)(ARRAY_SIZE(msr_fields) - first)};
+    list->nmsrs = (uint32_t)(ARRAY_SIZE(msr_fields) - first);
+    list->pad = 0;
     for (unsigned i = first; i < ARRAY_SIZE(msr_fields); i++) {
         list->entries[i - first] = (struct kvm_msr_entry){
             .index = msr_fields[i].msr,
@@ -151,14 +154,11 @@ static int get_tsc(struct vcpu *vcpu, uint64_t *ret_offset)
             .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)ret_offset};
         return ioctl(vcpu->fd, KVM_GET_DEVICE_ATTR, &attr) < 0 ? -errno : 0;
     }
-    struct {
-        struct kvm_msrs head;
-        struct kvm_msr_entry entry;
-    } msr = {.head = {.nmsrs = 1}, .entry = {.index = MSR_TSC}};
+    struct msr_list msr = {.nmsrs = 1, .entries = {{.index = MSR_TSC}}};
     if (ioctl(vcpu->fd, KVM_GET_MSRS, &msr) != 1) {
         return -EIO;
     }
-    *ret_offset = msr.entry.data - __rdtsc();
+    *ret_offset = msr.entries[0].data - __rdtsc();
     return 0;
 }
 
@@ -169,10 +169,7 @@ static int set_tsc(struct vcpu *vcpu, uint64_t offset)
             .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset};
         return ioctl(vcpu->fd, KVM_SET_DEVICE_ATTR, &attr) < 0 ? -errno : 0;
     }
-    struct {
-        struct kvm_msrs head;
-        struct kvm_msr_entry entry;
-    } msr = {.head = {.nmsrs = 1}, .entry = {.index = MSR_TSC, .data = __rdtsc() + offset}};
+    struct msr_list msr = {.nmsrs = 1, .entries = {{.index = MSR_TSC, .data = __rdtsc() + offset}}};
     return ioctl(vcpu->fd, KVM_SET_MSRS, &msr) == 1 ? 0 : -EIO;
 }
 

@@ -161,7 +161,6 @@ static const struct feature features[] = {
     {F7C, 12, HOST, BEYOND, AVX512_STATE, "avx512_bitalg"},
     {F7C, 14, HOST, BEYOND, AVX512_STATE, "avx512_vpopcntdq"},
     {F7C, 25, HOST, BEYOND, 0, "cldemote"},
-    {F7C, 27, HOST, BEYOND, 0, "movdiri"},
     /*
      * Leaf 7, EDX. SPEC_CTRL, STIBP and ARCH_CAPABILITIES let a kernel see that it needs no work-arounds
      * (msr.c). Left out: FSRM (a string instruction has a fixed cost in the engine; short copies should not

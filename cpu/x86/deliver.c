@@ -86,10 +86,11 @@ static int deliver_long(struct x86_cpu *cpu, struct event *event)
     struct x86_desc code;
     uint64_t gate;
     uint64_t gate_high;
-    uint64_t frame[6];
+    struct x86_quad frame[6];
     uint64_t rip;
     uint64_t rsp = s->gpr[X86_RSP];
-    uint64_t *to;
+    struct x86_quad *to;
+    struct x86_quad *at;
     uint16_t selector;
     unsigned ist;
     unsigned new_cpl = cpu->cpl;
@@ -131,15 +132,15 @@ static int deliver_long(struct x86_cpu *cpu, struct event *event)
 
     access = X86_ACCESS_WRITE | (new_cpl == 3 ? X86_ACCESS_USER : 0);
     to = x86_quick_ptr(cpu, rsp, slots * 8, access);
-    uint64_t *at = to ? to : frame;
+    at = to ? to : frame;
     if (event->has_error) {
-        *at++ = event->error;
+        (at++)->v = event->error;
     }
-    at[0] = event->rip;
-    at[1] = s->seg[X86_CS].selector;
-    at[2] = event->flags;
-    at[3] = s->gpr[X86_RSP];
-    at[4] = s->seg[X86_SS].selector;
+    at[0].v = event->rip;
+    at[1].v = s->seg[X86_CS].selector;
+    at[2].v = event->flags;
+    at[3].v = s->gpr[X86_RSP];
+    at[4].v = s->seg[X86_SS].selector;
     if (!to && x86_store_buf(cpu, rsp, frame, slots * 8, access)) {
         return -1;
     }
@@ -488,7 +489,7 @@ int x86_deliver(struct x86_cpu *cpu, bool trap)
     int ret;
 
     event.ext = !event.software;
-    if (trap) {
+    if (trap && exc->vector != X86_DB) { /* between two elements of a string instruction #DB saves RF set */
         event.flags &= ~(uint64_t)X86_RF;
     } else if (sets_rf(exc)) {
         event.flags |= X86_RF;

@@ -130,13 +130,18 @@ static inline void *x86_quick_ptr(struct x86_cpu *cpu, uint64_t va, unsigned siz
     return cpu->ops->translate(cpu, va, access, &mmio, &gpa);
 }
 
+/* A quadword of guest memory at any alignment: the compiler makes one plain access of it. */
+struct x86_quad {
+    uint64_t v;
+} __attribute__((packed, may_alias));
+
 /* A quadword of a system table. */
 static inline int x86_table_load(struct x86_cpu *cpu, uint64_t va, uint64_t *ret)
 {
-    const uint64_t *ptr = x86_quick_ptr(cpu, va, 8, X86_ACCESS_READ | X86_ACCESS_IMPLICIT);
+    const struct x86_quad *ptr = x86_quick_ptr(cpu, va, 8, X86_ACCESS_READ | X86_ACCESS_IMPLICIT);
 
     if (ptr) {
-        *ret = *ptr;
+        *ret = ptr->v;
         return 0;
     }
     return x86_load(cpu, va, 8, X86_ACCESS_READ | X86_ACCESS_IMPLICIT, ret);

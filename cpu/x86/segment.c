@@ -337,7 +337,7 @@ int x86_lar(struct x86_cpu *cpu, uint16_t selector, bool *ret_ok, uint32_t *ret_
     ok = ok && visible(cpu, selector, desc.lo) &&
          (!x86_desc_is_system(desc.lo) || ((types >> x86_desc_type(desc.lo)) & 1));
     if (ok) {
-        *ret_value = (uint32_t)(desc.lo >> 32) & 0x00f0ff00;
+        *ret_value = (uint32_t)(desc.lo >> 32) & 0x00ffff00; /* bits 19:16 are undefined by the manual, and the limit's on processors */
     }
     *ret_ok = ok;
     return 0;

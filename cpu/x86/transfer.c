@@ -486,13 +486,13 @@ static inline int read_frame(struct x86_cpu *cpu, unsigned operand, unsigned cou
 {
     if (operand == 8) {
         uint64_t rsp = cpu->s.gpr[X86_RSP];
-        const uint64_t *from = x86_is_canonical(rsp)
-                                   ? x86_quick_ptr(cpu, rsp, 5 * 8, X86_ACCESS_READ | x86_access_mode(cpu))
-                                   : NULL;
+        const struct x86_quad *from =
+            x86_is_canonical(rsp) ? x86_quick_ptr(cpu, rsp, 5 * 8, X86_ACCESS_READ | x86_access_mode(cpu))
+                                  : NULL;
 
         if (from) {
             for (unsigned i = 0; i < 5; i++) {
-                ret[i] = from[i];
+                ret[i] = from[i].v;
             }
             return 0;
         }

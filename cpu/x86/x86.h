@@ -171,17 +171,21 @@ int x86_raise_db(struct x86_cpu *cpu, uint64_t dr6_bits);
 
 /* Delivers cpu->exc: pushes the frame, switches stacks (TSS, IST), turns into #DF on contributory pairs; for faults the
  * saved RIP is cpu->s.rip, for traps (#BP, #OF by INT3/INTO, #DB traps) cpu->next_rip as `trap` says. Any mode (real,
- * protected 16/32, vm86, long). Returns 0, or -1 for a triple fault (shutdown). SDM vol. 3A ch. 6. */
+ * protected 16/32, vm86, long). Returns 0, or -1 for a triple fault (shutdown). SDM vol. 3A ch. 6.
+ * #BP and #OF with trap set count as software interrupts (the gate's DPL is checked). Delivery ends both shadows and HLT. RF is
+ * set in the saved flags for faults; for #DB only when dr6 has BD. */
 int x86_deliver(struct x86_cpu *cpu, bool trap);
-/* An external interrupt or NMI; saved RIP is cpu->s.rip. Returns 0 or -1 (shutdown). */
+/* An external interrupt, or NMI when vector is 2 (NMIs are blocked then); saved RIP is cpu->s.rip. Returns 0 or -1
+ * (shutdown). */
 int x86_deliver_interrupt(struct x86_cpu *cpu, uint8_t vector);
 
 /* --- instructions: control transfer ---------------------------------------------------------------------------- */
 
 enum x86_int_kind { X86_INT_N, X86_INT3, X86_INTO, X86_INT1 };
-/* INT n, INT3, INTO, INT1: delivers through the IDT with the gate's DPL checked. */
+/* INT n, INT3, INTO, INT1: delivers through the IDT with the gate's DPL checked (not for INT1). INTO without OF moves on. */
 int x86_int(struct x86_cpu *cpu, enum x86_int_kind kind, uint8_t vector);
-/* operand is the operand size in bytes: 2, 4, 8. */
+/* operand is the operand size in bytes: 2, 4, 8. Outside of long mode these, INT n and events may switch tasks; an exception
+ * of the new task is then raised with the new task's state in place. */
 int x86_iret(struct x86_cpu *cpu, unsigned operand);
 int x86_far_jmp(struct x86_cpu *cpu, uint16_t selector, uint64_t offset, unsigned operand);
 int x86_far_call(struct x86_cpu *cpu, uint16_t selector, uint64_t offset, unsigned operand);

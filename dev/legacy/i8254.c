@@ -176,7 +176,9 @@ static void edge_reached(void *opaque)
     plan_edge(pit);
     if (!pit->replaced) {
         irq_set(&pit->irq, true);
-        irq_set(&pit->irq, false);
+        if (pit->channel[0].mode > 1) { /* in modes 0 and 1 OUT stays high until the next count or control word */
+            irq_set(&pit->irq, false);
+        }
     }
 }
 
@@ -187,6 +189,7 @@ static void channel_start(struct i8254 *pit, struct pit_channel *ch)
     ch->held_ticks = 0;
     ch->held = !ch->gate && ch->mode != 1 && ch->mode != 5;
     if (ch == &pit->channel[0]) {
+        irq_set(&pit->irq, false);
         plan_edge(pit);
     }
 }
@@ -284,6 +287,7 @@ static void control_write(struct i8254 *pit, uint8_t value)
     ch->count_latched = false;
     ch->status_latched = false;
     if (ch == &pit->channel[0]) {
+        irq_set(&pit->irq, false);
         plan_edge(pit);
     }
 }

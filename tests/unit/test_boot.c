@@ -118,7 +118,7 @@ static void make_multiboot(uint8_t *d, uint32_t flags)
 {
     put32(d + 0x400, 0x1badb002);
     put32(d + 0x404, flags);
-    put32(d + 0x408, -(0x1badb002 + flags));
+    put32(d + 0x408, 0u - (0x1badb002u + flags));
 }
 
 static int setup(void **state)

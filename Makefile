@@ -1,0 +1,55 @@
+# Everything that is done with this tree, in one place; meson and ninja do the building.
+#
+#   make          build everything               make test    all tests; last line "N passed, N failed"
+#   make run      a Debian guest, to its shell   make bench   measure beside native and QEMU
+#   make lint     format, clang-tidy, includes   make asan    the tests under ASan and UBSan
+#   make fuzz     each fuzzer, FUZZ_SECONDS      make clean   forget what was built
+
+BUILD        ?= build
+FUZZ_SECONDS ?= 20
+SANITIZE     := -Db_sanitize=address,undefined -Db_lundef=false --buildtype=debugoptimized
+MAKEFLAGS    += --no-print-directory
+
+.PHONY: all deps deps-test run test bench lint asan fuzz clean
+
+all: deps
+	@test -f $(BUILD)/build.ninja || { echo "fonda: configuring $(BUILD)"; meson setup $(BUILD) >/dev/null; }
+	@echo "fonda: building in $(BUILD)"
+	@ninja -C $(BUILD) --quiet
+	@ln -sf cli/fonda $(BUILD)/fonda
+	@ln -sf vm/fonda-vmm $(BUILD)/fonda-vmm
+
+deps:
+	@tools/install-deps build test
+
+run: all
+	@tools/run-guest
+
+test: all
+	@tools/fetch-guest $(BUILD)/guest
+	@tools/run-tests --build $(BUILD)
+
+bench: all
+	@tools/install-deps bench
+	@bench/run
+
+lint: all
+	@tools/install-deps lint
+	@tools/lint $(BUILD)
+
+asan: deps
+	@test -f build-asan/build.ninja || { echo "fonda: configuring build-asan"; meson setup build-asan $(SANITIZE) >/dev/null; }
+	@$(MAKE) BUILD=build-asan all
+	@tools/fetch-guest build/guest
+	@tools/run-tests --build build-asan --only unit,diff
+
+fuzz:
+	@tools/install-deps build test fuzz
+	@test -f build-fuzz/build.ninja || { echo "fonda: configuring build-fuzz"; \
+	  CC=clang meson setup build-fuzz $(SANITIZE) -Dc_args=-fsanitize=fuzzer-no-link >/dev/null; }
+	@echo "fonda: building in build-fuzz"
+	@ninja -C build-fuzz --quiet $$(ninja -C build-fuzz -t targets all | sed -n 's/^\(fuzz\/.*-libfuzzer\):.*/\1/p')
+	@tools/run-fuzzers build-fuzz $(FUZZ_SECONDS)
+
+clean:
+	rm -rf build build-asan build-fuzz
