@@ -181,8 +181,8 @@ static void transfer(struct vblk_request *request, const struct blk_header *head
         return;
     }
     request->io.iov_count =
-        write ? iov_slice(chain->segs, chain->out_count, sizeof(*header), bytes, request->data)
-              : iov_slice(vq_in(chain), chain->in_count, 0, bytes, request->data);
+        write ? viov_slice(chain->segs, chain->out_count, sizeof(*header), bytes, request->data)
+              : viov_slice(vq_in(chain), chain->in_count, 0, bytes, request->data);
     blk->writes += write ? 1 : 0;
     blk->reads += write ? 0 : 1;
     submit(request, write ? VBLK_WRITE : VBLK_READ, header->sector * SECTOR, bytes);
@@ -198,7 +198,8 @@ static void change_range(struct vblk_request *request, bool zeroes)
         finish(request, S_UNSUPP, 0);
         return;
     }
-    iov_read(request->chain.segs, request->chain.out_count, sizeof(struct blk_header), &range, sizeof(range));
+    viov_read(request->chain.segs, request->chain.out_count, sizeof(struct blk_header), &range,
+              sizeof(range));
     if (range.flags & (zeroes ? ~1u : ~0u)) { /* 5.2.6.2: unknown flags, and unmap in a discard */
         finish(request, S_UNSUPP, 0);
         return;
@@ -219,7 +220,7 @@ static void get_id(struct vblk_request *request)
     struct vq_chain *chain = &request->chain;
     uint64_t room = chain->in_bytes - 1;
     uint64_t n =
-        iov_write(vq_in(chain), chain->in_count, 0, request->blk->serial, MIN(room, VBLK_SERIAL_MAX));
+        viov_write(vq_in(chain), chain->in_count, 0, request->blk->serial, MIN(room, VBLK_SERIAL_MAX));
     finish(request, S_OK, (uint32_t)n);
 }
 
@@ -236,7 +237,7 @@ static bool start_request(struct vblk_request *request)
     }
     const struct iovec *last = &chain->segs[chain->out_count + chain->in_count - 1u];
     request->status = (uint8_t *)last->iov_base + last->iov_len - 1;
-    iov_read(chain->segs, chain->out_count, 0, &header, sizeof(header));
+    viov_read(chain->segs, chain->out_count, 0, &header, sizeof(header));
     request->io.may_unmap = false;
     switch (header.type) {
     case T_IN: transfer(request, &header, false); break;

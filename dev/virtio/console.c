@@ -87,7 +87,7 @@ static void flush_messages(struct vcon *con)
             memcpy(bytes + len + 2, &con->space.rows, 2);
             len += 4;
         }
-        uint64_t n = iov_write(vq_in(&con->chain), con->chain.in_count, 0, bytes, len);
+        uint64_t n = viov_write(vq_in(&con->chain), con->chain.in_count, 0, bytes, len);
         vq_push(vq, &con->chain, (uint32_t)n);
     }
     con->message_count -= done;
@@ -142,7 +142,7 @@ static void control_kick(struct vcon *con)
     for (unsigned n = 0; n < ROUND_CHAINS && vdev_pop(&con->dev, CONTROL_OUT, &con->chain); n++) {
         struct control message;
         bool whole =
-            iov_read(con->chain.segs, con->chain.out_count, 0, &message, sizeof(message)) == sizeof(message);
+            viov_read(con->chain.segs, con->chain.out_count, 0, &message, sizeof(message)) == sizeof(message);
         vq_push(vq, &con->chain, 0);
         if (whole) {
             on_control(con, &message);
@@ -166,7 +166,7 @@ static void output_kick(struct vcon *con, unsigned index)
     unsigned n = 0;
     for (; n < ROUND_CHAINS && !stuck && vdev_pop(&con->dev, queue, &con->chain); n++) {
         struct iovec rest[VQ_SIZE_MAX];
-        unsigned count = iov_slice(con->chain.segs, con->chain.out_count, port->out_done, UINT64_MAX, rest);
+        unsigned count = viov_slice(con->chain.segs, con->chain.out_count, port->out_done, UINT64_MAX, rest);
         for (unsigned i = 0; i < count && !stuck; i++) {
             size_t taken = port->config.sink(port->config.opaque, rest[i].iov_base, rest[i].iov_len);
             port->out_done += taken;
@@ -203,7 +203,7 @@ size_t vcon_input(struct vdev *dev, unsigned index, const uint8_t *bytes, size_t
     }
     unsigned queue = queue_in(index);
     while (done < len && vdev_pop(dev, queue, &con->chain)) {
-        uint64_t n = iov_write(vq_in(&con->chain), con->chain.in_count, 0, bytes + done, len - done);
+        uint64_t n = viov_write(vq_in(&con->chain), con->chain.in_count, 0, bytes + done, len - done);
         vq_push(&dev->queues[queue], &con->chain, (uint32_t)n);
         done += n;
     }

@@ -86,7 +86,7 @@ static unsigned pick_pair(const struct vnet *net, const struct iovec *iov, unsig
     uint8_t bytes[16];
     uint32_t hash = 2166136261u; /* FNV-1a */
     if (net->pairs <= 1 ||
-        iov_read(iov, count, NET_HEADER_BYTES + 26, bytes, sizeof(bytes)) != sizeof(bytes)) {
+        viov_read(iov, count, NET_HEADER_BYTES + 26, bytes, sizeof(bytes)) != sizeof(bytes)) {
         return 0;
     }
     for (unsigned i = 0; i < 12; i++) {
@@ -104,7 +104,7 @@ static uint64_t copy_between(const struct iovec *to, unsigned to_count, const st
         uint64_t len = from[i].iov_len;
         if (from_offset < base + len) {
             uint64_t skip = from_offset > base ? from_offset - base : 0;
-            uint64_t n = iov_write(to, to_count, done, (const uint8_t *)from[i].iov_base + skip, len - skip);
+            uint64_t n = viov_write(to, to_count, done, (const uint8_t *)from[i].iov_base + skip, len - skip);
             done += n;
             if (n < len - skip) {
                 break;
@@ -150,7 +150,7 @@ static void fill(struct vnet *net, unsigned queue, unsigned n, const struct iove
         uint64_t bytes = copy_between(vq_in(chain), chain->in_count, iov, count, done);
         if (i == 0) {
             uint16_t buffers = (uint16_t)n;
-            iov_write(vq_in(chain), chain->in_count, offsetof(struct net_header, num_buffers), &buffers, 2);
+            viov_write(vq_in(chain), chain->in_count, offsetof(struct net_header, num_buffers), &buffers, 2);
         }
         vq_fill(vq, chain, (uint32_t)MIN(bytes, len - done), i);
         done += bytes;
@@ -161,7 +161,7 @@ static void fill(struct vnet *net, unsigned queue, unsigned n, const struct iove
 static bool on_receive(void *opaque, const struct iovec *iov, unsigned count)
 {
     struct vnet *net = opaque;
-    uint64_t len = iov_bytes(iov, count);
+    uint64_t len = viov_bytes(iov, count);
     if (!net->dev.live || net->unplugged || len < NET_HEADER_BYTES ||
         len > NET_HEADER_BYTES + NET_FRAME_MAX) {
         net->rx_dropped++;
@@ -306,13 +306,13 @@ static void control_kick(struct vnet *net)
     struct vq_chain *chain = &net->tx_chain;
     for (unsigned n = 0; n < ROUND_FRAMES && vdev_pop(&net->dev, queue, chain); n++) {
         uint8_t bytes[CONTROL_MAX];
-        uint64_t len = iov_read(chain->segs, chain->out_count, 0, bytes, sizeof(bytes));
+        uint64_t len = viov_read(chain->segs, chain->out_count, 0, bytes, sizeof(bytes));
         if (len < 2 || chain->in_bytes < 1) {
             vdev_fail(&net->dev, "a control command without its header or its answer");
             return;
         }
         uint8_t ack = command(net, bytes[0], bytes[1], bytes + 2, len - 2) ? CTRL_OK : CTRL_ERR;
-        iov_write(vq_in(chain), chain->in_count, 0, &ack, 1);
+        viov_write(vq_in(chain), chain->in_count, 0, &ack, 1);
         vq_push(&net->dev.queues[queue], chain, 1);
     }
     vdev_signal(&net->dev, queue);

@@ -304,7 +304,7 @@ void vq_disable_notify(struct vq *vq)
 
 /* --- segments --- */
 
-unsigned iov_slice(const struct iovec *iov, unsigned count, uint64_t offset, uint64_t len, struct iovec *ret)
+unsigned viov_slice(const struct iovec *iov, unsigned count, uint64_t offset, uint64_t len, struct iovec *ret)
 {
     unsigned n = 0;
     for (unsigned i = 0; i < count && len; i++) {
@@ -320,8 +320,8 @@ unsigned iov_slice(const struct iovec *iov, unsigned count, uint64_t offset, uin
     return n;
 }
 
-static uint64_t iov_copy(const struct iovec *iov, unsigned count, uint64_t offset, uint8_t *buf, uint64_t len,
-                         bool to_iov)
+static uint64_t viov_copy(const struct iovec *iov, unsigned count, uint64_t offset, uint8_t *buf,
+                          uint64_t len, bool to_iov)
 {
     uint64_t done = 0;
     for (unsigned i = 0; i < count && done < len; i++) {
@@ -338,18 +338,18 @@ static uint64_t iov_copy(const struct iovec *iov, unsigned count, uint64_t offse
     return done;
 }
 
-uint64_t iov_read(const struct iovec *iov, unsigned count, uint64_t offset, void *buf, uint64_t len)
+uint64_t viov_read(const struct iovec *iov, unsigned count, uint64_t offset, void *buf, uint64_t len)
 {
-    return iov_copy(iov, count, offset, buf, len, false);
+    return viov_copy(iov, count, offset, buf, len, false);
 }
 
-uint64_t iov_write(const struct iovec *iov, unsigned count, uint64_t offset, const void *buf, uint64_t len)
+uint64_t viov_write(const struct iovec *iov, unsigned count, uint64_t offset, const void *buf, uint64_t len)
 {
     /* Only read from, as the direction says. */
-    return iov_copy(iov, count, offset, (uint8_t *)(uintptr_t)buf, len, true);
+    return viov_copy(iov, count, offset, (uint8_t *)(uintptr_t)buf, len, true);
 }
 
-uint64_t iov_bytes(const struct iovec *iov, unsigned count)
+uint64_t viov_bytes(const struct iovec *iov, unsigned count)
 {
     uint64_t bytes = 0;
     for (unsigned i = 0; i < count; i++) {

@@ -87,11 +87,12 @@ bool vq_empty(const struct vq *vq);
 int vq_break(struct vq *vq, const char *why);
 
 /* Bytes between segments and a buffer, starting `offset` bytes in. Return how many were copied. */
-uint64_t iov_read(const struct iovec *iov, unsigned count, uint64_t offset, void *buf, uint64_t len);
-uint64_t iov_write(const struct iovec *iov, unsigned count, uint64_t offset, const void *buf, uint64_t len);
+uint64_t viov_read(const struct iovec *iov, unsigned count, uint64_t offset, void *buf, uint64_t len);
+uint64_t viov_write(const struct iovec *iov, unsigned count, uint64_t offset, const void *buf, uint64_t len);
 /* The part [offset, offset + len) of segments as segments of their own; returns how many. ret has room for
  * count. */
-unsigned iov_slice(const struct iovec *iov, unsigned count, uint64_t offset, uint64_t len, struct iovec *ret);
-uint64_t iov_bytes(const struct iovec *iov, unsigned count);
+unsigned viov_slice(const struct iovec *iov, unsigned count, uint64_t offset, uint64_t len,
+                    struct iovec *ret);
+uint64_t viov_bytes(const struct iovec *iov, unsigned count);
 
 #endif

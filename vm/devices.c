@@ -1,0 +1,212 @@
+/*
+ * See devices.h. A device that has something to do for its guest wakes the loop by one uv_async for all.
+ */
+#include "vm/devices.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "base/util.h"
+#include "dev/virtio/blk.h"
+#include "dev/virtio/net.h"
+#include "dev/virtio/rng.h"
+#include "dev/virtio/virtio_pci.h"
+#include "net/tap.h"
+#include "net/user.h"
+#include "net/wire.h"
+#include "vm/device_options.h"
+#include "vm/disk.h"
+#include "vm/pc.h"
+
+#define DISK_QUEUES_MAX 4u
+
+struct devices {
+    const struct vm_config *config;
+    uv_loop_t *loop;
+    struct mem *mem;
+    struct pc *pc;
+    uv_async_t async;
+    unsigned count;
+    struct vdev *vdevs[PCI_SLOTS];
+};
+
+/* Any thread. */
+static void on_wake(void *opaque)
+{
+    struct devices *devices = opaque;
+    uv_async_send(&devices->async);
+}
+
+static void on_async(uv_async_t *async)
+{
+    struct devices *devices = async->data;
+    for (unsigned i = 0; i < devices->count; i++) {
+        if (atomic_load(&devices->vdevs[i]->run_wanted)) {
+            vdev_run(devices->vdevs[i]);
+        }
+    }
+}
+
+/* Takes dev over. */
+static int add(struct devices *devices, struct vdev *dev, struct err *err)
+{
+    if (!dev) {
+        return err && err->code ? err->code : -ENOMEM;
+    }
+    dev->wake = on_wake;
+    dev->wake_opaque = devices;
+    struct virtio_pci *vp = virtio_pci_new(pc_pci(devices->pc), dev, err);
+    if (!vp) {
+        return -ENOSPC;
+    }
+    if (!pc_add_device(devices->pc, virtio_pci_device(vp))) {
+        virtio_pci_device(vp)->ops->free(virtio_pci_device(vp));
+        return err_set(err, -ENOSPC, "the machine has too many devices");
+    }
+    devices->vdevs[devices->count++] = dev;
+    return 0;
+}
+
+static int make_rng(struct devices *devices, struct err *err)
+{
+    return strcmp(devices->config->rng, "on") == 0 ? add(devices, vrng_new(devices->mem, err), err) : 0;
+}
+
+static int make_disk(struct devices *devices, const char *text, struct err *err)
+{
+    struct disk_options options;
+    int rc = disk_options_parse(text, &options, err);
+    if (rc < 0) {
+        return rc;
+    }
+    struct vblk_backend *backend = disk_open(devices->loop, options.path, options.read_only, err);
+    if (!backend) {
+        return err->code;
+    }
+    const struct vblk_config config = {
+        .mem = devices->mem,
+        .backend = backend,
+        .queues = (unsigned)MIN(devices->config->cpus, DISK_QUEUES_MAX),
+        .serial = options.serial[0] ? options.serial : NULL,
+    };
+    return add(devices, vblk_new(&config, err), err);
+}
+
+static int make_disks(struct devices *devices, struct err *err)
+{
+    int rc = 0;
+    for (unsigned i = 0; i < devices->config->disks.count && rc == 0; i++) {
+        rc = make_disk(devices, devices->config->disks.values[i], err);
+    }
+    return rc;
+}
+
+/* Fonda's own locally administered prefix, and three random bytes. */
+static int make_mac(uint8_t *mac)
+{
+    static const uint8_t prefix[3] = {0x02, 0xf0, 0xda};
+    memcpy(mac, prefix, sizeof(prefix));
+    return getrandom(mac + 3, 3, 0) == 3 ? 0 : -EIO;
+}
+
+static struct net_port *make_port(struct devices *devices, const struct nic_options *options,
+                                  const struct net_forward *forwards, unsigned count, struct err *err)
+{
+    switch (options->kind) {
+    case NIC_USER: return net_user_new(devices->loop, forwards, count, err);
+    case NIC_TAP: return net_tap_new(devices->loop, options->where, err);
+    case NIC_WIRE: return net_wire_new(devices->loop, options->where, err);
+    case NIC_NONE: break;
+    }
+    return NULL;
+}
+
+static int make_nic(struct devices *devices, const struct nic_options *options,
+                    const struct net_forward *forwards, unsigned count, struct err *err)
+{
+    struct vnet_config config = {.mem = devices->mem,
+                                 .mtu = (uint16_t)options->mtu,
+                                 .pairs = options->pairs ? (unsigned)options->pairs : 1};
+    memcpy(config.mac, options->mac, sizeof(config.mac));
+    if (!options->has_mac && make_mac(config.mac) < 0) {
+        return err_set(err, -EIO, "cannot make a MAC address");
+    }
+    config.port = make_port(devices, options, forwards, count, err);
+    return config.port ? add(devices, vnet_new(&config, err), err) : err->code;
+}
+
+/* Ports are published by the first NIC that can. */
+static int make_nics(struct devices *devices, struct err *err)
+{
+    const struct vm_config *config = devices->config;
+    struct net_forward forwards[OPTION_LIST_MAX];
+    unsigned count = config->publish.count;
+    for (unsigned i = 0; i < config->publish.count; i++) {
+        int rc = net_forward_parse(config->publish.values[i], &forwards[i], err);
+        if (rc < 0) {
+            return err_prefix(err, "--publish");
+        }
+    }
+    static const struct option_list defaults = {.count = 1, .values = {"user"}};
+    const struct option_list *nics = config->nics.count ? &config->nics : &defaults;
+    for (unsigned i = 0; i < nics->count; i++) {
+        struct nic_options options;
+        int rc = nic_options_parse(nics->values[i], &options, err);
+        bool user = options.kind == NIC_USER;
+        if (rc == 0 && options.kind != NIC_NONE) {
+            rc = make_nic(devices, &options, forwards, user ? count : 0, err);
+        }
+        if (rc < 0) {
+            return rc;
+        }
+        count = user ? 0 : count;
+    }
+    return count ? err_set(err, -EINVAL, "--publish needs a NIC of --net user") : 0;
+}
+
+/* In the order in which the guest finds them on the bus. */
+static const struct {
+    const char *option;
+    int (*make)(struct devices *devices, struct err *err);
+} makers[] = {
+    {"--rng", make_rng},
+    {"--disk", make_disks},
+    {"--net", make_nics},
+};
+
+int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem, struct pc *pc,
+                struct devices **ret_devices, struct err *err)
+{
+    struct devices *devices = calloc(1, sizeof(*devices));
+    if (!devices || uv_async_init(loop, &devices->async, on_async) < 0) {
+        free(devices);
+        return err_set(err, -ENOMEM, "out of memory");
+    }
+    devices->config = config;
+    devices->loop = loop;
+    devices->mem = mem;
+    devices->pc = pc;
+    devices->async.data = devices;
+    *ret_devices = devices; /* also when this fails: what was made wakes it */
+    for (size_t i = 0; i < ARRAY_SIZE(makers); i++) {
+        int rc = makers[i].make(devices, err);
+        if (rc < 0) {
+            err_prefix(err, "%s", makers[i].option);
+            return rc;
+        }
+    }
+    return 0;
+}
+
+static void on_closed(uv_handle_t *handle)
+{
+    free(handle->data);
+}
+
+void devices_free(struct devices *devices)
+{
+    if (devices) {
+        uv_close((uv_handle_t *)&devices->async, on_closed);
+    }
+}
