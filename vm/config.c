@@ -37,6 +37,13 @@ const struct option_spec vm_options[] = {
         "a guest's port on the host: [ADDRESS:]HOST:GUEST[/udp], for --net\n"
         "user (default address: 127.0.0.1)"),
     OPT("rng", OPTION_STRING, rng, 0, 0, "on|off", "the entropy device (default: on)"),
+    OPT("share", OPTION_LIST, shares, 0, 0, "DIR:TAG",
+        "a host directory for the guest: DIR:TAG[:ro]; there:\n"
+        "mount -t 9p -o trans=virtio TAG /mnt"),
+    OPT("balloon", OPTION_FLAG, balloon, 0, 0, NULL, "memory that the guest frees goes back to the host"),
+    OPT("vsock", OPTION_STRING, vsock, 0, 0, "PATH",
+        "sockets between guest and host: connect to the unix socket PATH and\n"
+        "send 'CONNECT PORT'; guests reach port P as PATH_P"),
     OPT("timeout", OPTION_UINT, timeout_s, 1, 86400 * 365, "S",
         "end the machine after S seconds, with status 124"),
     OPT("no-reboot", OPTION_FLAG, no_reboot, 0, 0, NULL, "a reboot ends the machine, with status 0"),
@@ -75,8 +82,12 @@ static int check_devices(const struct vm_config *config, struct err *err)
 
 int vm_config_parse(int argc, char **argv, int first, struct vm_config *ret_config, struct err *err)
 {
-    struct vm_config config = {
-        .memory_bytes = 512 * MiB, .cpus = 1, .engine = "bt", .cpu_model = "host", .serial = "stdio", .rng = "on"};
+    struct vm_config config = {.memory_bytes = 512 * MiB,
+                               .cpus = 1,
+                               .engine = "bt",
+                               .cpu_model = "host",
+                               .serial = "stdio",
+                               .rng = "on"};
     int end = options_parse(vm_options, vm_option_count, argc, argv, first, &config, err);
     if (end < 0) {
         return end;

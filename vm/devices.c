@@ -8,10 +8,13 @@
 #include <sys/random.h>
 
 #include "base/util.h"
+#include "dev/virtio/balloon.h"
 #include "dev/virtio/blk.h"
 #include "dev/virtio/net.h"
 #include "dev/virtio/rng.h"
+#include "dev/virtio/v9p.h"
 #include "dev/virtio/virtio_pci.h"
+#include "dev/virtio/vsock.h"
 #include "net/tap.h"
 #include "net/user.h"
 #include "net/wire.h"
@@ -27,6 +30,9 @@ struct devices {
     struct mem *mem;
     struct pc *pc;
     uv_async_t async;
+    uv_timer_t stats;
+    bool has_stats;
+    unsigned handles;
     unsigned count;
     struct vdev *vdevs[PCI_SLOTS];
 };
@@ -165,14 +171,55 @@ static int make_nics(struct devices *devices, struct err *err)
     return count ? err_set(err, -EINVAL, "--publish needs a NIC of --net user") : 0;
 }
 
+#define STATS_MS 10000u /* between two looks at the guest's memory statistics */
+
+static void on_stats(uv_timer_t *timer)
+{
+    vbal_ask_stats(timer->data);
+}
+
+static int make_balloon(struct devices *devices, struct err *err)
+{
+    if (!devices->config->balloon) {
+        return 0;
+    }
+    struct vdev *dev = vbal_new(devices->mem, err);
+    int rc = add(devices, dev, err);
+    if (rc == 0) {
+        uv_timer_init(devices->loop, &devices->stats);
+        devices->stats.data = dev;
+        devices->has_stats = true;
+        uv_timer_start(&devices->stats, on_stats, STATS_MS, STATS_MS);
+    }
+    return rc;
+}
+
+static int make_vsock(struct devices *devices, struct err *err)
+{
+    const char *path = devices->config->vsock;
+    return path ? add(devices, vsock_new(devices->mem, devices->loop, path, err), err) : 0;
+}
+
+static int make_shares(struct devices *devices, struct err *err)
+{
+    int rc = 0;
+    for (unsigned i = 0; i < devices->config->shares.count && rc == 0; i++) {
+        struct share_options options;
+        rc = share_options_parse(devices->config->shares.values[i], &options, err);
+        if (rc == 0) {
+            rc = add(devices, v9p_new(devices->mem, options.dir, options.tag, options.read_only, err), err);
+        }
+    }
+    return rc;
+}
+
 /* In the order in which the guest finds them on the bus. */
 static const struct {
     const char *option;
     int (*make)(struct devices *devices, struct err *err);
 } makers[] = {
-    {"--rng", make_rng},
-    {"--disk", make_disks},
-    {"--net", make_nics},
+    {"--rng", make_rng},      {"--disk", make_disks},      {"--net", make_nics},
+    {"--share", make_shares}, {"--balloon", make_balloon}, {"--vsock", make_vsock},
 };
 
 int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem, struct pc *pc,
@@ -199,14 +246,30 @@ int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem
     return 0;
 }
 
-static void on_closed(uv_handle_t *handle)
+static void release(struct devices *devices)
 {
-    free(handle->data);
+    if (--devices->handles == 0) {
+        free(devices);
+    }
+}
+
+static void on_async_closed(uv_handle_t *handle)
+{
+    release(CONTAINER_OF((uv_async_t *)handle, struct devices, async));
+}
+
+static void on_stats_closed(uv_handle_t *handle)
+{
+    release(CONTAINER_OF((uv_timer_t *)handle, struct devices, stats));
 }
 
 void devices_free(struct devices *devices)
 {
     if (devices) {
-        uv_close((uv_handle_t *)&devices->async, on_closed);
+        devices->handles = devices->has_stats ? 2 : 1;
+        uv_close((uv_handle_t *)&devices->async, on_async_closed);
+        if (devices->has_stats) {
+            uv_close((uv_handle_t *)&devices->stats, on_stats_closed);
+        }
     }
 }
