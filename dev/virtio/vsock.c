@@ -19,6 +19,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -385,11 +386,15 @@ static uint32_t credit(const struct stream *stream)
     return used < stream->guest_alloc ? stream->guest_alloc - used : 0;
 }
 
+/* No more will come. */
 static void host_closed(struct stream *stream)
 {
+    struct pollfd pollfd = {.fd = stream->fd};
     if (!stream->hangup) {
         stream->hangup = true;
-        reply(stream, OP_SHUTDOWN, SHUTDOWN_RECEIVE | SHUTDOWN_SEND);
+        (void)poll(&pollfd, 1, 0);
+        bool gone = pollfd.revents & (POLLHUP | POLLERR); /* not only half closed */
+        reply(stream, OP_SHUTDOWN, SHUTDOWN_SEND | (gone ? SHUTDOWN_RECEIVE : 0));
         flush_replies(stream->vsock);
     }
     update_polling(stream);

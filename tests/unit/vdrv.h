@@ -187,6 +187,9 @@ static inline void vdrv_reset(struct vdrv *drv)
 {
     vdrv_out(drv, C_STATUS, 1, 0);
     vdrv_run(drv);
+    if (drv->dev->ops->drain) {
+        drv->dev->ops->drain(drv->dev);
+    }
     assert_int_equal(vdrv_in(drv, C_STATUS, 1), 0);
 }
 
