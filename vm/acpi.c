@@ -348,7 +348,7 @@ static uint32_t build_fadt(struct builder *b)
 static uint32_t build_madt(struct builder *b)
 {
     const struct acpi_config *config = b->config;
-    uint8_t table[sizeof(struct acpi_header) + 8 + ACPI_CPUS_MAX * 8 + 12 + 10 + 10 + 6];
+    uint8_t table[sizeof(struct acpi_header) + 8 + ACPI_CPUS_MAX * 8ul + 12 + 10 + 10 + 6];
     size_t at = sizeof(struct acpi_header);
     const uint32_t fixed[2] = {config->lapic_base, 1 /* PCAT_COMPAT: there are 8259s too */};
     memcpy(table + at, fixed, sizeof(fixed));
@@ -416,14 +416,14 @@ size_t acpi_build(const struct acpi_config *config, uint32_t base, uint8_t *buf,
         tables[count++] = build_mcfg(&b);
     }
     uint8_t rsdt[sizeof(struct acpi_header) + TABLES_MAX * 4],
-        xsdt[sizeof(struct acpi_header) + TABLES_MAX * 8];
+        xsdt[sizeof(struct acpi_header) + TABLES_MAX * 8ul];
     for (unsigned i = 0; i < count; i++) {
         uint64_t wide = tables[i];
-        memcpy(rsdt + sizeof(struct acpi_header) + i * 4, &tables[i], 4);
-        memcpy(xsdt + sizeof(struct acpi_header) + i * 8, &wide, 8);
+        memcpy(rsdt + sizeof(struct acpi_header) + i * 4ul, &tables[i], 4);
+        memcpy(xsdt + sizeof(struct acpi_header) + i * 8ul, &wide, 8);
     }
-    rsdp.rsdt = finish_table(&b, rsdt, sizeof(struct acpi_header) + count * 4, "RSDT", 1);
-    rsdp.xsdt = finish_table(&b, xsdt, sizeof(struct acpi_header) + count * 8, "XSDT", 1);
+    rsdp.rsdt = finish_table(&b, rsdt, sizeof(struct acpi_header) + count * 4ul, "RSDT", 1);
+    rsdp.xsdt = finish_table(&b, xsdt, sizeof(struct acpi_header) + count * 8ul, "XSDT", 1);
     rsdp.checksum = checksum(&rsdp, 20); /* 5.2.5.3: the first 20 bytes */
     rsdp.checksum_all = checksum(&rsdp, sizeof(rsdp));
     if (b.failed) {

@@ -19,7 +19,7 @@ const struct option_spec vm_options[] = {
         "initial RAM disk; given again: joined (Linux) or a further module"),
     OPT("append", OPTION_STRING, append, 0, 0, "TEXT",
         "the kernel's command line (Linux default: console=ttyS0 panic=-1)"),
-    OPT("memory", OPTION_SIZE, memory_bytes, MiB, 64 * 1024 * GiB, "SIZE",
+    OPT("memory", OPTION_SIZE, memory_bytes, MiB, 65536 * GiB, "SIZE",
         "guest RAM, such as 512M or 1.5G (default: 512M)"),
     OPT("cpus", OPTION_UINT, cpus, 1, VM_CPUS_MAX, "N", "virtual CPUs (default: 1)"),
     OPT("engine", OPTION_STRING, engine, 0, 0, "NAME",
@@ -44,7 +44,7 @@ const struct option_spec vm_options[] = {
     OPT("vsock", OPTION_STRING, vsock, 0, 0, "PATH",
         "sockets between guest and host: connect to the unix socket PATH and\n"
         "send 'CONNECT PORT'; guests reach port P as PATH_P"),
-    OPT("timeout", OPTION_UINT, timeout_s, 1, 86400 * 365, "S",
+    OPT("timeout", OPTION_UINT, timeout_s, 1, 86400ull * 365, "S",
         "end the machine after S seconds, with status 124"),
     OPT("no-reboot", OPTION_FLAG, no_reboot, 0, 0, NULL, "a reboot ends the machine, with status 0"),
     OPT("stats", OPTION_FLAG, stats, 0, 0, NULL, "print the counters at the end"),

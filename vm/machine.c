@@ -219,8 +219,12 @@ int machine_start(struct machine *machine, struct err *err)
 
 void machine_request_stop(struct machine *machine, int status)
 {
-    int running = -1;
-    if (!atomic_compare_exchange_strong(&machine->stop_status, &running, status)) {
+    int current = -1;
+    if (!atomic_compare_exchange_strong(&machine->stop_status, &current, status)) {
+        /* A guest that resets again and again must not outrun the one who ends it. */
+        if (current == MACHINE_RESET) {
+            atomic_compare_exchange_strong(&machine->stop_status, &current, status);
+        }
         return;
     }
     for (unsigned i = 0; i < machine->cpus; i++) {

@@ -135,7 +135,14 @@ struct bt_vcpu *bt_arena_new(struct bt_engine *engine, unsigned index, struct er
     v->ops = p;
     v->ops_size = (uint32_t)l.ops;
     p += l.ops;
-    v->ret_rsp = (uint64_t)(p + l.stack - 4096);
+    if (mprotect(p, MEM_PAGE_SIZE, PROT_NONE) < 0) { /* the return stack grows down to here: see signal.c */
+        err_sys(err, -errno, "cannot guard the return stack");
+        munmap(base, l.total);
+        return NULL;
+    }
+    v->ret_guard = (uint64_t)p;
+    v->ret_bottom = (uint64_t)(p + l.stack - 64);
+    v->ret_rsp = v->ret_bottom;
     p += l.stack;
     if (map_code(v, p, l.code, err) < 0) {
         bt_arena_free(v);
@@ -145,6 +152,8 @@ struct bt_vcpu *bt_arena_new(struct bt_engine *engine, unsigned index, struct er
     v->ram_pages = ram_pages;
     v->blocks_max = (uint32_t)(code_bytes / BYTES_PER_BLOCK);
     v->maps_max = (uint32_t)(code_bytes / BYTES_PER_MAP);
+    v->exits_max = v->blocks_max * 3;
+    v->exits = map_lazily(v->exits_max * sizeof(struct bt_exit));
     v->blocks = map_lazily(v->blocks_max * sizeof(struct bt_block));
     v->maps = map_lazily(v->maps_max * sizeof(struct bt_map));
     v->hash = map_lazily(bt_hash_bytes());
@@ -153,7 +162,7 @@ struct bt_vcpu *bt_arena_new(struct bt_engine *engine, unsigned index, struct er
     v->scratch = map_lazily(bt_translate_scratch_bytes());
     v->signal_stack_size = MAX((size_t)getauxval(AT_MINSIGSTKSZ) * 2, (size_t)(64 * KiB));
     v->signal_stack = map_lazily(v->signal_stack_size);
-    if (!v->blocks || !v->maps || !v->hash || !v->code_pages || !v->page_blocks || !v->scratch || !v->signal_stack) {
+    if (!v->blocks || !v->exits || !v->maps || !v->hash || !v->code_pages || !v->page_blocks || !v->scratch || !v->signal_stack) {
         err_set(err, -ENOMEM, "no memory for the block tables of vCPU %u", index);
         bt_arena_free(v);
         return NULL;
@@ -175,6 +184,7 @@ void bt_arena_free(struct bt_vcpu *v)
         return;
     }
     unmap(v->blocks, v->blocks_max * sizeof(struct bt_block));
+    unmap(v->exits, v->exits_max * sizeof(struct bt_exit));
     unmap(v->maps, v->maps_max * sizeof(struct bt_map));
     unmap(v->hash, bt_hash_bytes());
     unmap(v->code_pages, v->ram_pages);

@@ -54,9 +54,9 @@ static uint64_t code_address(const struct bt_vcpu *v, const struct bt_block *b)
 /* Makes an exit lead to its stub. Leaves the target's list of links alone. */
 static void exit_unpatch(struct bt_vcpu *v, struct bt_exit *x)
 {
-    if (x->kind == BT_EXIT_DIRECT) {
+    if (x->kind == BT_EXIT_DIRECT || x->kind == BT_EXIT_GROUP) {
         write_code32(v, x->jump, x->stub - (x->jump + 4));
-    } else if (x->kind == BT_EXIT_CHECKED) {
+    } else {
         x->cell->neg_ctx = 1; /* ctx is never ~0 */
     }
 }
@@ -83,17 +83,17 @@ void bt_link(struct bt_vcpu *v, struct bt_exit *x, struct bt_block *to)
         x->next_in = to->in;
         to->in = x;
     }
-    if (x->kind == BT_EXIT_DIRECT) {
+    if (x->kind == BT_EXIT_DIRECT || x->kind == BT_EXIT_GROUP) {
         write_code32(v, x->jump, to->code - (x->jump + 4));
     } else {
         x->cell->target = code_address(v, to);
-        x->cell->neg_ctx = 0 - v->mode_ctx; /* ctx itself may be poisoned at any moment */
+        x->cell->neg_ctx = 0 - v->mode_ctx - (x->kind == BT_EXIT_RETURN ? x->rip : 0); /* ctx itself may be poisoned at any moment */
     }
 }
 
 void bt_unlink_out(struct bt_vcpu *v, struct bt_block *b)
 {
-    for (unsigned i = 0; i < 2; i++) {
+    for (unsigned i = 0; i < b->nexits; i++) {
         exit_unpatch(v, &b->exits[i]);
     }
 }
@@ -147,8 +147,9 @@ static void block_kill(struct bt_vcpu *v, struct bt_block *b)
         x->to = NULL;
     }
     bt_unlink_out(v, b);
-    exit_forget(&b->exits[0]);
-    exit_forget(&b->exits[1]);
+    for (unsigned i = 0; i < b->nexits; i++) {
+        exit_forget(&b->exits[i]);
+    }
     struct bt_jc_entry *jc = bt_jc_slot(v, b->rip);
     if (jc->target == code_address(v, b)) {
         jc->neg_key = JC_EMPTY;
@@ -235,6 +236,9 @@ void bt_code_flush(struct bt_vcpu *v)
     v->ops_used = 0;
     v->maps_used = 0;
     v->cells_used = 0;
+    v->exits_used = 0;
+    v->ret_rsp = v->ret_bottom;
+    v->site = 0;
     v->enter_target = NULL;
     v->counters[BT_C_FLUSHES]++;
 }

@@ -54,6 +54,7 @@ struct bt_op;
 #define BT_MODE_ONE    0x0400u /* one instruction per block (single step, breakpoints, shadows) */
 #define BT_MODE_SLOW   0x0800u /* memory operands through the bounce buffer: MMIO, page crossing, segments */
 
+#define BT_MODE_NOGROUP 0x2000u /* every access checked by itself */
 #define BT_MODE_FPU_CHECKED 0x1000u /* with ONE: the x87/SSE check was made */
 
 /* MMU index: which pair of TLB tables an access uses. */
@@ -148,6 +149,7 @@ struct bt_insn {
     uint8_t evex_z, evex_b, evex_ll, evex_aaa;
     uint8_t imm_bytes, imm_off;
     struct bt_field reg, rm, v, opc; /* by encoding */
+    uint16_t gpr_written;            /* general-purpose registers that may change, by bit */
     bool rcx_read, rcx_write;        /* implicit use of (E/R)CX or CL */
     bool vsib, masked_mem;
     bool privileged;
@@ -171,12 +173,14 @@ enum bt_exit_kind {
     BT_EXIT_NONE,
     BT_EXIT_DIRECT,   /* patched jump: target on the same page */
     BT_EXIT_CHECKED,  /* jump through a cell, checked against ctx: target on another page */
+    BT_EXIT_RETURN,   /* where a call comes back: through a cell, checked against the popped address + ctx */
+    BT_EXIT_GROUP,    /* patched jump from a failed group check to the same instruction in BT_MODE_NOGROUP */
 };
 
 struct bt_block;
 
 struct bt_cell {
-    uint64_t neg_ctx; /* -(context the link was made under), or a value that never matches */
+    uint64_t neg_ctx; /* -(context the link was made under [+ return address]), or a value that never matches */
     uint64_t target;  /* host address */
 };
 
@@ -205,6 +209,7 @@ struct bt_block {
     uint32_t mode;
     uint32_t code, code_len; /* offset in the code cache, and bytes */
     uint32_t indirect_from, indirect_to, indirect_stub; /* code offsets of an indirect jump's tail, 0: none */
+    uint32_t indirect_back;  /* where an indirect call's way through C comes back to */
     uint16_t guest_len;
     uint16_t insns, nmaps;
     int32_t rsp_moved;       /* by the RET or CALL at its end */
@@ -212,7 +217,8 @@ struct bt_block {
     struct bt_block *hash_next;
     struct bt_block *page_next, *page2_next;
     struct bt_exit *in;    /* links into this block */
-    struct bt_exit exits[2];
+    struct bt_exit *exits; /* nexits of them */
+    uint8_t nexits;
     struct bt_map *map;    /* insns entries, in code order */
 };
 
@@ -227,12 +233,15 @@ struct bt_jc_entry {
 /* --- exits to C ---------------------------------------------------------------------------------------------------------- */
 
 enum bt_leave {
-    BT_LEAVE_LINK = 1,  /* an exit without a link; v->leave_arg is the struct bt_exit's address */
-    BT_LEAVE_INDIRECT,  /* jump cache miss; target in v->ind_rip */
+    BT_LEAVE_LINK = 1,  /* an exit without a link; v->leave_arg is its number */
+    BT_LEAVE_INDIRECT,  /* jump cache miss; target in v->ind_rip, v->leave_arg is the block's number */
+    BT_LEAVE_RETURN,    /* the same after a RET; v->leave_arg is the exit's number, or BT_NO_EXIT */
     BT_LEAVE_OP,        /* an op returned something else than BT_NEXT; v->op_result says what */
     BT_LEAVE_MEM,       /* memory slow path refused; v->op_result, v->site say what and where */
     BT_LEAVE_FAULT,     /* a host fault in translated code; v->fault_* */
 };
+
+#define BT_NO_EXIT UINT32_MAX
 
 /* What an op's function returns. */
 enum {
@@ -243,6 +252,7 @@ enum {
     BT_HALT,
     BT_STOPPED,  /* shutdown */
     BT_SLOW,     /* memory slow path only: run the instruction as a block of one in BT_MODE_SLOW */
+    BT_NOGROUP,  /* memory slow path only: go on from this instruction in BT_MODE_NOGROUP */
     BT_DONE,     /* like BT_NEXT, but modes, mappings or shadows changed: end the block */
 };
 
@@ -260,7 +270,7 @@ struct bt_itlb_entry {
 
 enum bt_counter {
     BT_C_BLOCKS, BT_C_INSNS, BT_C_GUEST_BYTES, BT_C_CODE_BYTES, BT_C_FLUSHES, BT_C_INVALIDATED,
-    BT_C_EXIT_LINK, BT_C_EXIT_INDIRECT, BT_C_EXIT_OP, BT_C_EXIT_SLOW, BT_C_EXIT_FAULT, BT_C_EXIT_KICK,
+    BT_C_EXIT_LINK, BT_C_EXIT_INDIRECT, BT_C_EXIT_OP, BT_C_EXIT_SLOW, BT_C_EXIT_NOGROUP, BT_C_EXIT_FAULT, BT_C_EXIT_KICK,
     BT_C_TLB_MISS, BT_C_TLB_FLUSH, BT_C_TLB_SWITCH, BT_C_TLB_PAGE, BT_C_TLB_GROW,
     BT_C_EXCEPTIONS, BT_C_PAGE_FAULTS, BT_C_IRQS, BT_C_SYSCALLS, BT_C_SMC, BT_C_BOUNCED, BT_C_PIO, BT_C_HALTS,
     BT_C_NS_TRANSLATE, BT_C_NS_HALTED, BT_C_NS_RUN,
@@ -295,8 +305,12 @@ struct bt_vcpu {
     uint64_t tlb_mask;      /* (entries - 1) << 4 */
     uint64_t ind_rip;       /* target of an indirect jump */
     uint64_t tmp[4];        /* within one instruction */
+    uint64_t group[8];      /* within one block: host addresses of groups of accesses */
     uint64_t c_rsp;         /* C's stack while translated code runs */
-    uint64_t ret_rsp;       /* the stack that translated code runs on */
+    uint64_t ret_rsp;       /* the stack that translated code runs on: return addresses of host calls */
+    uint64_t ret_guard;     /* the page below it, inaccessible */
+    uint64_t ret_bottom;    /* where it starts, with the address of stub_return_bottom */
+    uint32_t ret_block;     /* number of the block whose RET was executed last */
     uint64_t leave_arg;
     uint64_t site;          /* host return address of the last slow path or op */
     int op_result;
@@ -327,6 +341,8 @@ struct bt_vcpu {
     struct bt_block **hash;
     struct bt_map *maps;
     uint32_t maps_used, maps_max;
+    struct bt_exit *exits;
+    uint32_t exits_used, exits_max;
     struct bt_cell *cells;
     uint32_t cells_used, cells_max;
     struct bt_jc_entry *jc;
@@ -388,7 +404,8 @@ struct bt_vcpu {
     uint32_t fault_flags;
 
     /* Stubs: addresses in the RX mapping. */
-    uint64_t stub_enter, stub_leave_link, stub_leave_indirect, stub_leave_fault;
+    uint64_t stub_enter, stub_leave_link, stub_leave_indirect, stub_leave_return, stub_leave_fault;
+    uint64_t stub_lookup, stub_lookup_end, stub_lookup_miss, stub_return_bottom;
     uint64_t stub_op, stub_mem;
 
     uint64_t counters[BT_C_COUNT];

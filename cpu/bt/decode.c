@@ -457,6 +457,9 @@ static void decode_operands(const struct x86_cpu *cpu, const ZydisDecodedInstruc
         f.gpr = f.reg != BT_NO_REG;
         /* With a zero source the destination stays as it was, whatever the manual leaves open. */
         f.rd |= z->mnemonic == ZYDIS_MNEMONIC_BSF || z->mnemonic == ZYDIS_MNEMONIC_BSR;
+        if (f.gpr && f.wr) {
+            in->gpr_written |= (uint16_t)(1u << f.reg);
+        }
         if (o->reg.value >= ZYDIS_REGISTER_ES && o->reg.value <= ZYDIS_REGISTER_GS &&
             (z->mnemonic == ZYDIS_MNEMONIC_PUSH || z->mnemonic == ZYDIS_MNEMONIC_POP)) {
             in->op.source = BT_SOURCE_SEG;

@@ -278,6 +278,7 @@ static const struct {
     [BT_C_EXIT_INDIRECT] = {"exits", "jump cache misses"},
     [BT_C_EXIT_OP] = {"exits", "instructions in C that leave"},
     [BT_C_EXIT_SLOW] = {"exits", "slow memory accesses"},
+    [BT_C_EXIT_NOGROUP] = {"exits", "groups across a page"},
     [BT_C_EXIT_FAULT] = {"exits", "host faults"},
     [BT_C_EXIT_KICK] = {"exits", "kicks"},
     [BT_C_HALTS] = {"exits", "halts"},

@@ -17,6 +17,8 @@ struct gen_cold {
     uint8_t *back;   /* where the hot path goes on */
     uint32_t info;
     uint16_t guest;  /* offset of the instruction in the block */
+    bool flags_saved;
+    struct bt_exit *exit; /* of a group */
 };
 
 /* How an instruction is translated. */
@@ -29,7 +31,19 @@ struct gen_insn {
     struct bt_insn in;
     enum gen_kind kind;
     bool ends;
+    int8_t mem_group, stack_group; /* or -1 */
+    int64_t mem_offset, stack_offset; /* relative to the group's value */
     bt_op_fn *fn;
+};
+
+/* Accesses that share one check (groups.c). */
+#define GEN_GROUPS_MAX 8
+struct gen_group {
+    uint32_t base, index; /* value numbers */
+    uint8_t scale;
+    bool write, checked;
+    unsigned count;
+    int64_t min, max;     /* [min, max) relative to the value */
 };
 
 struct gen {
@@ -41,6 +55,10 @@ struct gen {
     unsigned n, at;         /* instructions; the current one */
     bool flags_saved;       /* the guest's arithmetic flags are in v->aflags, not in the host's flags */
     bool op_flags_saved;    /* the same, while the current instruction's own operation executes */
+    unsigned ngroups;
+    int s2_group;           /* whose host address r15 holds, or -1 */
+    int32_t mem_disp;       /* the operand is at [r15 + this] */
+    struct gen_group group[GEN_GROUPS_MAX];
     unsigned ncold, nexits, nmaps;
     struct gen_cold cold[BT_BLOCK_INSNS_MAX * 3];
     struct bt_map maps[BT_BLOCK_INSNS_MAX * 4];
@@ -53,6 +71,7 @@ struct gen {
 #define GEN_INFO_STACK  0x40000u
 #define GEN_INFO_MASKED 0x80000u
 #define GEN_INFO_ALIGNED 0x100000u
+#define GEN_INFO_GROUP 0x200000u
 
 #define GA(g, field) ((uint64_t)&(g)->v->field)
 
@@ -77,11 +96,20 @@ void gen_store_gpr(struct gen *g, unsigned guest, unsigned host);
 void gen_ea(struct gen *g, const struct bt_op *op, unsigned dst);  /* offset + FS/GS base into dst; uses rcx, r14 */
 /* r15: guest address -> host address; destroys rcx, r14 and the host flags. */
 void gen_check(struct gen *g, const struct bt_insn *in, unsigned size, bool write, bool stack);
-/* The memory operand's host address in r15, flags taken care of. In BT_MODE_SLOW through the bounce buffer. */
+/* The same for a group's whole span; what it cannot do leaves with BT_NOGROUP. */
+void gen_check_span(struct gen *g, int group, bool stack);
+/* The memory operand's host address in r15 (+ mem_disp), flags taken care of. In BT_MODE_SLOW through the bounce buffer. */
 void gen_operand(struct gen *g, const struct bt_insn *in);
 void gen_operand_done(struct gen *g, const struct bt_insn *in);
 void gen_cold_paths(struct gen *g);
 void gen_call_op(struct gen *g, const struct bt_insn *in, bt_op_fn *fn);
+
+/* groups.c */
+void gen_find_groups(struct gen *g);
+/* True when the group's check was made: r15 and mem_disp then lead to the access. */
+bool gen_group_known(struct gen *g, int group, int64_t offset);
+/* After the check of the whole span: r15 is the host address of its lowest byte. */
+void gen_group_checked(struct gen *g, int group, int64_t offset);
 
 /* gen_copy.c */
 void gen_copy(struct gen *g, const struct bt_insn *in);
@@ -100,6 +128,7 @@ void gen_jcc(struct gen *g, const struct bt_insn *in);
 void gen_loop(struct gen *g, const struct bt_insn *in);
 void gen_jrcxz(struct gen *g, const struct bt_insn *in);
 void gen_exit(struct gen *g, uint64_t rip);
+struct bt_exit *gen_add_exit(struct gen *g, uint64_t rip);
 void gen_exit_stubs(struct gen *g);
 uint64_t gen_branch_target(const struct gen *g, const struct bt_insn *in);
 

@@ -31,6 +31,7 @@ static unsigned take_scratch(struct copy *c)
     }
     if (!c->r15_taken) {
         c->r15_taken = true;
+        c->g->s2_group = -1;
         return H_S2;
     }
     c->rcx_taken = true;
@@ -147,8 +148,15 @@ static bool byte_needs_rex(const struct role *r)
 static void encode_modrm(struct copy *c, unsigned reg, unsigned rm)
 {
     struct emit *e = &c->g->e;
-    if (c->mem) {
-        emit8(e, (reg & 7) << 3 | (H_S2 & 7)); /* [r15] */
+    if (c->mem) { /* [r15 + disp]; EVEX scales short displacements, so only long ones there */
+        int32_t disp = c->g->mem_disp;
+        unsigned mod = disp == 0 ? 0 : disp >= -128 && disp <= 127 && c->in->enc != BT_ENC_EVEX ? 1 : 2;
+        emit8(e, mod << 6 | (reg & 7) << 3 | (H_S2 & 7));
+        if (mod == 1) {
+            emit8(e, (unsigned)disp);
+        } else if (mod == 2) {
+            emit32(e, (uint32_t)disp);
+        }
     } else if (c->slot) {
         emit_rip_modrm(e, reg, gen_slot(c->g, c->in->rm.reg), c->in->imm_bytes);
     } else {
@@ -274,7 +282,7 @@ static void store_zero(struct gen *g, unsigned at, unsigned size)
     if (size == 2) {
         emit8(e, 0x66);
     }
-    emit_rm(e, size == 8, 0xc7, 0, H_S2, H_NONE, 1, (int32_t)at);
+    emit_rm(e, size == 8, 0xc7, 0, H_S2, H_NONE, 1, (int32_t)at + g->mem_disp);
     emit32(e, 0);
     if (size == 2) {
         e->p -= e->full ? 0 : 2; /* imm16 */
@@ -376,6 +384,7 @@ void gen_lea(struct gen *g, const struct bt_insn *in)
         return;
     }
     gen_ea(g, &in->op, H_S2);
+    g->s2_group = -1;
     if (size == 2) {
         if (home == H_NONE) {
             emit8(e, 0x66);

@@ -9,6 +9,9 @@
  *     checked   through a cell {-(ctx at linking), host address}: the target lies on another page, whose mapping may
  *               have changed since. Flagless: mov rcx, [cell]; mov r14, [ctx]; lea rcx, [rcx + r14]; jrcxz.
  *     indirect  through the jump cache, keyed by target + ctx.
+ *     call      one of these as a host CALL, so that the host's return stack predicts the RET; behind it the landing, which checks
+ *               that the guest returns where it was called from, in the same context.
+ *     ret       a host RET with the guest's return address in r15.
  */
 #include "cpu/bt/gen.h"
 
@@ -28,10 +31,30 @@ static void move_rsp(struct gen *g, int32_t delta)
     emit_rm(&g->e, wide(g), 0x8d, bt_host[X86_RSP], bt_host[X86_RSP], H_NONE, 1, delta);
 }
 
+/* The instruction's stack access, at [base + disp], as a member of its group. False: it has none. */
+static bool stack_group(struct gen *g, const struct bt_insn *in, unsigned base, int32_t disp)
+{
+    const struct gen_insn *gi = &g->insn[g->at];
+    if (gi->stack_group < 0) {
+        return false;
+    }
+    if (!gen_group_known(g, gi->stack_group, gi->stack_offset)) {
+        const struct gen_group *x = &g->group[gi->stack_group];
+        gen_flags_save(g, in);
+        emit_lea(&g->e, H_S2, base, disp + (int32_t)(x->min - gi->stack_offset));
+        gen_check_span(g, gi->stack_group, true);
+        gen_group_checked(g, gi->stack_group, gi->stack_offset);
+    }
+    return true;
+}
+
 /* r15: host address of the stack slot that a push writes; RSP is not changed yet. */
 static void push_slot(struct gen *g, const struct bt_insn *in)
 {
     unsigned n = stack_bytes(g);
+    if (stack_group(g, in, bt_host[X86_RSP], -(int32_t)n)) {
+        return;
+    }
     gen_flags_save(g, in);
     emit_rm(&g->e, wide(g), 0x8d, H_S2, bt_host[X86_RSP], H_NONE, 1, -(int32_t)n);
     gen_check(g, in, n, true, true);
@@ -40,6 +63,9 @@ static void push_slot(struct gen *g, const struct bt_insn *in)
 /* r15: host address of the top of the stack. */
 static void pop_slot(struct gen *g, const struct bt_insn *in, unsigned base)
 {
+    if (stack_group(g, in, base, 0)) {
+        return;
+    }
     gen_flags_save(g, in);
     emit_rr(&g->e, wide(g), 0x8b, H_S2, base);
     gen_check(g, in, stack_bytes(g), false, true);
@@ -47,12 +73,15 @@ static void pop_slot(struct gen *g, const struct bt_insn *in, unsigned base)
 
 static void store_at_s2(struct gen *g, unsigned src)
 {
-    emit_rm(&g->e, wide(g), 0x89, src, H_S2, H_NONE, 1, 0);
+    emit_rm(&g->e, wide(g), 0x89, src, H_S2, H_NONE, 1, g->mem_disp);
 }
 
 static void load_at_s2(struct gen *g, unsigned dst)
 {
-    emit_rm(&g->e, wide(g), 0x8b, dst, H_S2, H_NONE, 1, 0);
+    if (dst == H_S2) {
+        g->s2_group = -1;
+    }
+    emit_rm(&g->e, wide(g), 0x8b, dst, H_S2, H_NONE, 1, g->mem_disp);
 }
 
 /* mov [r15], constant */
@@ -60,9 +89,7 @@ static void store_const_at_s2(struct gen *g, uint64_t value)
 {
     struct emit *e = &g->e;
     if (!wide(g) || (uint64_t)(int64_t)(int32_t)value == value) {
-        emit_rex(e, wide(g), 0, 0, H_S2, false);
-        emit8(e, 0xc7);
-        emit8(e, H_S2 & 7);
+        emit_rm(e, wide(g), 0xc7, 0, H_S2, H_NONE, 1, g->mem_disp);
         emit32(e, (uint32_t)value);
     } else {
         emit_mov_imm(e, H_S0, value);
@@ -137,8 +164,12 @@ static bool same_page(const struct gen *g, uint64_t rip)
 }
 
 /* Records an exit; its number. */
-static struct bt_exit *add_exit(struct gen *g, uint64_t rip)
+struct bt_exit *gen_add_exit(struct gen *g, uint64_t rip)
 {
+    if (g->b->exits + g->nexits == g->v->exits + g->v->exits_max) {
+        g->e.full = true;
+        g->nexits = 0;
+    }
     struct bt_exit *x = &g->b->exits[g->nexits++];
     *x = (struct bt_exit){.rip = rip, .block = g->b, .kind = BT_EXIT_CHECKED};
     x->site = (uint32_t)(g->e.p - g->v->code_rw);
@@ -157,14 +188,14 @@ static struct bt_cell *add_cell(struct gen *g)
     return c;
 }
 
-/* Control goes to rip. The exit's stub is emitted later, and patched in. */
-void gen_exit(struct gen *g, uint64_t rip)
+/* Control goes to rip, by a jump or a host call. The exit's stub is emitted later, and patched in. */
+static void emit_exit(struct gen *g, uint64_t rip, bool call)
 {
     struct emit *e = &g->e;
-    struct bt_exit *x = add_exit(g, rip);
+    struct bt_exit *x = gen_add_exit(g, rip);
     if (same_page(g, rip)) {
         x->kind = BT_EXIT_DIRECT;
-        emit8(e, 0xe9);
+        emit8(e, call ? 0xe8 : 0xe9);
         x->jump = (uint32_t)(e->p - g->v->code_rw);
         emit32(e, 0);
         return;
@@ -173,12 +204,47 @@ void gen_exit(struct gen *g, uint64_t rip)
     emit_load(e, H_S0, (uint64_t)&x->cell->neg_ctx);
     emit_load(e, H_S1, GA(g, ctx));
     emit_rm(e, true, 0x8d, H_S0, H_S0, H_S1, 1, 0);
+    uint8_t *hit = emit_jrcxz_fwd(e), *landing = NULL;
+    emit8(e, call ? 0xe8 : 0xe9); /* to the stub */
+    x->jump = (uint32_t)(e->p - g->v->code_rw);
+    emit32(e, 0);
+    if (call) {
+        emit8(e, 0xeb);
+        landing = e->p;
+        emit8(e, 0);
+    }
+    emit_here8(e, hit);
+    emit8(e, 0xff); /* call or jmp [cell.target] */
+    emit_rip_modrm(e, call ? 2 : 4, (uint64_t)&x->cell->target, 0);
+    x->end = (uint32_t)(e->p - g->v->code_rw);
+    if (landing) {
+        emit_here8(e, landing);
+    }
+}
+
+void gen_exit(struct gen *g, uint64_t rip)
+{
+    emit_exit(g, rip, false);
+}
+
+/* Behind a host call: where the matching RET lands, with the guest's return address in r15. The prediction holds when that address
+ * and the context are what they were. */
+static void emit_landing(struct gen *g, uint64_t rip)
+{
+    struct emit *e = &g->e;
+    struct bt_exit *x = gen_add_exit(g, rip);
+    x->kind = BT_EXIT_RETURN;
+    x->cell = add_cell(g);
+    emit_load(e, H_S0, (uint64_t)&x->cell->neg_ctx);
+    emit_load(e, H_S1, GA(g, ctx));
+    emit_rm(e, true, 0x8d, H_S0, H_S0, H_S2, 1, 0);
+    emit_rm(e, true, 0x8d, H_S0, H_S0, H_S1, 1, 0);
     uint8_t *hit = emit_jrcxz_fwd(e);
-    emit8(e, 0xe9); /* to the stub */
+    emit8(e, 0xe9);
     x->jump = (uint32_t)(e->p - g->v->code_rw);
     emit32(e, 0);
     emit_here8(e, hit);
-    emit8(e, 0xff); /* jmp [cell.target] */
+    emit8(e, 0xff);
     emit_rip_modrm(e, 4, (uint64_t)&x->cell->target, 0);
     x->end = (uint32_t)(e->p - g->v->code_rw);
 }
@@ -189,15 +255,29 @@ void gen_exit_stubs(struct gen *g)
     struct bt_vcpu *v = g->v;
     for (unsigned i = 0; i < g->nexits && !e->full; i++) {
         struct bt_exit *x = &g->b->exits[i];
+        if (x->kind == BT_EXIT_GROUP) {
+            continue;
+        }
         x->stub = (uint32_t)(e->p - v->code_rw);
         emit_here32(e, v->code_rw + x->jump);
-        emit_mov_imm(e, H_S1, (uint64_t)(g->b - v->blocks) * 2 + i);
+        if (x->kind == BT_EXIT_RETURN) {
+            /* The right address, but no link (any more)? Else RET went somewhere else than its CALL came from. */
+            emit_mov_imm(e, H_S0, 0 - x->rip);
+            emit_rm(e, true, 0x8d, H_S0, H_S0, H_S2, 1, 0);
+            uint8_t *right = emit_jrcxz_fwd(e);
+            emit_jmp(e, v->stub_lookup);
+            emit_here8(e, right);
+            emit_mov_imm(e, H_S1, (uint64_t)(x - v->exits));
+            emit_jmp(e, v->stub_leave_return);
+            continue;
+        }
+        emit_mov_imm(e, H_S1, (uint64_t)(x - v->exits));
         emit_jmp(e, v->stub_leave_link);
     }
 }
 
 /* r15: target. */
-static void indirect_tail(struct gen *g)
+static void indirect_tail(struct gen *g, bool call)
 {
     struct emit *e = &g->e;
     struct bt_vcpu *v = g->v;
@@ -212,10 +292,22 @@ static void indirect_tail(struct gen *g)
     uint8_t *hit = emit_jrcxz_fwd(e);
     g->b->indirect_stub = (uint32_t)(e->p - v->code_rw);
     emit_mov_imm(e, H_S1, (uint64_t)(g->b - v->blocks));
-    emit_jmp(e, v->stub_leave_indirect);
+    uint8_t *landing = NULL;
+    if (call) {
+        emit_call(e, v->stub_leave_indirect);
+        g->b->indirect_back = (uint32_t)(e->p - v->code_rw);
+        emit8(e, 0xeb);
+        landing = e->p;
+        emit8(e, 0);
+    } else {
+        emit_jmp(e, v->stub_leave_indirect);
+    }
     emit_here8(e, hit);
-    emit_rm(e, false, 0xff, 4, H_NONE, H_S1, 8, (int32_t)(uint64_t)v->jc + 8); /* jmp [r14 * 8 + jc + 8] */
+    emit_rm(e, false, 0xff, call ? 2 : 4, H_NONE, H_S1, 8, (int32_t)(uint64_t)v->jc + 8); /* [r14 * 8 + jc + 8] */
     g->b->indirect_to = (uint32_t)(e->p - v->code_rw);
+    if (landing) {
+        emit_here8(e, landing);
+    }
 }
 
 void gen_call(struct gen *g, const struct bt_insn *in)
@@ -224,7 +316,8 @@ void gen_call(struct gen *g, const struct bt_insn *in)
     store_const_at_s2(g, gen_next_rip(g, in));
     move_rsp(g, -(int32_t)stack_bytes(g));
     gen_flags_end(g);
-    gen_exit(g, gen_branch_target(g, in));
+    emit_exit(g, gen_branch_target(g, in), true);
+    emit_landing(g, gen_next_rip(g, in));
 }
 
 /* Target of an indirect jump or call into r15. */
@@ -234,6 +327,7 @@ static void indirect_target(struct gen *g, const struct bt_insn *in)
         gen_operand(g, in);
         load_at_s2(g, H_S2);
     } else {
+        g->s2_group = -1;
         gen_load_gpr(g, H_S2, in->rm.reg);
         if (!wide(g)) {
             emit_mov32(&g->e, H_S2, H_S2);
@@ -251,14 +345,15 @@ void gen_call_indirect(struct gen *g, const struct bt_insn *in)
     gen_flags_end(g);
     emit_load(&g->e, H_S2, GA(g, tmp[0]));
     g->b->rsp_moved = -(int32_t)stack_bytes(g);
-    indirect_tail(g);
+    indirect_tail(g, true);
+    emit_landing(g, gen_next_rip(g, in));
 }
 
 void gen_jmp_indirect(struct gen *g, const struct bt_insn *in)
 {
     indirect_target(g, in);
     gen_flags_end(g);
-    indirect_tail(g);
+    indirect_tail(g, false);
 }
 
 void gen_ret(struct gen *g, const struct bt_insn *in)
@@ -268,7 +363,10 @@ void gen_ret(struct gen *g, const struct bt_insn *in)
     g->b->rsp_moved = (int32_t)(stack_bytes(g) + (in->imm_bytes ? (uint32_t)(in->op.imm & UINT16_MAX) : 0));
     move_rsp(g, g->b->rsp_moved);
     gen_flags_end(g);
-    indirect_tail(g);
+    emit8(&g->e, 0xc7); /* mov dword [ret_block], number: for a RET to a non-canonical address */
+    emit_rip_modrm(&g->e, 0, GA(g, ret_block), 4);
+    emit32(&g->e, (uint32_t)(g->b - g->v->blocks));
+    emit8(&g->e, 0xc3);
 }
 
 void gen_jcc(struct gen *g, const struct bt_insn *in)
@@ -278,7 +376,7 @@ void gen_jcc(struct gen *g, const struct bt_insn *in)
     uint64_t target = gen_branch_target(g, in), next = gen_next_rip(g, in);
     gen_flags_end(g);
     if (same_page(g, target)) {
-        struct bt_exit *x = add_exit(g, target);
+        struct bt_exit *x = gen_add_exit(g, target);
         x->kind = BT_EXIT_DIRECT;
         emit8(e, 0x0f);
         emit8(e, 0x80 | cc);

@@ -118,9 +118,11 @@ void gen_ea(struct gen *g, const struct bt_op *op, unsigned dst)
     }
 }
 
-void gen_check(struct gen *g, const struct bt_insn *in, unsigned size, bool write, bool stack)
+static void emit_check(struct gen *g, unsigned size, bool write, uint32_t info)
 {
     struct emit *e = &g->e;
+    g->s2_group = -1;
+    g->mem_disp = 0;
     struct bt_vcpu *v = g->v;
     unsigned mmu = g->mode & BT_MODE_USER ? BT_MMU_USER : g->mode & BT_MODE_AC ? BT_MMU_KERNEL_AC : BT_MMU_KERNEL;
     uint64_t table = (uint64_t)(write ? v->tlb[mmu].write : v->tlb[mmu].read);
@@ -150,21 +152,55 @@ void gen_check(struct gen *g, const struct bt_insn *in, unsigned size, bool writ
     g->cold[g->ncold++] = (struct gen_cold){
         .jcc = jcc,
         .back = e->p,
-        .info = size | (write ? GEN_INFO_WRITE : 0) | GEN_INFO_MMU(mmu) | (stack ? GEN_INFO_STACK : 0) |
-                (in->masked_mem ? GEN_INFO_MASKED : 0) | (in->op.aligned ? GEN_INFO_ALIGNED : 0),
-        .guest = (uint16_t)(in->op.rip - g->b->rip),
+        .info = size | (write ? GEN_INFO_WRITE : 0) | GEN_INFO_MMU(mmu) | info,
+        .guest = (uint16_t)(g->insn[g->at].in.op.rip - g->b->rip),
+        .flags_saved = g->flags_saved,
     };
+}
+
+void gen_check(struct gen *g, const struct bt_insn *in, unsigned size, bool write, bool stack)
+{
+    emit_check(g, size, write,
+               (stack ? GEN_INFO_STACK : 0) | (in->masked_mem ? GEN_INFO_MASKED : 0) |
+                   (in->op.aligned ? GEN_INFO_ALIGNED : 0));
+}
+
+void gen_check_span(struct gen *g, int group, bool stack)
+{
+    const struct gen_group *x = &g->group[group];
+    emit_check(g, (unsigned)(x->max - x->min), x->write, GEN_INFO_GROUP | (stack ? GEN_INFO_STACK : 0));
+}
+
+/* A group's failed check may jump straight to the same instruction in a block without groups, once there is one. */
+static void emit_group_exit(struct gen *g, struct gen_cold *c)
+{
+    struct emit *e = &g->e;
+    if (c->flags_saved) {
+        flags_restore(g);
+    }
+    c->exit = gen_add_exit(g, g->b->rip + c->guest);
+    c->exit->kind = BT_EXIT_GROUP;
+    emit8(e, 0xe9);
+    c->exit->jump = (uint32_t)(e->p - g->v->code_rw);
+    emit32(e, 0);
+    c->exit->stub = (uint32_t)(e->p - g->v->code_rw);
 }
 
 void gen_cold_paths(struct gen *g)
 {
     struct emit *e = &g->e;
     for (unsigned i = 0; i < g->ncold; i++) {
-        const struct gen_cold *c = &g->cold[i];
+        struct gen_cold *c = &g->cold[i];
         g->maps[g->nmaps++] = (struct bt_map){.host = (uint16_t)(e->p - g->start), .guest = c->guest};
         emit_here32(e, c->jcc);
+        if (c->info & GEN_INFO_GROUP) {
+            emit_group_exit(g, c);
+        }
         emit_mov_imm(e, H_RCX, c->info);
         emit_call(e, g->v->stub_mem);
+        if (c->exit) {
+            c->exit->end = (uint32_t)(e->p - g->v->code_rw);
+        }
         emit_jmp(e, (uint64_t)c->back + e->rx_delta);
     }
 }
@@ -182,6 +218,7 @@ void gen_call_op(struct gen *g, const struct bt_insn *in, bt_op_fn *fn)
     op->fn = fn;
     gen_flags_end(g);
     g->op_flags_saved = false;
+    g->s2_group = -1;
     emit_mov_imm(&g->e, H_S1, (uint64_t)op);
     emit_call(&g->e, v->stub_op);
 }
@@ -223,7 +260,20 @@ void gen_operand(struct gen *g, const struct bt_insn *in)
         emit_load(&g->e, H_S2, GA(g, bounce.ptr));
         return;
     }
+    const struct gen_insn *gi = &g->insn[g->at];
+    if (gen_group_known(g, gi->mem_group, gi->mem_offset)) {
+        return;
+    }
     gen_flags_save(g, in);
+    if (gi->mem_group >= 0) {
+        const struct gen_group *x = &g->group[gi->mem_group];
+        struct bt_op lowest = in->op;
+        lowest.disp += x->min - gi->mem_offset;
+        gen_ea(g, &lowest, H_S2);
+        gen_check_span(g, gi->mem_group, in->op.stack_based);
+        gen_group_checked(g, gi->mem_group, gi->mem_offset);
+        return;
+    }
     gen_ea(g, &in->op, H_S2);
     if (in->op.seg == X86_FS || in->op.seg == X86_GS) {
         emit_ra(&g->e, true, 0x03, H_S2, GA(g, cpu.s.seg[in->op.seg].base));

@@ -85,7 +85,7 @@ static enum served serve_pending(struct bt_vcpu *v, struct vcpu_exit *exit)
             return SERVED_SHUTDOWN;
         }
     }
-    if (v->irq_wait && v->iflag && !cpu->s.sti_shadow && !cpu->s.movss_shadow && !v->mode_once) {
+    if (v->irq_wait && v->iflag && !cpu->s.sti_shadow && !cpu->s.movss_shadow && !(v->mode_once & ~BT_MODE_NOGROUP)) {
         bt_fpu_save(v);
         int vector = cpu->platform.irq_ack(cpu->platform.opaque);
         if (vector < 0) {
@@ -105,19 +105,23 @@ static enum served serve_pending(struct bt_vcpu *v, struct vcpu_exit *exit)
 /* An exit without a link. */
 static void after_link(struct bt_vcpu *v)
 {
-    struct bt_exit *x = &v->blocks[v->leave_arg / 2].exits[v->leave_arg % 2];
+    struct bt_exit *x = &v->exits[v->leave_arg];
     v->cpu.s.rip = x->rip;
     v->counters[BT_C_EXIT_LINK]++;
-    if (!x->block->dead && x->block->mode == v->mode) {
+    if (!x->block->dead && (x->block->mode & ~BT_MODE_NOGROUP) == v->mode) {
         v->link_from = x;
         v->link_flushes = v->counters[BT_C_FLUSHES];
     }
 }
 
 /* RET, JMP and CALL to a non-canonical address fault before they did anything (SDM vol. 2, "JMP", "RET"). */
-static void after_indirect(struct bt_vcpu *v)
+static void after_indirect(struct bt_vcpu *v, bool ret)
 {
-    struct bt_block *b = &v->blocks[v->leave_arg];
+    struct bt_block *b = &v->blocks[ret ? v->ret_block : v->leave_arg];
+    if (ret && v->leave_arg != BT_NO_EXIT && !v->exits[v->leave_arg].block->dead) {
+        v->link_from = &v->exits[v->leave_arg];
+        v->link_flushes = v->counters[BT_C_FLUSHES];
+    }
     v->counters[BT_C_EXIT_INDIRECT]++;
     v->cpu.s.rip = v->ind_rip;
     v->fill_jc = true;
@@ -125,6 +129,7 @@ static void after_indirect(struct bt_vcpu *v)
         v->cpu.s.rip = b->rip + (b->map[b->insns - 1u].guest & ~BT_MAP_FLAGS_SAVED);
         v->cpu.s.gpr[X86_RSP] -= (uint64_t)(int64_t)b->rsp_moved;
         v->fill_jc = false;
+        v->link_from = NULL;
         x86_raise_error(&v->cpu, X86_GP, 0);
         v->raised = true;
     }
@@ -149,6 +154,19 @@ static void site_rip(struct bt_vcpu *v)
     v->cpu.s.rip = b ? bt_rip_at(v, b, v->site - 1) : v->cpu.s.rip;
 }
 
+/* The group check that failed at `site` is to lead to the block that runs next. */
+static void note_group_exit(struct bt_vcpu *v)
+{
+    struct bt_block *b = bt_block_at(v, v->site);
+    uint32_t off = (uint32_t)(v->site - (uint64_t)v->code_rx);
+    for (unsigned i = 0; b && i < b->nexits; i++) {
+        if (b->exits[i].kind == BT_EXIT_GROUP && b->exits[i].end == off && !b->dead) {
+            v->link_from = &b->exits[i];
+            v->link_flushes = v->counters[BT_C_FLUSHES];
+        }
+    }
+}
+
 /* What an op, or the memory slow path, asked for. False: leave bt_run with *exit. */
 static bool after_result(struct bt_vcpu *v, int result, struct vcpu_exit *exit)
 {
@@ -164,6 +182,11 @@ static bool after_result(struct bt_vcpu *v, int result, struct vcpu_exit *exit)
     case BT_SLOW:
         v->counters[BT_C_EXIT_SLOW]++;
         v->mode_once = BT_MODE_ONE | BT_MODE_SLOW;
+        return true;
+    case BT_NOGROUP:
+        v->counters[BT_C_EXIT_NOGROUP]++;
+        v->mode_once = BT_MODE_NOGROUP;
+        note_group_exit(v);
         return true;
     case BT_HALT:
         cpu->s.rip = cpu->next_rip;
@@ -244,11 +267,11 @@ static bool turn(struct bt_vcpu *v, struct vcpu_exit *exit)
     if (!b) {
         return deliver(v, false) || ((void)(exit->reason = EXIT_SHUTDOWN), false);
     }
-    if (!once && !b->dead) {
-        if (from && v->link_flushes == v->counters[BT_C_FLUSHES] && !from->block->dead) {
+    if (!(once & ~BT_MODE_NOGROUP) && !b->dead) {
+        if (from && !once == (from->kind != BT_EXIT_GROUP) && v->link_flushes == v->counters[BT_C_FLUSHES] && !from->block->dead) {
             bt_link(v, from, b);
         }
-        if (fill) {
+        if (fill && !once) {
             *bt_jc_slot(v, cpu->s.rip) = (struct bt_jc_entry){.neg_key = 0 - (cpu->s.rip + v->mode_ctx),
                                                              .target = (uint64_t)v->code_rx + b->code};
         }
@@ -269,7 +292,8 @@ static bool turn(struct bt_vcpu *v, struct vcpu_exit *exit)
     v->enter_target = NULL;
     switch (why) {
     case BT_LEAVE_LINK: after_link(v); break;
-    case BT_LEAVE_INDIRECT: after_indirect(v); break;
+    case BT_LEAVE_INDIRECT: after_indirect(v, false); break;
+    case BT_LEAVE_RETURN: after_indirect(v, true); break;
     case BT_LEAVE_FAULT: after_fault(v); break;
     case BT_LEAVE_MEM:
         site_rip(v);

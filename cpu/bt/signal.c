@@ -48,6 +48,10 @@ static void on_kick(int sig, siginfo_t *info, void *context)
     uint64_t pc = (uint64_t)uc->uc_mcontext.gregs[REG_RIP];
     v->ctx = v->ctx_poison;
     struct bt_block *b = bt_block_at(v, pc);
+    if (pc > v->stub_lookup && pc < v->stub_lookup_end) {
+        uc->uc_mcontext.gregs[REG_RIP] = (greg_t)v->stub_lookup_miss;
+        return;
+    }
     if (!b) {
         bt_unlink_current(v, v->site);
         if (v->enter_target) {
@@ -58,13 +62,16 @@ static void on_kick(int sig, siginfo_t *info, void *context)
     bt_unlink_out(v, b);
     uint32_t off = (uint32_t)(pc - (uint64_t)v->code_rx);
     /* Past the comparison with ctx already? Then take the path of a mismatch; its input is in memory or constant. */
-    for (unsigned i = 0; i < 2; i++) {
+    for (unsigned i = 0; i < b->nexits; i++) {
         const struct bt_exit *x = &b->exits[i];
-        if (x->kind == BT_EXIT_CHECKED && off > x->site && off < x->end) {
-            uc->uc_mcontext.gregs[REG_RIP] = (greg_t)((uint64_t)v->code_rx + x->stub);
+        /* A host CALL (E8) to the stub comes back to what is behind it: not to be made again. */
+        bool back = v->code_rw[x->jump - 1] == 0xe8 && off == x->jump + 4;
+        if ((x->kind == BT_EXIT_CHECKED || x->kind == BT_EXIT_RETURN) && off > x->site && off < x->end &&
+            !back) {
+            uc->uc_mcontext.gregs[REG_RIP] = (greg_t)((uint64_t)v->code_rx + x->jump - 1); /* its jump or call to the stub */
         }
     }
-    if (b->indirect_to && off > b->indirect_from && off < b->indirect_to) {
+    if (b->indirect_to && off > b->indirect_from && off < b->indirect_to && off != b->indirect_back) {
         uc->uc_mcontext.gregs[REG_RIP] = (greg_t)((uint64_t)v->code_rx + b->indirect_stub);
     }
 }
@@ -75,6 +82,11 @@ static void on_fault(int sig, siginfo_t *info, void *context)
     ucontext_t *uc = context;
     struct bt_vcpu *v = bt_self;
     uint64_t pc = (uint64_t)uc->uc_mcontext.gregs[REG_RIP];
+    if (v && in_code(v, pc) && (uint64_t)info->si_addr - v->ret_guard < MEM_PAGE_SIZE) {
+        /* The return stack is full: forget it. RETs beyond will find their way by the jump cache. */
+        uc->uc_mcontext.gregs[REG_RSP] = (greg_t)v->ret_bottom;
+        return;
+    }
     struct bt_block *b = v && in_code(v, pc) ? bt_block_at(v, pc) : NULL;
     if (!b) {
         /* Ours: let the default action, or whoever was there before, see it. */

@@ -24,6 +24,12 @@ static void emit_alu_rsp_imm8(struct emit *e, unsigned ext, int8_t imm)
     emit8(e, (uint8_t)imm);
 }
 
+/* lea rsp, [rsp + delta] */
+static void emit_alu_rsp_flagless(struct emit *e, int8_t delta)
+{
+    emit_lea(e, H_RSP, H_RSP, delta);
+}
+
 static void emit_push(struct emit *e, unsigned r)
 {
     emit_rex(e, false, 0, 0, r, false);
@@ -140,6 +146,29 @@ static uint64_t make_leave(struct emit *e, struct bt_vcpu *v, enum bt_leave why)
     return at;
 }
 
+/* RET whose predicted landing was wrong, or which had none: through the jump cache. r15: target. */
+static void make_lookup(struct emit *e, struct bt_vcpu *v)
+{
+    v->stub_return_bottom = emit_rx(e);
+    emit_alu_rsp_flagless(e, -8); /* the bottom entry stays */
+    v->stub_lookup = emit_rx(e);
+    emit_store(e, A(ind_rip), H_S2);
+    emit_rr(e, false, 0x0fb7, H_S1, H_S2);
+    emit_rm(e, false, 0x8d, H_S1, H_S1, H_S1, 1, 0);
+    emit_rm(e, true, 0x8b, H_S0, H_NONE, H_S1, 8, (int32_t)(uint64_t)v->jc);
+    emit_rm(e, true, 0x8d, H_S0, H_S0, H_S2, 1, 0);
+    emit_load(e, H_S2, A(ctx));
+    emit_rm(e, true, 0x8d, H_S0, H_S0, H_S2, 1, 0);
+    uint8_t *hit = emit_jrcxz_fwd(e);
+    v->stub_lookup_miss = emit_rx(e);
+    emit_load(e, H_S2, A(ind_rip));
+    emit_mov_imm(e, H_S1, BT_NO_EXIT);
+    emit_jmp(e, v->stub_leave_return);
+    emit_here8(e, hit);
+    emit_rm(e, false, 0xff, 4, H_NONE, H_S1, 8, (int32_t)(uint64_t)v->jc + 8);
+    v->stub_lookup_end = emit_rx(e);
+}
+
 /* The signal handler has stored the guest's state; only C's registers are missing. */
 static uint64_t make_leave_fault(struct emit *e, struct bt_vcpu *v)
 {
@@ -213,6 +242,11 @@ void bt_stubs_make(struct bt_vcpu *v)
     make_enter(&e, v);
     v->stub_leave_link = make_leave(&e, v, BT_LEAVE_LINK);
     v->stub_leave_indirect = make_leave(&e, v, BT_LEAVE_INDIRECT);
+    v->stub_leave_return = emit_rx(&e);
+    emit_store(&e, A(ind_rip), H_S2);
+    make_leave(&e, v, BT_LEAVE_RETURN);
+    make_lookup(&e, v);
+    *(uint64_t *)v->ret_bottom = v->stub_return_bottom;
     v->stub_leave_fault = make_leave_fault(&e, v);
     v->stub_mem = make_mem(&e, v);
     v->stub_op = make_op(&e, v);

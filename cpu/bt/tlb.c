@@ -287,21 +287,21 @@ int bt_tlb_miss(struct bt_vcpu *v, uint64_t va, uint32_t info)
     }
     if ((v->mode & BT_MODE_CODE64) && !x86_is_canonical(va)) {
         x86_raise_error(&v->cpu, info & 0x40000 ? X86_SS_EXC : X86_GP, 0);
-        return BT_RAISE;
+        return info & 0x200000 ? BT_NOGROUP : BT_RAISE;
     }
     if ((va & (MEM_PAGE_SIZE - 1)) + size > MEM_PAGE_SIZE) {
-        return BT_SLOW;
+        return info & 0x200000 ? BT_NOGROUP : BT_SLOW;
     }
-    bool mmio, code;
+    bool mmio, code, group = (info & 0x200000) != 0;
     gpa_t gpa;
     uint64_t ram = 0;
     unsigned access = (write ? X86_ACCESS_WRITE : X86_ACCESS_READ) | (mmu == BT_MMU_USER ? X86_ACCESS_USER : 0);
     uint8_t *host = fill(v, mmu, va, access, &mmio, &gpa, &ram, &code);
     if (!host) {
-        return mmio ? BT_SLOW : BT_RAISE;
+        return group ? BT_NOGROUP : mmio ? BT_SLOW : BT_RAISE;
     }
     if (code && bt_code_overlaps(v, ram, size)) {
-        return BT_SLOW;
+        return group ? BT_NOGROUP : BT_SLOW;
     }
     v->tmp[3] = (uint64_t)host;
     if (atomic_load_explicit(&v->pending, memory_order_relaxed)) {

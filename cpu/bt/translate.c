@@ -220,6 +220,7 @@ static void gen_insn(struct gen *g, const struct gen_insn *gi)
     uint32_t mode = g->mode;
     g->mode = effective_mode(mode, in);
     g->op_flags_saved = g->flags_saved;
+    g->mem_disp = 0;
     switch (gi->kind) {
     case GEN_COPY: gen_copy(g, in); break;
     case GEN_INLINE:
@@ -258,13 +259,16 @@ int bt_translate(struct bt_vcpu *v, struct bt_block *b, const uint8_t *code, uns
         return r;
     }
     find_live_flags(g);
+    gen_find_groups(g);
+    g->s2_group = -1;
 
     g->e = (struct emit){.p = v->code_rw + v->code_used, .end = v->code_rw + v->code_size,
                          .rx_delta = (uint64_t)v->code_rx - (uint64_t)v->code_rw};
     g->start = g->e.p;
     b->code = v->code_used;
-    b->indirect_from = b->indirect_to = 0;
-    b->exits[0].kind = b->exits[1].kind = BT_EXIT_NONE;
+    b->indirect_from = b->indirect_to = b->indirect_back = 0;
+    b->exits = v->exits + v->exits_used;
+    b->nexits = 0;
     unsigned maps_first = g->nmaps;
     for (g->at = 0; g->at < g->n; g->at++) {
         const struct gen_insn *gi = &g->insn[g->at];
@@ -290,6 +294,8 @@ int bt_translate(struct bt_vcpu *v, struct bt_block *b, const uint8_t *code, uns
     b->nmaps = (uint16_t)(g->nmaps - maps_first);
     memcpy(b->map, g->maps, g->nmaps * sizeof(struct bt_map));
     v->maps_used += g->nmaps;
+    b->nexits = (uint8_t)g->nexits;
+    v->exits_used += g->nexits;
     b->code_len = (uint32_t)(g->e.p - g->start);
     v->code_used = (uint32_t)align_up(v->code_used + b->code_len, 16);
     v->counters[BT_C_BLOCKS]++;

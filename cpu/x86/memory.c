@@ -62,6 +62,12 @@ static unsigned bytes_to_page_end(uint64_t va)
     return MEM_PAGE_SIZE - (unsigned)(va & PAGE_MASK);
 }
 
+/* A device sees an access at the width that the instruction has, where that is a power of two. */
+static unsigned mmio_part(unsigned left)
+{
+    return left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+}
+
 static void read_span(struct x86_cpu *cpu, const struct span *span, uint8_t *buf, unsigned size)
 {
     if (span->host) {
@@ -69,7 +75,7 @@ static void read_span(struct x86_cpu *cpu, const struct span *span, uint8_t *buf
         return;
     }
     for (unsigned done = 0; done < size;) {
-        unsigned part = size - done >= 8 ? 8 : 1;
+        unsigned part = mmio_part(size - done);
         uint64_t value = mem_mmio_read(cpu->mem, GPA(span->gpa.v + done), part);
         for (unsigned i = 0; i < part; i++) {
             buf[done++] = (uint8_t)(value >> (8 * i));
@@ -84,7 +90,7 @@ static void write_span(struct x86_cpu *cpu, const struct span *span, const uint8
         return;
     }
     for (unsigned done = 0; done < size;) {
-        unsigned part = size - done >= 8 ? 8 : 1;
+        unsigned part = mmio_part(size - done);
         uint64_t value = 0;
         for (unsigned i = 0; i < part; i++) {
             value |= (uint64_t)buf[done + i] << (8 * i);

@@ -111,7 +111,7 @@ def test_input_from_a_terminal(m):
 
 
 def test_input_from_a_pipe_and_a_file(m):
-    image, data = m.bare('echo', ECHO), bytes(b for b in range(256) if b != ord('q')) * 40
+    image, data = m.bare('echo', ECHO), bytes(b for b in range(256) if b != ord('q')) * 8
     with open(m.path('input', data + b'q'), 'rb') as f:
         status, text, _ = m.run(m.argv(image), stdin=f)
         check_equal((status, text), (1, data.decode('latin-1')), 'status and output, file')

@@ -39,6 +39,7 @@ class Session:
     def __init__(self, argv, rows=24, columns=80):
         self.text = ''
         self.seen = 0  # what earlier expectations have consumed
+        self.rest = ''  # the beginning of a control sequence
         self.status = None
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
@@ -55,7 +56,11 @@ class Session:
             data = os.read(self.fd, 65536)
         except OSError:  # Linux's way to say that the other side is closed
             data = b''
-        self.text += data.decode('latin-1').replace('\r', '')
+        # Without the terminal's control sequences, such as a line editor sends; one may come in two pieces.
+        raw = self.rest + data.decode('latin-1').replace('\r', '')
+        cut = re.search(r'\x1b(\[[0-9;?]*)?$', raw)
+        self.rest = cut.group(0) if cut else ''
+        self.text += re.sub(r'\x1b\[[0-9;?]*[A-Za-z]', '', raw[:len(raw) - len(self.rest)])
         return bool(data)
 
     def expect(self, pattern, patience=None):
@@ -81,10 +86,8 @@ class Session:
         """Types a line at the guest's shell and returns what it printed and its status."""
         self.send(line + '; echo "=status" $?\n')
         match = self.expect(r'^((?:.*\n)*?)=status (\d+)$', patience)
-        output = match.group(1)
-        # The first line is the echo of what was typed (the terminal may have wrapped it).
-        echo_end = output.find('echo "=status" $?\n')
-        return output[echo_end + len('echo "=status" $?\n'):] if echo_end >= 0 else output, int(match.group(2))
+        # First comes the echo of what was typed, which the line editor may have wrapped; it ends with "$?".
+        return match.group(1).rpartition('$?\n')[2], int(match.group(2))
 
     def wait(self, patience=None):
         """Reads to the end and returns the exit status."""

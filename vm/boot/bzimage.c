@@ -69,13 +69,13 @@ int bzimage_parse(const uint8_t *data, size_t size, struct boot_image *ret_image
         return err_set(err, -ENOEXEC, "the Linux kernel has no 64-bit entry point: a 32-bit kernel");
     }
     /* boot.rst: 0 means 4, for historical reasons. */
-    uint64_t setup_bytes = ((data[HDR_SETUP_SECTS] ? data[HDR_SETUP_SECTS] : 4u) + 1) * 512u;
+    uint64_t setup_bytes = ((data[HDR_SETUP_SECTS] ? data[HDR_SETUP_SECTS] : 4u) + 1) * 512ull;
     uint64_t sys_bytes = (uint64_t)boot_le32(data + HDR_SYSSIZE) * 16;
     /* syssize is rounded up to 16 bytes; what follows it in the file is a signature, and of no use here. */
     if (size < setup_bytes || size - setup_bytes + 15 < sys_bytes || sys_bytes <= ENTRY64_OFFSET) {
         return err_set(err, -ENOEXEC,
                        "the bzImage is truncated: %zu bytes of the %llu that its header announces", size,
-                       (unsigned long long)(setup_bytes + sys_bytes));
+                       (unsigned long long)setup_bytes + sys_bytes);
     }
     uint64_t pref_address = boot_le64(data + HDR_PREF_ADDRESS);
     uint64_t init_size = boot_le32(data + HDR_INIT_SIZE);

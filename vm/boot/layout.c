@@ -39,7 +39,7 @@ int boot_place(const struct boot_image *image, uint64_t low_bytes, const uint64_
         if (seg->gpa < BOOT_FIRMWARE_END && !below) {
             return err_set(err, -ENOEXEC,
                            "the kernel wants a segment at 0x%llx to 0x%llx, where boot data and firmware lie",
-                           (unsigned long long)seg->gpa, (unsigned long long)(seg->gpa + seg->mem_bytes));
+                           (unsigned long long)seg->gpa, (unsigned long long)seg->gpa + seg->mem_bytes);
         }
     }
     /* Modules go to the top, downwards: what lies low is what kernels expect to be free. */

@@ -76,7 +76,7 @@ int boot_state_long(struct mem *mem, struct x86_state *state, uint64_t entry)
     }
     for (unsigned d = 0; d < DIRECTORIES && rc == 0; d++) {
         for (unsigned i = 0; i < ENTRIES; i++) {
-            table[i] = d * GiB + i * 2 * MiB + PTE_P + PTE_W + PTE_PS;
+            table[i] = d * GiB + (uint64_t)i * 2 * MiB + PTE_P + PTE_W + PTE_PS;
         }
         rc = mem_write(mem, GPA(BOOT_PAGES_BASE + (2 + d) * MEM_PAGE_SIZE), table, sizeof(table));
     }
