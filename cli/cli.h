@@ -6,5 +6,6 @@
 
 int cli_run(int argc, char **argv);
 int cli_engines(int argc, char **argv);
+int cli_image(int argc, char **argv);
 
 #endif

@@ -1,5 +1,5 @@
 /*
- * `fonda run` and `fonda engines`: check the options, then become fonda-vmm, which lies beside this program
+ * `fonda run`, `fonda engines` and `fonda image`: become fonda-vmm or fonda-image, which lie beside this program
  * or in libexec.
  */
 #include <errno.h>
@@ -15,31 +15,33 @@
 
 #define VMM_NAME "fonda-vmm"
 
-/* Where fonda-vmm may lie, from the directory of the real binary (links are resolved): an installed tree,
+/* Where a program may lie, from the directory of the real binary (links are resolved): an installed tree,
  * then a build tree. */
-static const char *const vmm_places[] = {"", "../libexec/fonda/", "../libexec/", "../vm/"};
+static const char *const program_places[] = {"", "../libexec/fonda/", "../libexec/", "../vm/"};
 
-static int exec_vmm(char **argv)
+/* Becomes the program that argv[0] names. */
+static int exec_program(char **argv)
 {
+    const char *name = argv[0];
     char self[PATH_MAX];
     ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
     if (n < 0) {
-        log_error("cannot find %s: /proc/self/exe: %s", VMM_NAME, strerror(errno));
+        log_error("cannot find %s: /proc/self/exe: %s", name, strerror(errno));
         return VM_STATUS_HOST;
     }
     self[n] = '\0';
     char *slash = strrchr(self, '/');
     slash[1] = '\0';
-    for (size_t i = 0; i < ARRAY_SIZE(vmm_places); i++) {
+    for (size_t i = 0; i < ARRAY_SIZE(program_places); i++) {
         char path[2 * PATH_MAX];
-        snprintf(path, sizeof(path), "%s%s%s", self, vmm_places[i], VMM_NAME);
+        snprintf(path, sizeof(path), "%s%s%s", self, program_places[i], name);
         execv(path, argv);
         if (errno != ENOENT && errno != ENOTDIR) {
             log_error("cannot run '%s': %s", path, strerror(errno));
             return VM_STATUS_HOST;
         }
     }
-    log_error("cannot find %s beside %s or in ../libexec: is the installation complete?", VMM_NAME, self);
+    log_error("cannot find %s beside %s or in ../libexec: is the installation complete?", name, self);
     return VM_STATUS_HOST;
 }
 
@@ -72,7 +74,7 @@ int cli_run(int argc, char **argv)
         return 0;
     }
     argv[0] = VMM_NAME;
-    return exec_vmm(argv);
+    return exec_program(argv);
 }
 
 int cli_engines(int argc, char **argv)
@@ -87,5 +89,11 @@ int cli_engines(int argc, char **argv)
         return VM_STATUS_USAGE;
     }
     char *vmm_argv[] = {VMM_NAME, "--list-engines", NULL};
-    return exec_vmm(vmm_argv);
+    return exec_program(vmm_argv);
+}
+
+int cli_image(int argc, char **argv)
+{
+    argv[0] = "fonda-image";
+    return exec_program(argv);
 }

@@ -1,0 +1,156 @@
+/*
+ * fonda-image: works on disk images with block/ directly, without a daemon. `fonda image` ends here.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/util.h"
+#include "cli/image.h"
+
+static const struct {
+    const char *name, *about;
+    int (*run)(int argc, char **argv);
+} commands[] = {
+    {"create", "make an empty image, or an overlay over another", image_cmd_create},
+    {"info", "what an image is", image_cmd_info},
+    {"convert", "copy an image into another format", image_cmd_convert},
+    {"check", "look for damage, and repair it", image_cmd_check},
+    {"resize", "change the disk's size", image_cmd_resize},
+    {"rebase", "put an overlay over another backing image", image_cmd_rebase},
+    {"commit", "write an overlay's contents into its backing image", image_cmd_commit},
+    {"snapshot", "list, create, apply and delete internal snapshots", image_cmd_snapshot},
+};
+
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int signal)
+{
+    interrupted = 1;
+}
+
+static void print_usage(FILE *out)
+{
+    fprintf(out, "usage: fonda image COMMAND [OPTIONS] ...\n\nCommands:\n");
+    for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
+        fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].about);
+    }
+    fprintf(out, "\n'fonda image COMMAND --help' says more about a command.\n");
+}
+
+bool image_args(int argc, char **argv, const struct option_spec *specs, unsigned spec_count, void *target,
+                const char *synopsis, unsigned least, unsigned most, struct image_args *ret_args, int *ret_status)
+{
+    struct err err = {0};
+    struct image_args args = {0};
+    *ret_status = IMAGE_EXIT_USAGE;
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--help") == 0) {
+            printf("usage: fonda image %s %s\n", argv[0], synopsis);
+            if (spec_count) {
+                printf("\nOptions:\n");
+                options_print(stdout, specs, spec_count);
+            }
+            *ret_status = IMAGE_EXIT_OK;
+            return false;
+        }
+    }
+    for (int next = 1; next < argc;) {
+        next = options_parse(specs, spec_count, argc, argv, next, target, &err);
+        if (next < 0) {
+            log_error("%s (see 'fonda image %s --help')", err.text, argv[0]);
+            return false;
+        }
+        if (next < argc) {
+            if (args.count == most) {
+                log_error("unexpected argument '%s' (see 'fonda image %s --help')", argv[next], argv[0]);
+                return false;
+            }
+            args.args[args.count++] = argv[next++];
+        }
+    }
+    if (args.count < least) {
+        log_error("too few arguments (see 'fonda image %s --help')", argv[0]);
+        return false;
+    }
+    *ret_args = args;
+    return true;
+}
+
+int image_failed(const struct err *err)
+{
+    log_error("%s", err->text);
+    return IMAGE_EXIT_FAILED;
+}
+
+struct blk_loop *image_loop(void)
+{
+    struct blk_loop *loop = NULL;
+    struct err err = {0};
+    if (blk_loop_new(BLK_ENGINE_AUTO, &loop, &err) < 0) {
+        image_failed(&err);
+    }
+    return loop;
+}
+
+struct blk_node *image_open(struct blk_loop *loop, const char *path, const struct blk_open_options *options)
+{
+    struct blk_node *node = NULL;
+    struct err err = {0};
+    if (blk_open(loop, path, options, &node, &err) < 0) {
+        image_failed(&err);
+    }
+    return node;
+}
+
+int image_finish(struct blk_loop *loop, struct blk_node *node, int status)
+{
+    int error = blk_close(node);
+    if (error) {
+        log_error("cannot finish writing: %s", strerror(-error));
+        status = IMAGE_EXIT_FAILED;
+    }
+    blk_loop_free(loop);
+    return status;
+}
+
+bool image_progress(void *arg, uint64_t done, uint64_t total)
+{
+    static unsigned last = UINT32_MAX;
+    unsigned percent = total ? (unsigned)((double)done / (double)total * 100) : 100;
+    if (*(bool *)arg && percent != last) {
+        fprintf(stderr, "\r%3u%%", percent);
+        last = percent;
+    }
+    return !interrupted;
+}
+
+void image_progress_end(bool shown)
+{
+    if (shown) {
+        fprintf(stderr, "\n");
+    }
+}
+
+int main(int argc, char **argv)
+{
+    log_init("fonda image", LOG_LEVEL_WARNING);
+    struct sigaction action = {.sa_handler = on_interrupt};
+    sigaction(SIGINT, &action, NULL);
+    if (argc < 2) {
+        print_usage(stderr);
+        return IMAGE_EXIT_USAGE;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0) {
+        print_usage(stdout);
+        return IMAGE_EXIT_OK;
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
+        if (strcmp(commands[i].name, argv[1]) == 0) {
+            return commands[i].run(argc - 1, argv + 1);
+        }
+    }
+    log_error("unknown command '%s' (see 'fonda image --help')", argv[1]);
+    return IMAGE_EXIT_USAGE;
+}
