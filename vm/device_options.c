@@ -36,9 +36,6 @@ static int disk_part(struct disk_options *disk, const char *part, struct err *er
 {
     const char *value;
     if ((value = value_of(part, "format"))) {
-        if (strcmp(value, "raw") != 0) {
-            return err_set(err, -EINVAL, "format '%s' is not known: there is raw", value);
-        }
         return copy_value("format", value, disk->format, sizeof(disk->format), err);
     }
     if ((value = value_of(part, "serial"))) {
@@ -48,7 +45,11 @@ static int disk_part(struct disk_options *disk, const char *part, struct err *er
         disk->read_only = true;
         return 0;
     }
-    return err_set(err, -EINVAL, "'%s' is not known: there is format=, serial=, readonly", part);
+    if (strcmp(part, "direct") == 0) {
+        disk->direct = true;
+        return 0;
+    }
+    return err_set(err, -EINVAL, "'%s' is not known: there is format=, serial=, readonly, direct", part);
 }
 
 int disk_options_parse(const char *text, struct disk_options *ret, struct err *err)

@@ -14,9 +14,9 @@
 
 struct disk_options {
     char path[DEVICE_TEXT_MAX];
-    char format[16]; /* "": raw */
+    char format[16]; /* "": as found out from the image */
     char serial[21];
-    bool read_only;
+    bool read_only, direct;
 };
 
 enum nic_kind { NIC_NONE, NIC_USER, NIC_TAP, NIC_WIRE };

@@ -8,6 +8,7 @@
 #include <sys/random.h>
 
 #include "base/util.h"
+#include "block/block.h"
 #include "dev/virtio/balloon.h"
 #include "dev/virtio/blk.h"
 #include "dev/virtio/net.h"
@@ -31,6 +32,8 @@ struct devices {
     struct pc *pc;
     uv_async_t async;
     uv_timer_t stats;
+    struct blk_loop *blk_loop; /* NULL: no disks */
+    uv_poll_t blk_poll;
     bool has_stats;
     unsigned handles;
     unsigned count;
@@ -47,10 +50,16 @@ static void on_wake(void *opaque)
 static void on_async(uv_async_t *async)
 {
     struct devices *devices = async->data;
+    if (devices->blk_loop) {
+        blk_loop_plug(devices->blk_loop); /* requests of all queues go to the host together */
+    }
     for (unsigned i = 0; i < devices->count; i++) {
         if (atomic_load(&devices->vdevs[i]->run_wanted)) {
             vdev_run(devices->vdevs[i]);
         }
+    }
+    if (devices->blk_loop) {
+        blk_loop_unplug(devices->blk_loop);
     }
 }
 
@@ -79,6 +88,26 @@ static int make_rng(struct devices *devices, struct err *err)
     return strcmp(devices->config->rng, "on") == 0 ? add(devices, vrng_new(devices->mem, err), err) : 0;
 }
 
+static void on_block(uv_poll_t *poll, int status, int events)
+{
+    struct devices *devices = poll->data;
+    blk_loop_poll(devices->blk_loop, 0);
+}
+
+static int open_block_loop(struct devices *devices, struct err *err)
+{
+    if (devices->blk_loop) {
+        return 0;
+    }
+    int rc = blk_loop_new(BLK_ENGINE_AUTO, &devices->blk_loop, err);
+    if (rc == 0) {
+        uv_poll_init(devices->loop, &devices->blk_poll, blk_loop_fd(devices->blk_loop));
+        devices->blk_poll.data = devices;
+        uv_poll_start(&devices->blk_poll, UV_READABLE, on_block);
+    }
+    return rc;
+}
+
 static int make_disk(struct devices *devices, const char *text, struct err *err)
 {
     struct disk_options options;
@@ -86,7 +115,11 @@ static int make_disk(struct devices *devices, const char *text, struct err *err)
     if (rc < 0) {
         return rc;
     }
-    struct vblk_backend *backend = disk_open(devices->loop, options.path, options.read_only, err);
+    rc = open_block_loop(devices, err);
+    if (rc < 0) {
+        return rc;
+    }
+    struct vblk_backend *backend = disk_open(devices->loop, devices->blk_loop, &options, err);
     if (!backend) {
         return err->code;
     }
@@ -263,10 +296,20 @@ static void on_stats_closed(uv_handle_t *handle)
     release(CONTAINER_OF((uv_timer_t *)handle, struct devices, stats));
 }
 
+static void on_block_closed(uv_handle_t *handle)
+{
+    release(CONTAINER_OF((uv_poll_t *)handle, struct devices, blk_poll));
+}
+
 void devices_free(struct devices *devices)
 {
     if (devices) {
-        devices->handles = devices->has_stats ? 2 : 1;
+        devices->handles = 1 + (devices->has_stats ? 1 : 0) + (devices->blk_loop ? 1 : 0);
+        if (devices->blk_loop) {
+            uv_poll_stop(&devices->blk_poll);
+            blk_loop_free(devices->blk_loop);
+            uv_close((uv_handle_t *)&devices->blk_poll, on_block_closed);
+        }
         uv_close((uv_handle_t *)&devices->async, on_async_closed);
         if (devices->has_stats) {
             uv_close((uv_handle_t *)&devices->stats, on_stats_closed);

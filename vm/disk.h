@@ -1,7 +1,10 @@
 /*
- * A raw image file as a virtio-blk backend: blocking I/O on libuv's thread pool, without a copy.
+ * A disk image of the block layer as a virtio-blk backend.
  *
- * Threads: disk_open, submit, drain and free on the main loop.
+ * A write that finds no room on the host is kept and tried again every second, with a warning, so that the
+ * guest's disk stands still meanwhile and nothing is lost.
+ *
+ * Threads: main loop.
  */
 #ifndef FONDA_VM_DISK_H
 #define FONDA_VM_DISK_H
@@ -10,8 +13,12 @@
 
 #include "base/err.h"
 #include "dev/virtio/blk_backend.h"
+#include "vm/device_options.h"
 
-/* The file is locked against a second machine that writes it. NULL: see err. */
-struct vblk_backend *disk_open(uv_loop_t *loop, const char *path, bool read_only, struct err *err);
+struct blk_loop;
+
+/* blk_loop has to outlive the backend. NULL: see err. */
+struct vblk_backend *disk_open(uv_loop_t *loop, struct blk_loop *blk_loop, const struct disk_options *options,
+                               struct err *err);
 
 #endif

@@ -11,7 +11,6 @@
 #include "dev/virtio/virtio.h"
 
 #define VBLK_QUEUES_MAX   16u
-#define VBLK_INFLIGHT_MAX 256u
 #define VBLK_SERIAL_MAX   20u /* 5.2.6: bytes of an ID */
 
 struct vblk_config {

@@ -11,6 +11,9 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
+/* Requests that a device has submitted and that are not done yet: at most as many. */
+#define VBLK_INFLIGHT_MAX 256u
+
 enum vblk_op { VBLK_READ, VBLK_WRITE, VBLK_FLUSH, VBLK_DISCARD, VBLK_WRITE_ZEROES };
 
 /* One request; the caller's, until done ran. iov points into guest memory, whose contents may change at any
