@@ -14,6 +14,7 @@
 #include "base/util.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -328,6 +329,33 @@ int mem_write(struct mem *mem, gpa_t gpa, const void *buf, uint64_t len)
     }
     memcpy(mem->ram + offset, buf, len);
     ram_written(mem, offset, len);
+    return 0;
+}
+
+void mem_ram_written(struct mem *mem, uint64_t ram_offset, uint64_t len)
+{
+    if (len) {
+        ram_written(mem, ram_offset, len);
+    }
+}
+
+int mem_ram_discard(struct mem *mem, gpa_t gpa, uint64_t len)
+{
+    uint64_t offset;
+    uint64_t avail;
+    if (!ram_locate(mem, gpa.v, &offset, &avail) || avail < len) {
+        return -EFAULT;
+    }
+    uint64_t first = align_up(offset, MEM_PAGE_SIZE);
+    uint64_t last = align_down(offset + len, MEM_PAGE_SIZE);
+    if (first >= last) {
+        return 0;
+    }
+    if (fallocate(mem->ram_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)first,
+                  (off_t)(last - first)) < 0) {
+        return -errno;
+    }
+    ram_written(mem, first, last - first);
     return 0;
 }
 

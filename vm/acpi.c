@@ -6,8 +6,10 @@
 #include "vm/aml.h"
 
 #define TABLE_ALIGN 64 /* what the FACS needs; the others need less */
-#define TABLES_MAX  4  /* in the XSDT */
-#define DSDT_MAX    4096
+#define TABLES_MAX  5  /* in the XSDT */
+#define DSDT_MAX    8192
+
+#define PCI_ECAM_BUS (1u << 20) /* bytes for each bus */
 
 #define SPACE_MEMORY 0 /* 5.2.3.2 */
 #define SPACE_IO     1
@@ -212,6 +214,43 @@ static void dsdt_cpus(struct aml *aml, unsigned cpus)
     }
 }
 
+/* The configuration window as a motherboard resource, where guests look before they trust the MCFG; and the bridge
+ * with what it decodes and where its slots' INTA lines go (6.2.13). */
+static void dsdt_pci(struct aml *aml, const struct acpi_config *config)
+{
+    dsdt_device(aml, "MCFG", "PNP0C02", 0);
+    aml_name(aml, "_CRS");
+    aml_resources_begin(aml);
+    aml_resource_mem32(aml, config->pci_ecam_base, PCI_ECAM_BUS);
+    aml_resources_end(aml);
+    aml_close(aml);
+    dsdt_device(aml, "PCI0", "PNP0A08", 0);
+    aml_name(aml, "_CID");
+    aml_eisaid(aml, "PNP0A03");
+    aml_name(aml, "_SEG");
+    aml_int(aml, 0);
+    aml_name(aml, "_BBN");
+    aml_int(aml, 0);
+    aml_name(aml, "_CRS");
+    aml_resources_begin(aml);
+    aml_resource_bus(aml, 0, 0);
+    aml_resource_io(aml, 0xcf8, 8);
+    aml_resource_window32(aml, config->pci_window_base, config->pci_window_bytes);
+    aml_resources_end(aml);
+    aml_name(aml, "_PRT");
+    aml_package(aml, (uint8_t)(config->pci_slots - 1));
+    for (unsigned slot = 1; slot < config->pci_slots; slot++) {
+        aml_package(aml, 4);
+        aml_int(aml, (uint64_t)slot << 16 | 0xffff);
+        aml_int(aml, 0); /* INTA */
+        aml_int(aml, 0); /* a global interrupt, not a link device */
+        aml_int(aml, config->pci_intx_base + slot % 4);
+        aml_close(aml);
+    }
+    aml_close(aml);
+    aml_close(aml);
+}
+
 static uint32_t build_dsdt(struct builder *b)
 {
     const struct acpi_config *config = b->config;
@@ -248,6 +287,11 @@ static uint32_t build_dsdt(struct builder *b)
         aml_close(&aml);
     }
     aml_close(&aml);
+    if (config->pci_ecam_base) { /* a scope of its own, as a scope's length is limited */
+        aml_scope(&aml, "_SB_");
+        dsdt_pci(&aml, config);
+        aml_close(&aml);
+    }
     size_t bytes = aml_finish(&aml);
     if (bytes == 0) {
         b->failed = true;
@@ -337,6 +381,19 @@ static uint32_t build_hpet(struct builder *b)
     return finish_table(b, &hpet, sizeof(hpet), "HPET", 1);
 }
 
+static uint32_t build_mcfg(struct builder *b)
+{
+    struct { /* PCI Firmware Specification 3.0, 4.1.2 */
+        struct acpi_header header;
+        uint64_t reserved0;
+        uint64_t base;
+        uint16_t segment;
+        uint8_t first_bus, last_bus;
+        uint32_t reserved1;
+    } __attribute__((packed)) mcfg = {.base = b->config->pci_ecam_base};
+    return finish_table(b, &mcfg, sizeof(mcfg), "MCFG", 1);
+}
+
 size_t acpi_build(const struct acpi_config *config, uint32_t base, uint8_t *buf, size_t size)
 {
     struct builder b = {.config = config, .base = base, .buf = buf, .size = size};
@@ -354,6 +411,9 @@ size_t acpi_build(const struct acpi_config *config, uint32_t base, uint8_t *buf,
     tables[count++] = build_madt(&b);
     if (config->hpet_base) {
         tables[count++] = build_hpet(&b);
+    }
+    if (config->pci_ecam_base) {
+        tables[count++] = build_mcfg(&b);
     }
     uint8_t rsdt[sizeof(struct acpi_header) + TABLES_MAX * 4],
         xsdt[sizeof(struct acpi_header) + TABLES_MAX * 8ul];

@@ -27,6 +27,9 @@ struct acpi_config {
     uint8_t serial_irq;
     uint16_t rtc_port;
     bool i8042;
+    /* The PCI bridge, with one bus; slot s interrupts by pin pci_intx_base + s % 4. pci_ecam_base 0: none. */
+    uint32_t pci_ecam_base, pci_window_base, pci_window_bytes;
+    unsigned pci_slots, pci_intx_base;
     uint16_t panic_port; /* QEMU0001, as Linux's pvpanic driver knows it */
 };
 

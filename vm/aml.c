@@ -234,6 +234,38 @@ void aml_resource_mem32(struct aml *aml, uint32_t base, uint32_t bytes)
     put_le(aml, bytes, 4);
 }
 
+/* Granularity, first, last, translation, length, each of `bytes` bytes. */
+static void put_range(struct aml *aml, uint32_t first, uint32_t last, unsigned bytes)
+{
+    put_le(aml, 0, bytes);
+    put_le(aml, first, bytes);
+    put_le(aml, last, bytes);
+    put_le(aml, 0, bytes);
+    put_le(aml, last - first + 1, bytes);
+}
+
+#define RANGE_FIXED 0x0c /* minimum and maximum are fixed; produced, positively decoded */
+
+void aml_resource_bus(struct aml *aml, uint16_t first, uint16_t last)
+{
+    put8(aml, 0x88); /* 6.4.3.5.3: word address space */
+    put_le(aml, 13, 2);
+    put8(aml, 2); /* bus numbers */
+    put8(aml, RANGE_FIXED);
+    put8(aml, 0);
+    put_range(aml, first, last, 2);
+}
+
+void aml_resource_window32(struct aml *aml, uint32_t base, uint32_t bytes)
+{
+    put8(aml, 0x87); /* 6.4.3.5.2: double word address space */
+    put_le(aml, 23, 2);
+    put8(aml, 0); /* memory */
+    put8(aml, RANGE_FIXED);
+    put8(aml, 1); /* writable, not cacheable */
+    put_range(aml, base, base + (bytes - 1), 4);
+}
+
 void aml_resources_end(struct aml *aml)
 {
     put8(aml, 0x79); /* 6.4.2.9 */

@@ -52,6 +52,9 @@ void aml_resources_begin(struct aml *aml);
 void aml_resource_io(struct aml *aml, uint16_t port, uint8_t bytes);
 void aml_resource_irq(struct aml *aml, unsigned irq);
 void aml_resource_mem32(struct aml *aml, uint32_t base, uint32_t bytes);
+/* Address spaces that a bridge passes on: 6.4.3.5. */
+void aml_resource_bus(struct aml *aml, uint16_t first, uint16_t last);
+void aml_resource_window32(struct aml *aml, uint32_t base, uint32_t bytes);
 void aml_resources_end(struct aml *aml);
 
 /* Return (<named object>); Store (Arg0, <named field>). */

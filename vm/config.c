@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/util.h"
+#include "vm/device_options.h"
 
 #define OPT(name, kind, member, min, max, metavar, help)                                                     \
     {                                                                                                        \
@@ -27,6 +28,23 @@ const struct option_spec vm_options[] = {
         "what the guest's CPUID offers: host, x86-64-v2, x86-64-v3\n(default: host)"),
     OPT("serial", OPTION_STRING, serial, 0, 0, "WHERE",
         "the first serial port: stdio, none, or a file to write to\n(default: stdio)"),
+    OPT("disk", OPTION_LIST, disks, 0, 0, "FILE",
+        "a disk: FILE[,format=raw|qcow2][,serial=TEXT][,readonly][,direct];\n"
+        "may be given again; direct: past the host's page cache"),
+    OPT("net", OPTION_LIST, nics, 0, 0, "HOW",
+        "a network card: user, tap=NAME, wire=PATH, each with\n"
+        "[,mac=MAC][,mtu=N][,queues=N]; or none (default: user)"),
+    OPT("publish", OPTION_LIST, publish, 0, 0, "PORTS",
+        "a guest's port on the host: [ADDRESS:]HOST:GUEST[/udp], for --net\n"
+        "user (default address: 127.0.0.1)"),
+    OPT("rng", OPTION_STRING, rng, 0, 0, "on|off", "the entropy device (default: on)"),
+    OPT("share", OPTION_LIST, shares, 0, 0, "DIR:TAG",
+        "a host directory for the guest: DIR:TAG[:ro]; there:\n"
+        "mount -t 9p -o trans=virtio TAG /mnt"),
+    OPT("balloon", OPTION_FLAG, balloon, 0, 0, NULL, "memory that the guest frees goes back to the host"),
+    OPT("vsock", OPTION_STRING, vsock, 0, 0, "PATH",
+        "sockets between guest and host: connect to the unix socket PATH and\n"
+        "send 'CONNECT PORT'; guests reach port P as PATH_P"),
     OPT("timeout", OPTION_UINT, timeout_s, 1, 86400ull * 365, "S",
         "end the machine after S seconds, with status 124"),
     OPT("no-reboot", OPTION_FLAG, no_reboot, 0, 0, NULL, "a reboot ends the machine, with status 0"),
@@ -35,10 +53,42 @@ const struct option_spec vm_options[] = {
 };
 const unsigned vm_option_count = ARRAY_SIZE(vm_options);
 
+static int check_devices(const struct vm_config *config, struct err *err)
+{
+    union {
+        struct disk_options disk;
+        struct nic_options nic;
+        struct share_options share;
+    } parsed;
+    for (unsigned i = 0; i < config->disks.count; i++) {
+        if (disk_options_parse(config->disks.values[i], &parsed.disk, err) < 0) {
+            return err_prefix(err, "--disk");
+        }
+    }
+    for (unsigned i = 0; i < config->nics.count; i++) {
+        if (nic_options_parse(config->nics.values[i], &parsed.nic, err) < 0) {
+            return err_prefix(err, "--net");
+        }
+    }
+    for (unsigned i = 0; i < config->shares.count; i++) {
+        if (share_options_parse(config->shares.values[i], &parsed.share, err) < 0) {
+            return err_prefix(err, "--share");
+        }
+    }
+    if (strcmp(config->rng, "on") != 0 && strcmp(config->rng, "off") != 0) {
+        return err_set(err, -EINVAL, "--rng: '%s' is not on or off", config->rng);
+    }
+    return 0;
+}
+
 int vm_config_parse(int argc, char **argv, int first, struct vm_config *ret_config, struct err *err)
 {
-    struct vm_config config = {
-        .memory_bytes = 512 * MiB, .cpus = 1, .engine = "bt", .cpu_model = "host", .serial = "stdio"};
+    struct vm_config config = {.memory_bytes = 512 * MiB,
+                               .cpus = 1,
+                               .engine = "bt",
+                               .cpu_model = "host",
+                               .serial = "stdio",
+                               .rng = "on"};
     int end = options_parse(vm_options, vm_option_count, argc, argv, first, &config, err);
     if (end < 0) {
         return end;
@@ -51,6 +101,10 @@ int vm_config_parse(int argc, char **argv, int first, struct vm_config *ret_conf
     }
     if (config.serial[0] == '\0') {
         return err_set(err, -EINVAL, "--serial: '' is not stdio, none or a file");
+    }
+    int rc = check_devices(&config, err);
+    if (rc < 0) {
+        return rc;
     }
     config.memory_bytes = align_up(config.memory_bytes, 4096);
     *ret_config = config;

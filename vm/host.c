@@ -20,6 +20,7 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "vm/console.h"
+#include "vm/devices.h"
 #include "vm/machine.h"
 #include "vm/output.h"
 #include "vm/pc.h"
@@ -38,6 +39,7 @@ struct host {
     struct mem *mem;
     struct clock *clock;
     struct machine *machine;
+    struct devices *devices;
     struct output *output; /* NULL: --serial none */
 
     uv_loop_t loop;
@@ -366,6 +368,7 @@ static void host_done(struct host *host)
     output_free(host->output, OUTPUT_DRAIN_MS);
     host->output = NULL;
     machine_free(host->machine);
+    devices_free(host->devices);
     uv_walk(&host->loop, close_handle, NULL);
     uv_run(&host->loop, UV_RUN_DEFAULT);
     uv_loop_close(&host->loop);
@@ -447,6 +450,14 @@ int host_run(const struct vm_config *config, const struct engine_ops *engine, st
         return rc == -EINVAL ? VM_STATUS_USAGE : VM_STATUS_ENGINE;
     }
     rc = open_loop(&host, err);
+    if (rc == 0) {
+        rc = devices_new(config, &host.loop, mem, machine_pc(host.machine), &host.devices, err);
+        if (rc < 0) {
+            host_done(&host);
+            return VM_STATUS_USAGE;
+        }
+        pc_reset(machine_pc(host.machine)); /* with the devices in their slots */
+    }
     if (rc == 0) {
         rc = machine_start(host.machine, err);
     }

@@ -14,6 +14,7 @@
 #include "dev/legacy/ns16550.h"
 #include "dev/legacy/port92.h"
 #include "dev/legacy/pvpanic.h"
+#include "dev/pci/pci.h"
 #include "vm/acpi.h"
 #include "vm/boot/boot.h"
 
@@ -24,10 +25,16 @@
 #define IRQ_SCI      9u
 #define S5_TYPE      5u
 #define IOAPIC_ID    0u
-/* The pins that the HPET's comparators may use: those that no ISA line has. */
-#define HPET_PINS      0x00ff0000u
+/* The pins that the HPET's comparators may use: those that neither ISA nor PCI lines have. */
+#define HPET_PINS      0x00f00000u
 #define PC_CPUS_MAX    ACPI_CPUS_MAX
-#define PC_DEVICES_MAX (16 + PC_CPUS_MAX)
+#define PC_DEVICES_MAX (16 + PC_CPUS_MAX + PCI_SLOTS)
+/* One bus of configuration space and the window for BARs, between the highest low RAM and the chips. */
+#define PCI_ECAM_BASE   0xc0000000u
+#define PCI_WINDOW_BASE 0xd0000000u
+#define PCI_WINDOW_SIZE 0x10000000u
+#define PCI_INTX_BASE   16u /* pins of the I/O APIC */
+_Static_assert(MEM_LOW_RAM_MAX <= 0xc0000000u, "RAM would reach into the PCI windows");
 
 struct pc {
     struct pc_config config;
@@ -38,6 +45,8 @@ struct pc {
     struct i8254 *pit;
     struct mc146818 *rtc;
     struct ns16550 *uart;
+    struct acpi_pm *pm;
+    struct pci_host *pci;
     /* In the order of their creation, for reset and free. */
     unsigned device_count;
     struct device *devices[PC_DEVICES_MAX];
@@ -72,6 +81,24 @@ static void lapic_eoi(void *opaque, uint8_t vector)
 {
     struct pc *pc = opaque;
     ioapic_eoi(pc->ioapic, vector);
+}
+
+/* Intel SDM vol. 3A 10.11. Addresses that mean no local APIC are the guest's mistake, and go nowhere. */
+static void send_msi(void *opaque, uint64_t address, uint32_t data)
+{
+    struct pc *pc = opaque;
+    if (address >> 20 != LAPIC_BASE >> 20) {
+        return;
+    }
+    bool logical = address & BIT(2);
+    const struct apic_msg msg = {
+        .dest = apic_dest_from_8bit((uint8_t)(address >> 12), logical),
+        .logical = logical,
+        .level = data & BIT(15),
+        .mode = data >> 8 & 7,
+        .vector = (uint8_t)data,
+    };
+    lapic_bus_send(pc->lapic_bus, &msg);
 }
 
 static void hpet_replaces(void *opaque, bool replaced)
@@ -176,13 +203,35 @@ static int make_acpi_pm(struct pc *pc, struct err *err)
         .clock = pc->config.clock,
         .sci = isa_irq(pc, IRQ_SCI),
         .base = ACPI_PM_DEFAULT,
+        .reset_port_elsewhere = true,
         .s5_type = S5_TYPE,
         .power_off = pc->config.power_off,
         .reset = pc->config.reset,
         .opaque = pc->config.opaque,
     };
-    struct acpi_pm *pm = acpi_pm_new(&config, err);
-    return pm ? add_device(pc, acpi_pm_device(pm)) : -ENOMEM;
+    pc->pm = acpi_pm_new(&config, err);
+    return pc->pm ? add_device(pc, acpi_pm_device(pc->pm)) : -ENOMEM;
+}
+
+static int make_pci(struct pc *pc, struct err *err)
+{
+    static const struct mem_io_ops reset_port = {acpi_pm_reset_read, acpi_pm_reset_write};
+    struct pci_host_config config = {
+        .mem = pc->config.mem,
+        .ecam_base = PCI_ECAM_BASE,
+        .window_base = PCI_WINDOW_BASE,
+        .window_size = PCI_WINDOW_SIZE,
+        .msi = send_msi,
+        .opaque = pc,
+        .port_cf9 = &reset_port,
+        .port_cf9_opaque = pc->pm,
+    };
+    for (unsigned i = 0; i < PCI_INTX_LINES; i++) {
+        config.intx[i] = (struct irq_line){ioapic_set_irq, pc->ioapic, PCI_INTX_BASE + i};
+        config.intx_number[i] = (uint8_t)(PCI_INTX_BASE + i);
+    }
+    pc->pci = pci_host_new(&config, err);
+    return pc->pci ? add_device(pc, pci_host_device(pc->pci)) : -ENOMEM;
 }
 
 static int make_i8042(struct pc *pc, struct err *err)
@@ -254,6 +303,11 @@ static int make_acpi_tables(struct pc *pc, struct err *err)
         .serial_irq = IRQ_SERIAL,
         .rtc_port = 0x70,
         .i8042 = true,
+        .pci_ecam_base = PCI_ECAM_BASE,
+        .pci_window_base = PCI_WINDOW_BASE,
+        .pci_window_bytes = PCI_WINDOW_SIZE,
+        .pci_slots = PCI_SLOTS,
+        .pci_intx_base = PCI_INTX_BASE,
         .panic_port = PC_PANIC_PORT,
     };
     pc->acpi_bytes = acpi_build(&config, BOOT_FIRMWARE_BASE, pc->acpi, sizeof(pc->acpi));
@@ -272,6 +326,7 @@ static const struct {
     {"real-time clock", make_rtc},
     {"event timer", make_hpet},
     {"power management", make_acpi_pm},
+    {"PCI bus", make_pci},
     {"keyboard controller", make_i8042},
     {"system control port", make_port92},
     {"serial port", make_uart},
@@ -326,6 +381,16 @@ void pc_reset(struct pc *pc)
     mem_unlock(pc->config.mem);
     /* A machine with less than 1 MiB has no room for them, and no kernel that would look. */
     mem_write(pc->config.mem, GPA(BOOT_FIRMWARE_BASE), pc->acpi, pc->acpi_bytes);
+}
+
+struct pci_host *pc_pci(struct pc *pc)
+{
+    return pc->pci;
+}
+
+bool pc_add_device(struct pc *pc, struct device *device)
+{
+    return pc->device_count < PC_DEVICES_MAX && add_device(pc, device) == 0;
 }
 
 struct lapic *pc_lapic(struct pc *pc, unsigned cpu)

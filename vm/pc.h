@@ -4,6 +4,8 @@
  *
  * Interrupt wiring
  *
+ *     PCI slot s, INTA --> I/O APIC, pin 16 + s % 4; MSI-X --> messages to the local APICs
+ *
  *     ISA line n ---+--> 8259 pair, input n --> INTR --> LINT0 of the boot processor
  *                   `--> I/O APIC, pin n (line 0: pin 2) --> messages to the local APICs
  *
@@ -12,6 +14,7 @@
 #ifndef FONDA_VM_PC_H
 #define FONDA_VM_PC_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -23,6 +26,7 @@
 
 struct clock;
 struct pc;
+struct pci_host;
 
 struct pc_config {
     struct mem *mem;
@@ -48,6 +52,11 @@ void pc_free(struct pc *pc);
 
 /* Every chip to its state at power-on, and the ACPI tables written anew. */
 void pc_reset(struct pc *pc);
+
+struct pci_host *pc_pci(struct pc *pc);
+/* A device that the machine resets and frees with its own, the newest first, from then on. False: there are too many.
+ */
+bool pc_add_device(struct pc *pc, struct device *device);
 
 /* The 8259s' interrupt acknowledge cycle, for struct lapic_cpu. */
 int pc_extint_ack(struct pc *pc);

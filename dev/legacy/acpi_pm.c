@@ -153,13 +153,13 @@ static void pm_write(void *opaque, uint64_t offset, unsigned size, uint64_t valu
     pm_update(pm);
 }
 
-static uint64_t reset_read(void *opaque, uint64_t offset, unsigned size)
+uint64_t acpi_pm_reset_read(void *opaque, uint64_t offset, unsigned size)
 {
     const struct acpi_pm *pm = opaque;
     return pm->reset_control;
 }
 
-static void reset_write(void *opaque, uint64_t offset, unsigned size, uint64_t value)
+void acpi_pm_reset_write(void *opaque, uint64_t offset, unsigned size, uint64_t value)
 {
     struct acpi_pm *pm = opaque;
     bool rising = (value & RESET_CPU) && !(pm->reset_control & RESET_CPU);
@@ -170,7 +170,7 @@ static void reset_write(void *opaque, uint64_t offset, unsigned size, uint64_t v
 }
 
 static const struct mem_io_ops pm_ops = {pm_read, pm_write};
-static const struct mem_io_ops reset_ops = {reset_read, reset_write};
+static const struct mem_io_ops reset_ops = {acpi_pm_reset_read, acpi_pm_reset_write};
 
 static void acpi_pm_reset(struct device *dev)
 {
@@ -212,7 +212,8 @@ struct acpi_pm *acpi_pm_new(const struct acpi_pm_config *config, struct err *err
     pm->config = *config;
     clock_timer_init(&pm->timer, timer_carried, pm);
     if (mem_add_pio(config->mem, config->base, ACPI_PM_PORTS, &pm_ops, pm, "acpi-pm", err) < 0 ||
-        mem_add_pio(config->mem, ACPI_PM_RESET_PORT, 1, &reset_ops, pm, "acpi-reset", err) < 0) {
+        (!config->reset_port_elsewhere &&
+         mem_add_pio(config->mem, ACPI_PM_RESET_PORT, 1, &reset_ops, pm, "acpi-reset", err) < 0)) {
         free(pm);
         return NULL;
     }

@@ -10,6 +10,7 @@
 #ifndef FONDA_DEV_LEGACY_ACPI_PM_H
 #define FONDA_DEV_LEGACY_ACPI_PM_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/err.h"
@@ -30,6 +31,7 @@ struct acpi_pm_config {
     struct clock *clock;
     struct irq_line sci; /* level-triggered, IRQ 9 */
     uint16_t base;
+    bool reset_port_elsewhere; /* a PCI bridge holds the ports around 0xcf9, and forwards that one */
     uint8_t s5_type; /* SLP_TYPa of \_S5 in the DSDT, 0-7 */
     void (*power_off)(void *opaque);
     void (*reset)(void *opaque);
@@ -38,6 +40,10 @@ struct acpi_pm_config {
 
 struct acpi_pm *acpi_pm_new(const struct acpi_pm_config *config, struct err *err); /* NULL: see err */
 struct device *acpi_pm_device(struct acpi_pm *pm);
+
+/* The register at 0xcf9; opaque is the struct acpi_pm. Under mem_lock(). */
+uint64_t acpi_pm_reset_read(void *opaque, uint64_t offset, unsigned size);
+void acpi_pm_reset_write(void *opaque, uint64_t offset, unsigned size, uint64_t value);
 
 /* The user presses the power button. Under mem_lock(). */
 void acpi_pm_power_button(struct acpi_pm *pm);

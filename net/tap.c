@@ -1,0 +1,135 @@
+/* See tap.h. */
+#include "net/tap.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/if.h>
+#include <linux/if_tun.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/util.h"
+#include "net/fdport.h"
+
+struct tap {
+    struct net_port port;
+    struct net_fdport fp;
+};
+
+static bool tap_send(struct net_port *port, const struct iovec *iov, unsigned count)
+{
+    return net_fdport_send(&CONTAINER_OF(port, struct tap, port)->fp, iov, count);
+}
+
+static void tap_readable(struct net_port *port)
+{
+    net_fdport_readable(&CONTAINER_OF(port, struct tap, port)->fp);
+}
+
+static void tap_set_offloads(struct net_port *port, unsigned takes)
+{
+    struct tap *tap = CONTAINER_OF(port, struct tap, port);
+    unsigned flags = 0;
+    if (takes & NET_TAKES_CSUM) {
+        flags = TUN_F_CSUM | (takes & NET_TAKES_TSO4 ? TUN_F_TSO4 : 0) |
+                (takes & NET_TAKES_TSO6 ? TUN_F_TSO6 : 0);
+        flags |= (flags & ~TUN_F_CSUM) && (takes & NET_TAKES_ECN) ? TUN_F_TSO_ECN : 0;
+    }
+    /* Where the kernel refuses, frames are lowered here. */
+    tap->fp.lower_to =
+        tap->fp.fd >= 0 && ioctl(tap->fp.fd, TUNSETOFFLOAD, flags) == 0 ? NET_TAKES_ALL : takes;
+}
+
+static void tap_closed(struct net_fdport *fp)
+{
+    struct tap *tap = CONTAINER_OF(fp, struct tap, fp);
+    uv_poll_stop(&fp->poll); /* the device was deleted */
+    tap->port.link_up = false;
+    if (tap->port.peer.link_changed) {
+        tap->port.peer.link_changed(tap->port.peer.opaque);
+    }
+}
+
+static void tap_freed(uv_handle_t *handle)
+{
+    struct net_fdport *fp = handle->data;
+    free(CONTAINER_OF(fp, struct tap, fp));
+}
+
+static void tap_free(struct net_port *port)
+{
+    struct tap *tap = CONTAINER_OF(port, struct tap, port);
+    int fd = tap->fp.fd;
+    net_fdport_stop(&tap->fp, tap_freed);
+    close(fd);
+}
+
+static const struct net_port_ops tap_ops = {"tap", tap_send, tap_readable, tap_set_offloads, tap_free};
+
+static int open_tap(const char *name, struct err *err)
+{
+    struct ifreq request = {0};
+    int header_bytes = NET_HEADER_BYTES;
+    if (strlen(name) == 0 || strlen(name) >= IFNAMSIZ) {
+        return err_set(err, -EINVAL, "'%s' is not a name of a network interface", name);
+    }
+    auto_close int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) {
+        return err_sys(err, -errno, "cannot open /dev/net/tun");
+    }
+    strcpy(request.ifr_name, name);
+    request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+    if (ioctl(fd, TUNSETIFF, &request) < 0) {
+        return errno == EPERM ? err_set(err, -EPERM,
+                                        "cannot use tap device '%s': not permitted; let its owner be you "
+                                        "('ip tuntap add %s mode tap user NAME'), or use --net user",
+                                        name, name)
+                              : err_sys(err, -errno, "cannot use tap device '%s'", name);
+    }
+    if (ioctl(fd, TUNSETVNETHDRSZ, &header_bytes) < 0) {
+        return err_sys(err, -errno, "tap device '%s' does not carry offload headers", name);
+    }
+    int kept = fd;
+    fd = -1;
+    return kept;
+}
+
+static uint16_t tap_mtu(const char *name)
+{
+    struct ifreq request = {0};
+    auto_close int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    strcpy(request.ifr_name, name);
+    return fd >= 0 && ioctl(fd, SIOCGIFMTU, &request) == 0 && request.ifr_mtu > 0 && request.ifr_mtu <= 65535
+               ? (uint16_t)request.ifr_mtu
+               : 0;
+}
+
+struct net_port *net_tap_new(uv_loop_t *loop, const char *name, struct err *err)
+{
+    int fd = open_tap(name, err);
+    if (fd < 0) {
+        return NULL;
+    }
+    struct tap *tap = calloc(1, sizeof(*tap));
+    if (!tap) {
+        close(fd);
+        err_set(err, -ENOMEM, "out of memory");
+        return NULL;
+    }
+    tap->port =
+        (struct net_port){.ops = &tap_ops, .takes = NET_TAKES_ALL, .mtu = tap_mtu(name), .link_up = true};
+    tap->fp.port = &tap->port;
+    tap->fp.closed = tap_closed;
+    int rc = net_fdport_start(&tap->fp, loop, fd);
+    if (rc < 0) {
+        err_set(err, rc, "cannot watch tap device '%s'", name);
+        close(fd);
+        free(tap);
+        return NULL;
+    }
+    tap_set_offloads(&tap->port, 0);
+    return &tap->port;
+}

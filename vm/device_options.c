@@ -1,0 +1,169 @@
+/* See device_options.h. */
+#include "vm/device_options.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/options.h"
+#include "base/util.h"
+
+/* Takes the part up to the next comma into buf. Returns what follows the comma, or NULL at the end. */
+static const char *take_part(const char *text, char *buf, size_t size, bool *ret_fits)
+{
+    size_t len = strcspn(text, ",");
+    *ret_fits = len < size;
+    snprintf(buf, size, "%.*s", (int)MIN(len, size - 1), text);
+    return text[len] ? text + len + 1 : NULL;
+}
+
+static const char *value_of(const char *part, const char *key)
+{
+    size_t len = strlen(key);
+    return strncmp(part, key, len) == 0 && part[len] == '=' ? part + len + 1 : NULL;
+}
+
+static int copy_value(const char *key, const char *value, char *buf, size_t size, struct err *err)
+{
+    if (strlen(value) == 0 || strlen(value) >= size) {
+        return err_set(err, -EINVAL, "%s='%s' has to have 1 to %zu characters", key, value, size - 1);
+    }
+    strcpy(buf, value);
+    return 0;
+}
+
+static int disk_part(struct disk_options *disk, const char *part, struct err *err)
+{
+    const char *value;
+    if ((value = value_of(part, "format"))) {
+        return copy_value("format", value, disk->format, sizeof(disk->format), err);
+    }
+    if ((value = value_of(part, "serial"))) {
+        return copy_value("serial", value, disk->serial, sizeof(disk->serial), err);
+    }
+    if (strcmp(part, "readonly") == 0) {
+        disk->read_only = true;
+        return 0;
+    }
+    if (strcmp(part, "direct") == 0) {
+        disk->direct = true;
+        return 0;
+    }
+    return err_set(err, -EINVAL, "'%s' is not known: there is format=, serial=, readonly, direct", part);
+}
+
+int disk_options_parse(const char *text, struct disk_options *ret, struct err *err)
+{
+    bool fits;
+    char part[DEVICE_TEXT_MAX];
+    memset(ret, 0, sizeof(*ret));
+    const char *rest = take_part(text, ret->path, sizeof(ret->path), &fits);
+    if (!fits || !ret->path[0]) {
+        return err_set(err, -EINVAL, "'%s' names no file", text);
+    }
+    while (rest) {
+        rest = take_part(rest, part, sizeof(part), &fits);
+        int rc = disk_part(ret, part, err);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    return 0;
+}
+
+static int parse_mac(const char *text, uint8_t *mac, struct err *err)
+{
+    unsigned b[6];
+    int end = 0;
+    if (sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x%n", &b[0], &b[1], &b[2], &b[3], &b[4], &b[5], &end) != 6 ||
+        text[end] || strlen(text) != 17) {
+        return err_set(err, -EINVAL, "'%s' is not a MAC address such as 02:f0:da:12:34:56", text);
+    }
+    if (b[0] & 1) {
+        return err_set(err, -EINVAL, "'%s' is a group address: the first byte of a NIC's is even", text);
+    }
+    for (unsigned i = 0; i < 6; i++) {
+        mac[i] = (uint8_t)b[i];
+    }
+    return 0;
+}
+
+static int parse_number(const char *key, const char *text, uint64_t min, uint64_t max, uint64_t *ret,
+                        struct err *err)
+{
+    if (parse_uint(text, ret, NULL) < 0 || *ret < min || *ret > max) {
+        return err_set(err, -EINVAL, "%s='%s' is not between %llu and %llu", key, text,
+                       (unsigned long long)min, (unsigned long long)max);
+    }
+    return 0;
+}
+
+static int nic_part(struct nic_options *nic, const char *part, struct err *err)
+{
+    const char *value;
+    if ((value = value_of(part, "mac"))) {
+        nic->has_mac = true;
+        return parse_mac(value, nic->mac, err);
+    }
+    if ((value = value_of(part, "mtu"))) {
+        return parse_number("mtu", value, 68, 65535, &nic->mtu, err);
+    }
+    if ((value = value_of(part, "queues"))) {
+        return parse_number("queues", value, 1, 16, &nic->pairs, err);
+    }
+    return err_set(err, -EINVAL, "'%s' is not known: there is mac=, mtu=, queues=", part);
+}
+
+int nic_options_parse(const char *text, struct nic_options *ret, struct err *err)
+{
+    static const struct {
+        const char *name;
+        enum nic_kind kind;
+        bool where;
+    } kinds[] = {{"none", NIC_NONE, false},
+                 {"user", NIC_USER, false},
+                 {"tap", NIC_TAP, true},
+                 {"wire", NIC_WIRE, true}};
+    bool fits, found = false;
+    char part[DEVICE_TEXT_MAX];
+    memset(ret, 0, sizeof(*ret));
+    const char *rest = take_part(text, part, sizeof(part), &fits);
+    for (size_t i = 0; i < ARRAY_SIZE(kinds) && !found; i++) {
+        const char *value = kinds[i].where ? value_of(part, kinds[i].name) : NULL;
+        found = value ? value[0] != '\0' : !kinds[i].where && strcmp(part, kinds[i].name) == 0;
+        if (found) {
+            ret->kind = kinds[i].kind;
+            snprintf(ret->where, sizeof(ret->where), "%s", value ? value : "");
+        }
+    }
+    if (!found || !fits) {
+        return err_set(err, -EINVAL, "'%s' is not user, tap=NAME, wire=PATH or none", part);
+    }
+    while (rest) {
+        rest = take_part(rest, part, sizeof(part), &fits);
+        int rc = nic_part(ret, part, err);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    return 0;
+}
+
+int share_options_parse(const char *text, struct share_options *ret, struct err *err)
+{
+    memset(ret, 0, sizeof(*ret));
+    size_t len = strlen(text);
+    if (len > 3 && strcmp(text + len - 3, ":ro") == 0) {
+        ret->read_only = true;
+        len -= 3;
+    }
+    const char *colon = memrchr(text, ':', len);
+    size_t dir_len = colon ? (size_t)(colon - text) : 0, tag_len = colon ? len - dir_len - 1 : 0;
+    if (dir_len == 0 || dir_len >= sizeof(ret->dir) || tag_len == 0 || tag_len >= sizeof(ret->tag)) {
+        return err_set(err, -EINVAL, "'%s' is not DIRECTORY:TAG[:ro], with a tag of up to 36 characters",
+                       text);
+    }
+    memcpy(ret->dir, text, dir_len);
+    memcpy(ret->tag, colon + 1, tag_len);
+    return 0;
+}

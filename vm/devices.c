@@ -1,0 +1,318 @@
+/*
+ * See devices.h. A device that has something to do for its guest wakes the loop by one uv_async for all.
+ */
+#include "vm/devices.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "base/util.h"
+#include "block/block.h"
+#include "dev/virtio/balloon.h"
+#include "dev/virtio/blk.h"
+#include "dev/virtio/net.h"
+#include "dev/virtio/rng.h"
+#include "dev/virtio/v9p.h"
+#include "dev/virtio/virtio_pci.h"
+#include "dev/virtio/vsock.h"
+#include "net/tap.h"
+#include "net/user.h"
+#include "net/wire.h"
+#include "vm/device_options.h"
+#include "vm/disk.h"
+#include "vm/pc.h"
+
+#define DISK_QUEUES_MAX 4u
+
+struct devices {
+    const struct vm_config *config;
+    uv_loop_t *loop;
+    struct mem *mem;
+    struct pc *pc;
+    uv_async_t async;
+    uv_timer_t stats;
+    struct blk_loop *blk_loop; /* NULL: no disks */
+    uv_poll_t blk_poll;
+    bool has_stats;
+    unsigned handles;
+    unsigned count;
+    struct vdev *vdevs[PCI_SLOTS];
+};
+
+/* Any thread. */
+static void on_wake(void *opaque)
+{
+    struct devices *devices = opaque;
+    uv_async_send(&devices->async);
+}
+
+static void on_async(uv_async_t *async)
+{
+    struct devices *devices = async->data;
+    if (devices->blk_loop) {
+        blk_loop_plug(devices->blk_loop); /* requests of all queues go to the host together */
+    }
+    for (unsigned i = 0; i < devices->count; i++) {
+        if (atomic_load(&devices->vdevs[i]->run_wanted)) {
+            vdev_run(devices->vdevs[i]);
+        }
+    }
+    if (devices->blk_loop) {
+        blk_loop_unplug(devices->blk_loop);
+    }
+}
+
+/* Takes dev over. */
+static int add(struct devices *devices, struct vdev *dev, struct err *err)
+{
+    if (!dev) {
+        return err && err->code ? err->code : -ENOMEM;
+    }
+    dev->wake = on_wake;
+    dev->wake_opaque = devices;
+    struct virtio_pci *vp = virtio_pci_new(pc_pci(devices->pc), dev, err);
+    if (!vp) {
+        return -ENOSPC;
+    }
+    if (!pc_add_device(devices->pc, virtio_pci_device(vp))) {
+        virtio_pci_device(vp)->ops->free(virtio_pci_device(vp));
+        return err_set(err, -ENOSPC, "the machine has too many devices");
+    }
+    devices->vdevs[devices->count++] = dev;
+    return 0;
+}
+
+static int make_rng(struct devices *devices, struct err *err)
+{
+    return strcmp(devices->config->rng, "on") == 0 ? add(devices, vrng_new(devices->mem, err), err) : 0;
+}
+
+static void on_block(uv_poll_t *poll, int status, int events)
+{
+    struct devices *devices = poll->data;
+    blk_loop_poll(devices->blk_loop, 0);
+}
+
+static int open_block_loop(struct devices *devices, struct err *err)
+{
+    if (devices->blk_loop) {
+        return 0;
+    }
+    int rc = blk_loop_new(BLK_ENGINE_AUTO, &devices->blk_loop, err);
+    if (rc == 0) {
+        uv_poll_init(devices->loop, &devices->blk_poll, blk_loop_fd(devices->blk_loop));
+        devices->blk_poll.data = devices;
+        uv_poll_start(&devices->blk_poll, UV_READABLE, on_block);
+    }
+    return rc;
+}
+
+static int make_disk(struct devices *devices, const char *text, struct err *err)
+{
+    struct disk_options options;
+    int rc = disk_options_parse(text, &options, err);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = open_block_loop(devices, err);
+    if (rc < 0) {
+        return rc;
+    }
+    struct vblk_backend *backend = disk_open(devices->loop, devices->blk_loop, &options, err);
+    if (!backend) {
+        return err->code;
+    }
+    const struct vblk_config config = {
+        .mem = devices->mem,
+        .backend = backend,
+        .queues = (unsigned)MIN(devices->config->cpus, DISK_QUEUES_MAX),
+        .serial = options.serial[0] ? options.serial : NULL,
+    };
+    return add(devices, vblk_new(&config, err), err);
+}
+
+static int make_disks(struct devices *devices, struct err *err)
+{
+    int rc = 0;
+    for (unsigned i = 0; i < devices->config->disks.count && rc == 0; i++) {
+        rc = make_disk(devices, devices->config->disks.values[i], err);
+    }
+    return rc;
+}
+
+/* Fonda's own locally administered prefix, and three random bytes. */
+static int make_mac(uint8_t *mac)
+{
+    static const uint8_t prefix[3] = {0x02, 0xf0, 0xda};
+    memcpy(mac, prefix, sizeof(prefix));
+    return getrandom(mac + 3, 3, 0) == 3 ? 0 : -EIO;
+}
+
+static struct net_port *make_port(struct devices *devices, const struct nic_options *options,
+                                  const struct net_forward *forwards, unsigned count, struct err *err)
+{
+    switch (options->kind) {
+    case NIC_USER: return net_user_new(devices->loop, forwards, count, err);
+    case NIC_TAP: return net_tap_new(devices->loop, options->where, err);
+    case NIC_WIRE: return net_wire_new(devices->loop, options->where, err);
+    case NIC_NONE: break;
+    }
+    return NULL;
+}
+
+static int make_nic(struct devices *devices, const struct nic_options *options,
+                    const struct net_forward *forwards, unsigned count, struct err *err)
+{
+    struct vnet_config config = {.mem = devices->mem,
+                                 .mtu = (uint16_t)options->mtu,
+                                 .pairs = options->pairs ? (unsigned)options->pairs : 1};
+    memcpy(config.mac, options->mac, sizeof(config.mac));
+    if (!options->has_mac && make_mac(config.mac) < 0) {
+        return err_set(err, -EIO, "cannot make a MAC address");
+    }
+    config.port = make_port(devices, options, forwards, count, err);
+    return config.port ? add(devices, vnet_new(&config, err), err) : err->code;
+}
+
+/* Ports are published by the first NIC that can. */
+static int make_nics(struct devices *devices, struct err *err)
+{
+    const struct vm_config *config = devices->config;
+    struct net_forward forwards[OPTION_LIST_MAX];
+    unsigned count = config->publish.count;
+    for (unsigned i = 0; i < config->publish.count; i++) {
+        int rc = net_forward_parse(config->publish.values[i], &forwards[i], err);
+        if (rc < 0) {
+            return err_prefix(err, "--publish");
+        }
+    }
+    static const struct option_list defaults = {.count = 1, .values = {"user"}};
+    const struct option_list *nics = config->nics.count ? &config->nics : &defaults;
+    for (unsigned i = 0; i < nics->count; i++) {
+        struct nic_options options;
+        int rc = nic_options_parse(nics->values[i], &options, err);
+        bool user = options.kind == NIC_USER;
+        if (rc == 0 && options.kind != NIC_NONE) {
+            rc = make_nic(devices, &options, forwards, user ? count : 0, err);
+        }
+        if (rc < 0) {
+            return rc;
+        }
+        count = user ? 0 : count;
+    }
+    return count ? err_set(err, -EINVAL, "--publish needs a NIC of --net user") : 0;
+}
+
+#define STATS_MS 10000u /* between two looks at the guest's memory statistics */
+
+static void on_stats(uv_timer_t *timer)
+{
+    vbal_ask_stats(timer->data);
+}
+
+static int make_balloon(struct devices *devices, struct err *err)
+{
+    if (!devices->config->balloon) {
+        return 0;
+    }
+    struct vdev *dev = vbal_new(devices->mem, err);
+    int rc = add(devices, dev, err);
+    if (rc == 0) {
+        uv_timer_init(devices->loop, &devices->stats);
+        devices->stats.data = dev;
+        devices->has_stats = true;
+        uv_timer_start(&devices->stats, on_stats, STATS_MS, STATS_MS);
+    }
+    return rc;
+}
+
+static int make_vsock(struct devices *devices, struct err *err)
+{
+    const char *path = devices->config->vsock;
+    return path ? add(devices, vsock_new(devices->mem, devices->loop, path, err), err) : 0;
+}
+
+static int make_shares(struct devices *devices, struct err *err)
+{
+    int rc = 0;
+    for (unsigned i = 0; i < devices->config->shares.count && rc == 0; i++) {
+        struct share_options options;
+        rc = share_options_parse(devices->config->shares.values[i], &options, err);
+        if (rc == 0) {
+            rc = add(devices, v9p_new(devices->mem, options.dir, options.tag, options.read_only, err), err);
+        }
+    }
+    return rc;
+}
+
+/* In the order in which the guest finds them on the bus. */
+static const struct {
+    const char *option;
+    int (*make)(struct devices *devices, struct err *err);
+} makers[] = {
+    {"--rng", make_rng},      {"--disk", make_disks},      {"--net", make_nics},
+    {"--share", make_shares}, {"--balloon", make_balloon}, {"--vsock", make_vsock},
+};
+
+int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem, struct pc *pc,
+                struct devices **ret_devices, struct err *err)
+{
+    struct devices *devices = calloc(1, sizeof(*devices));
+    if (!devices || uv_async_init(loop, &devices->async, on_async) < 0) {
+        free(devices);
+        return err_set(err, -ENOMEM, "out of memory");
+    }
+    devices->config = config;
+    devices->loop = loop;
+    devices->mem = mem;
+    devices->pc = pc;
+    devices->async.data = devices;
+    *ret_devices = devices; /* also when this fails: what was made wakes it */
+    for (size_t i = 0; i < ARRAY_SIZE(makers); i++) {
+        int rc = makers[i].make(devices, err);
+        if (rc < 0) {
+            err_prefix(err, "%s", makers[i].option);
+            return rc;
+        }
+    }
+    return 0;
+}
+
+static void release(struct devices *devices)
+{
+    if (--devices->handles == 0) {
+        free(devices);
+    }
+}
+
+static void on_async_closed(uv_handle_t *handle)
+{
+    release(CONTAINER_OF((uv_async_t *)handle, struct devices, async));
+}
+
+static void on_stats_closed(uv_handle_t *handle)
+{
+    release(CONTAINER_OF((uv_timer_t *)handle, struct devices, stats));
+}
+
+static void on_block_closed(uv_handle_t *handle)
+{
+    release(CONTAINER_OF((uv_poll_t *)handle, struct devices, blk_poll));
+}
+
+void devices_free(struct devices *devices)
+{
+    if (devices) {
+        devices->handles = 1 + (devices->has_stats ? 1 : 0) + (devices->blk_loop ? 1 : 0);
+        if (devices->blk_loop) {
+            uv_poll_stop(&devices->blk_poll);
+            blk_loop_free(devices->blk_loop);
+            uv_close((uv_handle_t *)&devices->blk_poll, on_block_closed);
+        }
+        uv_close((uv_handle_t *)&devices->async, on_async_closed);
+        if (devices->has_stats) {
+            uv_close((uv_handle_t *)&devices->stats, on_stats_closed);
+        }
+    }
+}

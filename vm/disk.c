@@ -1,0 +1,191 @@
+/*
+ * See disk.h.
+ *
+ *     submit --> blk_submit --> on_done --+--> io->done
+ *                    ^                    |  no room on the host
+ *                    +-- every second --- held
+ */
+#include "vm/disk.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/log.h"
+#include "base/util.h"
+#include "block/block.h"
+
+#define RETRY_MS 1000u
+_Static_assert((int)VBLK_READ == BLK_READ && (int)VBLK_WRITE == BLK_WRITE && (int)VBLK_FLUSH == BLK_FLUSH &&
+                   (int)VBLK_DISCARD == BLK_DISCARD && (int)VBLK_WRITE_ZEROES == BLK_WRITE_ZEROES,
+               "the two contracts number their operations alike");
+
+struct request {
+    struct blk_req req;
+    struct disk *disk;
+    struct vblk_io *io;
+    struct request *next; /* while it is held, or free */
+};
+
+struct disk {
+    struct vblk_backend backend;
+    struct blk_node *node;
+    uv_timer_t retry;
+    struct request *spare, *held;
+    bool warned, draining;
+};
+
+static void finish(struct request *request, int result)
+{
+    struct disk *disk = request->disk;
+    struct vblk_io *io = request->io;
+    request->next = disk->spare;
+    disk->spare = request;
+    io->result = result;
+    io->done(io);
+}
+
+static void submit_held(struct disk *disk)
+{
+    struct request *request = disk->held;
+    disk->held = NULL;
+    while (request) {
+        struct request *next = request->next;
+        blk_submit(disk->node, &request->req);
+        request = next;
+    }
+}
+
+static void on_retry(uv_timer_t *timer)
+{
+    submit_held(timer->data);
+}
+
+static void hold(struct request *request, int error)
+{
+    struct disk *disk = request->disk;
+    char text[512];
+    if (!disk->warned) {
+        blk_error_text(disk->node, request->req.op, error, text, sizeof(text));
+        log_warning("%s; the guest's disk waits until there is room", text);
+        disk->warned = true;
+    }
+    request->next = disk->held;
+    disk->held = request;
+    uv_timer_start(&disk->retry, on_retry, RETRY_MS, 0);
+}
+
+static void on_done(struct blk_req *req, int error)
+{
+    struct request *request = CONTAINER_OF(req, struct request, req);
+    struct disk *disk = request->disk;
+    if (error < 0 && !disk->draining &&
+        blk_error_action(BLK_ON_ERROR_ENOSPC, req->op, error) == BLK_ACTION_STOP) {
+        hold(request, error);
+        return;
+    }
+    disk->warned = disk->warned && error < 0;
+    finish(request, error);
+}
+
+static void disk_submit(struct vblk_backend *backend, struct vblk_io *io)
+{
+    struct disk *disk = CONTAINER_OF(backend, struct disk, backend);
+    struct request *request = disk->spare;
+    disk->spare = request->next; /* never empty: there are as many as the device has requests */
+    request->io = io;
+    request->req = (struct blk_req){
+        .op = (enum blk_op)io->op,
+        .flags = io->op == VBLK_WRITE_ZEROES && io->may_unmap ? BLK_REQ_UNMAP : 0,
+        .offset = io->offset,
+        .bytes = io->bytes,
+        .iov = io->iov,
+        .iov_count = io->iov_count,
+        .done = on_done,
+    };
+    blk_submit(disk->node, &request->req);
+}
+
+/* The machine resets or ends: what still finds no room fails. */
+static void disk_drain(struct vblk_backend *backend)
+{
+    struct disk *disk = CONTAINER_OF(backend, struct disk, backend);
+    disk->draining = true;
+    submit_held(disk);
+    blk_drain(disk->node);
+    disk->draining = false;
+}
+
+static void on_closed(uv_handle_t *handle)
+{
+    struct disk *disk = handle->data;
+    while (disk->spare) {
+        struct request *request = disk->spare;
+        disk->spare = request->next;
+        free(request);
+    }
+    free(disk);
+}
+
+static void disk_free(struct vblk_backend *backend)
+{
+    struct disk *disk = CONTAINER_OF(backend, struct disk, backend);
+    if (disk->node) {
+        disk_drain(backend);
+        int rc = blk_close(disk->node);
+        if (rc < 0) {
+            log_error("a disk image could not be written back: error %d", -rc);
+        }
+    }
+    uv_timer_stop(&disk->retry);
+    uv_close((uv_handle_t *)&disk->retry, on_closed);
+}
+
+static const struct vblk_backend_ops disk_ops = {disk_submit, disk_drain, disk_free};
+
+static int add_spares(struct disk *disk)
+{
+    for (unsigned i = 0; i < VBLK_INFLIGHT_MAX; i++) {
+        struct request *request = calloc(1, sizeof(*request));
+        if (!request) {
+            return -ENOMEM;
+        }
+        request->disk = disk;
+        request->next = disk->spare;
+        disk->spare = request;
+    }
+    return 0;
+}
+
+struct vblk_backend *disk_open(uv_loop_t *loop, struct blk_loop *blk_loop, const struct disk_options *options,
+                               struct err *err)
+{
+    const struct blk_open_options open = {
+        .format = options->format[0] ? options->format : NULL,
+        .flags = options->read_only ? 0 : BLK_OPEN_RDWR,
+        .cache = options->direct ? BLK_CACHE_NONE : BLK_CACHE_WRITEBACK,
+    };
+    struct disk *disk = calloc(1, sizeof(*disk));
+    if (!disk) {
+        err_set(err, -ENOMEM, "out of memory");
+        return NULL;
+    }
+    uv_timer_init(loop, &disk->retry);
+    disk->retry.data = disk;
+    disk->backend.ops = &disk_ops;
+    if (add_spares(disk) < 0) {
+        err_set(err, -ENOMEM, "out of memory");
+    } else if (blk_open(blk_loop, options->path, &open, &disk->node, err) == 0) {
+        struct blk_info info;
+        blk_get_info(disk->node, &info);
+        disk->backend.size_bytes = align_down(info.size_bytes, BLK_SECTOR_SIZE);
+        disk->backend.block_bytes = BLK_SECTOR_SIZE;
+        disk->backend.read_only = options->read_only;
+        disk->backend.can_discard = !options->read_only;
+        if (disk->backend.size_bytes) {
+            return &disk->backend;
+        }
+        err_set(err, -EINVAL, "disk '%s' is smaller than one sector", options->path);
+    }
+    disk_free(&disk->backend);
+    return NULL;
+}
