@@ -4,13 +4,15 @@
 #   make run      a Debian guest, to its shell   make bench   measure beside native and QEMU
 #   make lint     format, clang-tidy, includes   make asan    the tests under ASan and UBSan
 #   make fuzz     each fuzzer, FUZZ_SECONDS      make clean   forget what was built
+#   make test-container   fonda-oci with podman, as root (not part of make test)
 
 BUILD        ?= build
 FUZZ_SECONDS ?= 20
 SANITIZE     := -Db_sanitize=address,undefined -Db_lundef=false --buildtype=debugoptimized
 MAKEFLAGS    += --no-print-directory
 
-.PHONY: all deps deps-test run test bench lint asan fuzz clean
+
+.PHONY: all deps run test test-container bench lint asan fuzz clean
 
 all: deps
 	@test -f $(BUILD)/build.ninja || { echo "fonda: configuring $(BUILD)"; meson setup $(BUILD) >/dev/null; }
@@ -28,6 +30,10 @@ run: all
 test: all
 	@tools/fetch-guest $(BUILD)/guest
 	@tools/run-tests --build $(BUILD)
+
+test-container: all
+	@tools/install-deps container
+	@tests/container/run
 
 bench: all
 	@tools/install-deps bench

@@ -280,6 +280,7 @@ static bool turn(struct bt_vcpu *v, struct vcpu_exit *exit)
     }
     bool shadow = cpu->s.sti_shadow || cpu->s.movss_shadow;
     v->site = 0;
+    v->ctx = v->mode_ctx; /* a signal whose reason was served already may have poisoned it */
     v->enter_target = b;
     atomic_signal_fence(memory_order_seq_cst);
     if (atomic_load_explicit(&v->pending, memory_order_relaxed) && !shadow && !once) {
