@@ -42,7 +42,7 @@ void bt_jc_clear(struct bt_vcpu *v)
 
 static void write_code32(struct bt_vcpu *v, uint32_t at, uint32_t value)
 {
-    memcpy(v->code_rw + at, &value, 4);
+    __builtin_memcpy(v->code_rw + at, &value, 4);
 }
 
 static uint64_t code_address(const struct bt_vcpu *v, const struct bt_block *b)

@@ -185,7 +185,7 @@ static void decode_memory(const struct x86_cpu *cpu, const ZydisDecodedInstructi
     uint8_t size;
     bool high;
     op->has_mem = true;
-    op->seg = segment_number(o->mem.segment);
+    op->seg = (uint8_t)segment_number(o->mem.segment);
     op->scale = o->mem.scale;
     op->base = op->index = BT_NO_REG;
     op->disp = o->mem.disp.has_displacement ? o->mem.disp.value : 0;
@@ -247,7 +247,11 @@ static void decode_mask(const ZydisDecodedInstruction *z, const ZydisDecodedOper
     case ZYDIS_EXCEPTION_CLASS_E9NF: return;
     default: break;
     }
-    op->masked = z->mnemonic != ZYDIS_MNEMONIC_VDBPSADBW;
+    op->masked = z->mnemonic != ZYDIS_MNEMONIC_VDBPSADBW && z->mnemonic != ZYDIS_MNEMONIC_VGF2P8AFFINEQB &&
+                 z->mnemonic != ZYDIS_MNEMONIC_VGF2P8AFFINEINVQB;
+    if (!op->masked) {
+        return;
+    }
     switch (z->mnemonic) {
     case ZYDIS_MNEMONIC_VCOMPRESSPS:
     case ZYDIS_MNEMONIC_VCOMPRESSPD:
@@ -448,7 +452,7 @@ static void decode_operands(const struct x86_cpu *cpu, const ZydisDecodedInstruc
                 decode_memory(cpu, z, o, in);
                 in->agen = o->mem.type == ZYDIS_MEMOP_TYPE_AGEN;
             } else if (!in->op.has_mem && implicit_segment_counts(z, o)) {
-                in->op.seg = segment_number(o->mem.segment);
+                in->op.seg = (uint8_t)segment_number(o->mem.segment);
             }
             continue;
         }

@@ -265,6 +265,8 @@ static int vcpu_set_state(struct vcpu *vcpu, const struct x86_state *state)
     bt_cpu_ops.tlb_flush(&v->cpu, false);
     bt_mode_update(v);
     v->mode_once = 0;
+    v->link_from = NULL; /* the exit that the last run left by does not lead to the new RIP */
+    v->fill_jc = false;
     return 0;
 }
 
