@@ -152,7 +152,7 @@ struct rule_list {
         const char *name;
         struct rule *rules;
         size_t rule_count;
-    } * v;
+    } *v;
     size_t count;
 };
 

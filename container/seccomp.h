@@ -1,9 +1,9 @@
 /*
  * Seccomp profiles: config-linux.md "Seccomp", compiled to classic BPF.
  *
- * The compiler is the project's own: a search tree over the syscall numbers of each architecture, made anew on every
- * start, for a program that decides in about nine steps. libseccomp is only asked for the numbers that belong to names.
- * Names that no architecture knows are ignored, as the specification's users expect.
+ * The compiler is the project's own: a search tree over the syscall numbers of each architecture, made anew
+ * on every start, for a program that decides in about nine steps. libseccomp is only asked for the numbers
+ * that belong to names. Names that no architecture knows are ignored, as the specification's users expect.
  *
  * Rules for one syscall are tried in their order; those with conditions come before one without.
  */

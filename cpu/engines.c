@@ -3,8 +3,8 @@
  */
 #include <stddef.h>
 
-#include "cpu/engine.h"
 #include "cpu/bt/bt.h"
+#include "cpu/engine.h"
 #include "cpu/kvm/kvm.h"
 
 const struct engine_ops *const engines[] = {

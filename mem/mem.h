@@ -78,8 +78,9 @@ int mem_write(struct mem *mem, gpa_t gpa, const void *buf, uint64_t len);
 /* Reports a write that a device made through mem_ram_ptr(), once it is done. Any thread. */
 void mem_ram_written(struct mem *mem, uint64_t ram_offset, uint64_t len);
 
-/* Gives the pages inside of a RAM range back to the host; they read as zeros from then on. A page that is only
- * partly in the range stays. Any thread. Errors: -EFAULT when some byte is not RAM, -errno of fallocate. */
+/* Gives the pages inside of a RAM range back to the host; they read as zeros from then on. A page that is
+ * only partly in the range stays. Any thread. Errors: -EFAULT when some byte is not RAM, -errno of fallocate.
+ */
 int mem_ram_discard(struct mem *mem, gpa_t gpa, uint64_t len);
 
 /* An engine that caches translated code learns of writes that did not come through it. The hook runs on the

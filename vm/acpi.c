@@ -214,8 +214,8 @@ static void dsdt_cpus(struct aml *aml, unsigned cpus)
     }
 }
 
-/* The configuration window as a motherboard resource, where guests look before they trust the MCFG; and the bridge
- * with what it decodes and where its slots' INTA lines go (6.2.13). */
+/* The configuration window as a motherboard resource, where guests look before they trust the MCFG; and the
+ * bridge with what it decodes and where its slots' INTA lines go (6.2.13). */
 static void dsdt_pci(struct aml *aml, const struct acpi_config *config)
 {
     dsdt_device(aml, "MCFG", "PNP0C02", 0);

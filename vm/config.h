@@ -21,10 +21,10 @@ struct vm_config {
     uint64_t cpus;
     const char *engine;
     const char *cpu_model;
-    const char *serial; /* "stdio", "none", or a file's path */
+    const char *serial;                              /* "stdio", "none", or a file's path */
     struct option_list disks, nics, publish, shares; /* texts for vm/device_options.h and net/user.h */
-    const char *rng;   /* "on", "off" */
-    const char *vsock; /* NULL: none */
+    const char *rng;                                 /* "on", "off" */
+    const char *vsock;                               /* NULL: none */
     bool balloon;
     uint64_t timeout_s; /* 0: none */
     bool stats, no_reboot, help;

@@ -109,7 +109,8 @@ static int run(const struct vm_config *config, struct err *err)
         status = VM_STATUS_ENGINE;
     } else if (mem_new(config->memory_bytes, &mem, err) == 0) {
         if (strcmp(engine->name, "bt") == 0 && config->cpus > 1) {
-            log_warning("several CPUs under 'bt': a guest that patches its code while it runs, as Linux does, may hang "
+            log_warning("several CPUs under 'bt': a guest that patches its code while it runs, as Linux "
+                        "does, may hang "
                         "(docs/caveats-engine.md)");
         }
         status = host_run(config, engine, boot, mem, err);

@@ -319,20 +319,13 @@ static const struct {
     const char *name;
     int (*make)(struct pc *pc, struct err *err);
 } parts[] = {
-    {"interrupt controllers", make_pic},
-    {"local APICs", make_lapics},
-    {"I/O APIC", make_ioapic},
-    {"interval timer", make_pit},
-    {"real-time clock", make_rtc},
-    {"event timer", make_hpet},
-    {"power management", make_acpi_pm},
-    {"PCI bus", make_pci},
-    {"keyboard controller", make_i8042},
-    {"system control port", make_port92},
-    {"serial port", make_uart},
-    {"exit port", make_exit_port},
-    {"panic port", make_pvpanic},
-    {"ACPI tables", make_acpi_tables},
+    {"interrupt controllers", make_pic}, {"local APICs", make_lapics},
+    {"I/O APIC", make_ioapic},           {"interval timer", make_pit},
+    {"real-time clock", make_rtc},       {"event timer", make_hpet},
+    {"power management", make_acpi_pm},  {"PCI bus", make_pci},
+    {"keyboard controller", make_i8042}, {"system control port", make_port92},
+    {"serial port", make_uart},          {"exit port", make_exit_port},
+    {"panic port", make_pvpanic},        {"ACPI tables", make_acpi_tables},
 };
 
 int pc_new(const struct pc_config *config, struct pc **ret_pc, struct err *err)

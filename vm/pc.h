@@ -54,7 +54,8 @@ void pc_free(struct pc *pc);
 void pc_reset(struct pc *pc);
 
 struct pci_host *pc_pci(struct pc *pc);
-/* A device that the machine resets and frees with its own, the newest first, from then on. False: there are too many.
+/* A device that the machine resets and frees with its own, the newest first, from then on. False: there are
+ * too many.
  */
 bool pc_add_device(struct pc *pc, struct device *device);
 

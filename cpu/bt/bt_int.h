@@ -48,7 +48,8 @@ struct bt_op;
 #define BT_MODE_CODE64 0x0004u
 #define BT_MODE_CODE32 0x0008u /* neither: 16-bit code */
 #define BT_MODE_SS32   0x0010u /* SS.B, outside 64-bit mode */
-#define BT_MODE_FLAT   0x0020u /* all segments: base 0, limit 4 GiB, present, writable data (or 64-bit mode) \
+#define BT_MODE_FLAT                                                                                         \
+    0x0020u                    /* all segments: base 0, limit 4 GiB, present, writable data (or 64-bit mode) \
                                 */
 #define BT_MODE_CPL0   0x0040u /* CPL 0: privileged instructions may be inlined */
 #define BT_MODE_NOFPU  0x0080u /* CR0.TS or CR0.EM set, or CR4.OSFXSR clear: x87/SSE go through a check */

@@ -54,8 +54,9 @@ struct x86_table {
     uint16_t limit;
 };
 
-#define X86_XSAVE_MAX 4096 /* room for x87, SSE, AVX and AVX-512 state in the standard format (2,688 bytes)  \
-                            */
+#define X86_XSAVE_MAX                                                                                        \
+    4096 /* room for x87, SSE, AVX and AVX-512 state in the standard format (2,688 bytes)                    \
+          */
 
 struct x86_state {
     uint64_t gpr[16];

@@ -32,7 +32,7 @@ struct acpi_pm_config {
     struct irq_line sci; /* level-triggered, IRQ 9 */
     uint16_t base;
     bool reset_port_elsewhere; /* a PCI bridge holds the ports around 0xcf9, and forwards that one */
-    uint8_t s5_type; /* SLP_TYPa of \_S5 in the DSDT, 0-7 */
+    uint8_t s5_type;           /* SLP_TYPa of \_S5 in the DSDT, 0-7 */
     void (*power_off)(void *opaque);
     void (*reset)(void *opaque);
     void *opaque;

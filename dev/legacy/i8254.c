@@ -176,7 +176,8 @@ static void edge_reached(void *opaque)
     plan_edge(pit);
     if (!pit->replaced) {
         irq_set(&pit->irq, true);
-        if (pit->channel[0].mode > 1) { /* in modes 0 and 1 OUT stays high until the next count or control word */
+        if (pit->channel[0].mode >
+            1) { /* in modes 0 and 1 OUT stays high until the next count or control word */
             irq_set(&pit->irq, false);
         }
     }

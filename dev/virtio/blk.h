@@ -10,8 +10,8 @@
 #include "dev/virtio/blk_backend.h"
 #include "dev/virtio/virtio.h"
 
-#define VBLK_QUEUES_MAX   16u
-#define VBLK_SERIAL_MAX   20u /* 5.2.6: bytes of an ID */
+#define VBLK_QUEUES_MAX 16u
+#define VBLK_SERIAL_MAX 20u /* 5.2.6: bytes of an ID */
 
 struct vblk_config {
     struct mem *mem;

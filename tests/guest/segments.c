@@ -295,8 +295,7 @@ static void inspect(void)
             is(f.rdx & 0xff, want[k], names[k]);
             if (k == 0) {
                 is(want[k] ? f.rcx & ~0x000f0000ull : f.rcx, /* bits 19:16 are undefined */
-                   want[k] ? cases[i].descriptor >> 32 & 0x00f0ff00 : 0x55,
-                   "LAR's value");
+                   want[k] ? cases[i].descriptor >> 32 & 0x00f0ff00 : 0x55, "LAR's value");
             } else if (k == 1 && want[k]) {
                 is(f.rcx, cases[i].descriptor >> 55 & 1 ? 0xffffffff : cases[i].descriptor & 0xffff,
                    "LSL's value");

@@ -1,10 +1,10 @@
 /*
- * What may be copied into translated code: no instruction that enters the host's kernel, that only a kernel may execute, or
- * that shows or changes state of the host's process.
+ * What may be copied into translated code: no instruction that enters the host's kernel, that only a kernel
+ * may execute, or that shows or changes state of the host's process.
  *
- * The list of what must not be is written here by opcode, with a decoder of its own for prefixes and opcode maps, so that a
- * mistake of the library's tables shows. Everything is swept: all opcodes of all maps, with prefixes, in all code sizes, under
- * a CPUID that offers everything.
+ * The list of what must not be is written here by opcode, with a decoder of its own for prefixes and opcode
+ * maps, so that a mistake of the library's tables shows. Everything is swept: all opcodes of all maps, with
+ * prefixes, in all code sizes, under a CPUID that offers everything.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -164,8 +164,9 @@ static bool refused(const struct raw *r, bool code64)
     case 1: return two_byte_refused(r);
     case 2: /* INVEPT and its like, Key Locker, WRSS, MOVDIR64B and ENQCMD, MOVDIRI, AADD and its like */
         return (r->opcode >= 0x80 && r->opcode <= 0x82) || (r->opcode >= 0xd8 && r->opcode <= 0xda) ||
-               (r->f3 && r->opcode >= 0xdc && r->opcode <= 0xdf) || (r->f3 && (r->opcode == 0xfa || r->opcode == 0xfb)) ||
-               r->opcode == 0xf5 || (r->opcode == 0xf6 && !r->p66 && !r->f3) || r->opcode >= 0xf8;
+               (r->f3 && r->opcode >= 0xdc && r->opcode <= 0xdf) ||
+               (r->f3 && (r->opcode == 0xfa || r->opcode == 0xfb)) || r->opcode == 0xf5 ||
+               (r->opcode == 0xf6 && !r->p66 && !r->f3) || r->opcode >= 0xf8;
     default: return r->opcode == 0xf0; /* HRESET */
     }
 }
@@ -220,13 +221,15 @@ static void test_legacy(void **state)
                 continue;
             }
             for (unsigned i = 0; i < 4u * 256 * nmodrm; i++) {
-                struct raw r = {.map = i / (256 * nmodrm), .opcode = i / nmodrm % 256, .modrm = modrm[i % nmodrm]};
-                static const uint8_t others[] = {0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3, 0xc4,
-                                                 0xc5, 0x62, 0x0f, 0x8f, 0xd5};
+                struct raw r = {
+                    .map = i / (256 * nmodrm), .opcode = i / nmodrm % 256, .modrm = modrm[i % nmodrm]};
+                static const uint8_t others[] = {0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0,
+                                                 0xf2, 0xf3, 0xc4, 0xc5, 0x62, 0x0f, 0x8f, 0xd5};
                 if (r.map == 1 && (r.opcode == 0x38 || r.opcode == 0x3a)) {
                     continue;
                 }
-                if (r.map == 0 && (memchr(others, (int)r.opcode, sizeof(others)) || (code64 && (r.opcode & 0xf0) == 0x40))) {
+                if (r.map == 0 && (memchr(others, (int)r.opcode, sizeof(others)) ||
+                                   (code64 && (r.opcode & 0xf0) == 0x40))) {
                     continue; /* prefixes and escapes have their turn elsewhere */
                 }
                 uint8_t bytes[INSN_MAX] = {0};
@@ -246,7 +249,8 @@ static void test_legacy(void **state)
                 }
                 copied++;
                 if (refused(&r, code64) || gi.in.privileged) {
-                    fail_msg("copied: mode %u prefix %u map %u opcode %02x modrm %02x", m, p, r.map, r.opcode, r.modrm);
+                    fail_msg("copied: mode %u prefix %u map %u opcode %02x modrm %02x", m, p, r.map, r.opcode,
+                             r.modrm);
                 }
                 assert_int_not_equal(gi.in.enc, BT_ENC_OTHER);
             }
@@ -260,7 +264,8 @@ static void test_legacy(void **state)
 static bool vector_refused(bool evex, unsigned map, unsigned opcode, unsigned pp)
 {
     if (map == 1 && !evex) { /* LDMXCSR and STMXCSR are the only ones without a vector or mask operand */
-        return opcode != 0xae && (opcode < 0x10 || (opcode >= 0x18 && opcode < 0x28) || (opcode >= 0x30 && opcode < 0x41));
+        return opcode != 0xae &&
+               (opcode < 0x10 || (opcode >= 0x18 && opcode < 0x28) || (opcode >= 0x30 && opcode < 0x41));
     }
     if (map == 2 && !evex) {
         return opcode == 0x49 || opcode == 0x4b || opcode == 0x5c || opcode == 0x5e || opcode == 0x6c ||
@@ -268,7 +273,8 @@ static bool vector_refused(bool evex, unsigned map, unsigned opcode, unsigned pp
     }
     if (map == 2) { /* VGATHERPF, VSCATTERPF, VEXP2, V4FMADD */
         return opcode == 0xc6 || opcode == 0xc7 || opcode == 0xc8 || opcode == 0xca || opcode == 0xcb ||
-               (pp == 3 && (opcode == 0x9a || opcode == 0x9b || opcode == 0xaa || opcode == 0xab || opcode == 0x52 || opcode == 0x53));
+               (pp == 3 && (opcode == 0x9a || opcode == 0x9b || opcode == 0xaa || opcode == 0xab ||
+                            opcode == 0x52 || opcode == 0x53));
     }
     return map == 0 || map > 6 || map == 4;
 }
@@ -281,19 +287,26 @@ static void test_vector(void **state)
     unsigned copied = 0;
     for (unsigned m = 0; m < 2; m++) {
         for (unsigned i = 0; i < 8u * 256 * 64; i++) {
-            unsigned map = i / (256 * 64), opcode = i / 64 % 256, pp = i & 3, w = i >> 2 & 1, l = i >> 3 & 1, form = i >> 4 & 3;
+            unsigned map = i / (256 * 64), opcode = i / 64 % 256, pp = i & 3, w = i >> 2 & 1, l = i >> 3 & 1,
+                     form = i >> 4 & 3;
             uint8_t rm = (uint8_t)(form == 0 ? 0x03 : form == 1 ? 0x3b : form == 2 ? 0xc0 : 0xf9);
-            uint8_t vex[INSN_MAX] = {0xc4, (uint8_t)(0xe0 | map), (uint8_t)(w << 7 | 0x78 | l << 2 | pp), (uint8_t)opcode, rm};
-            uint8_t evex[INSN_MAX] = {0x62, (uint8_t)(0xf0 | map), (uint8_t)(w << 7 | 0x7c | pp), (uint8_t)(0x09 | l << 5),
-                                      (uint8_t)opcode, rm};
+            uint8_t vex[INSN_MAX] = {0xc4, (uint8_t)(0xe0 | map), (uint8_t)(w << 7 | 0x78 | l << 2 | pp),
+                                     (uint8_t)opcode, rm};
+            uint8_t evex[INSN_MAX] = {0x62,
+                                      (uint8_t)(0xf0 | map),
+                                      (uint8_t)(w << 7 | 0x7c | pp),
+                                      (uint8_t)(0x09 | l << 5),
+                                      (uint8_t)opcode,
+                                      rm};
             for (unsigned e = 0; e < 2; e++) {
                 if (!copies(cpu, code_modes[m], e ? evex : vex, &gi)) {
                     continue;
                 }
                 copied++;
-                if (vector_refused(e, map, opcode, pp) || gi.in.privileged || !(gi.in.avx || gi.in.enc == BT_ENC_VEX)) {
-                    fail_msg("copied: mode %u %s map %u opcode %02x pp %u W%u modrm %02x", m, e ? "EVEX" : "VEX", map, opcode, pp,
-                             w, rm);
+                if (vector_refused(e, map, opcode, pp) || gi.in.privileged ||
+                    !(gi.in.avx || gi.in.enc == BT_ENC_VEX)) {
+                    fail_msg("copied: mode %u %s map %u opcode %02x pp %u W%u modrm %02x", m,
+                             e ? "EVEX" : "VEX", map, opcode, pp, w, rm);
                 }
             }
         }
@@ -318,31 +331,70 @@ static void test_named(void **state)
         const char *name;
         uint8_t bytes[5];
     } never[] = {
-        {"syscall", {0x0f, 0x05}},         {"sysenter", {0x0f, 0x34}},        {"int 0x80", {0xcd, 0x80}},
-        {"int3", {0xcc}},                  {"icebp", {0xf1}},                 {"into", {0xce}},
-        {"in", {0xec}},                    {"out", {0xe6, 0x80}},             {"insb", {0x6c}},
-        {"rep outsd", {0xf3, 0x6f}},       {"hlt", {0xf4}},                   {"cli", {0xfa}},
-        {"sti", {0xfb}},                   {"wrpkru", {0x0f, 0x01, 0xef}},    {"rdpkru", {0x0f, 0x01, 0xee}},
-        {"xsetbv", {0x0f, 0x01, 0xd1}},    {"xgetbv", {0x0f, 0x01, 0xd0}},    {"vmcall", {0x0f, 0x01, 0xc1}},
-        {"vmmcall", {0x0f, 0x01, 0xd9}},   {"monitor", {0x0f, 0x01, 0xc8}},   {"mwait", {0x0f, 0x01, 0xc9}},
-        {"monitorx", {0x0f, 0x01, 0xfa}},  {"mwaitx", {0x0f, 0x01, 0xfb}},    {"rdtsc", {0x0f, 0x31}},
-        {"rdtscp", {0x0f, 0x01, 0xf9}},    {"cpuid", {0x0f, 0xa2}},           {"rdpmc", {0x0f, 0x33}},
-        {"wrfsbase", {0xf3, 0x48, 0x0f, 0xae, 0xd0}}, {"rdgsbase", {0xf3, 0x48, 0x0f, 0xae, 0xc8}},
-        {"rdpid", {0xf3, 0x0f, 0xc7, 0xf8}}, {"sgdt", {0x0f, 0x01, 0x03}},    {"sidt", {0x0f, 0x01, 0x0b}},
-        {"smsw", {0x0f, 0x01, 0xe0}},      {"str", {0x0f, 0x00, 0xc8}},       {"sldt", {0x0f, 0x00, 0xc0}},
-        {"popf", {0x9d}},                  {"iret", {0xcf}},                  {"mov ds, ax", {0x8e, 0xd8}},
-        {"mov ax, ds", {0x8c, 0xd8}},      {"xbegin", {0xc7, 0xf8}},          {"xtest", {0x0f, 0x01, 0xd6}},
-        {"umwait", {0xf2, 0x0f, 0xae, 0xf0}}, {"tpause", {0x66, 0x0f, 0xae, 0xf0}}, {"umonitor", {0xf3, 0x0f, 0xae, 0xf0}},
-        {"clui", {0xf3, 0x0f, 0x01, 0xee}}, {"stui", {0xf3, 0x0f, 0x01, 0xef}}, {"senduipi", {0xf3, 0x0f, 0xc7, 0xf0}},
-        {"enclu", {0x0f, 0x01, 0xd7}},     {"ud2", {0x0f, 0x0b}},             {"lgdt", {0x0f, 0x01, 0x13}},
-        {"xrstor", {0x0f, 0xae, 0x2b}},    {"xsave", {0x0f, 0xae, 0x23}},     {"incsspq", {0xf3, 0x48, 0x0f, 0xae, 0xe8}},
+        {"syscall", {0x0f, 0x05}},
+        {"sysenter", {0x0f, 0x34}},
+        {"int 0x80", {0xcd, 0x80}},
+        {"int3", {0xcc}},
+        {"icebp", {0xf1}},
+        {"into", {0xce}},
+        {"in", {0xec}},
+        {"out", {0xe6, 0x80}},
+        {"insb", {0x6c}},
+        {"rep outsd", {0xf3, 0x6f}},
+        {"hlt", {0xf4}},
+        {"cli", {0xfa}},
+        {"sti", {0xfb}},
+        {"wrpkru", {0x0f, 0x01, 0xef}},
+        {"rdpkru", {0x0f, 0x01, 0xee}},
+        {"xsetbv", {0x0f, 0x01, 0xd1}},
+        {"xgetbv", {0x0f, 0x01, 0xd0}},
+        {"vmcall", {0x0f, 0x01, 0xc1}},
+        {"vmmcall", {0x0f, 0x01, 0xd9}},
+        {"monitor", {0x0f, 0x01, 0xc8}},
+        {"mwait", {0x0f, 0x01, 0xc9}},
+        {"monitorx", {0x0f, 0x01, 0xfa}},
+        {"mwaitx", {0x0f, 0x01, 0xfb}},
+        {"rdtsc", {0x0f, 0x31}},
+        {"rdtscp", {0x0f, 0x01, 0xf9}},
+        {"cpuid", {0x0f, 0xa2}},
+        {"rdpmc", {0x0f, 0x33}},
+        {"wrfsbase", {0xf3, 0x48, 0x0f, 0xae, 0xd0}},
+        {"rdgsbase", {0xf3, 0x48, 0x0f, 0xae, 0xc8}},
+        {"rdpid", {0xf3, 0x0f, 0xc7, 0xf8}},
+        {"sgdt", {0x0f, 0x01, 0x03}},
+        {"sidt", {0x0f, 0x01, 0x0b}},
+        {"smsw", {0x0f, 0x01, 0xe0}},
+        {"str", {0x0f, 0x00, 0xc8}},
+        {"sldt", {0x0f, 0x00, 0xc0}},
+        {"popf", {0x9d}},
+        {"iret", {0xcf}},
+        {"mov ds, ax", {0x8e, 0xd8}},
+        {"mov ax, ds", {0x8c, 0xd8}},
+        {"xbegin", {0xc7, 0xf8}},
+        {"xtest", {0x0f, 0x01, 0xd6}},
+        {"umwait", {0xf2, 0x0f, 0xae, 0xf0}},
+        {"tpause", {0x66, 0x0f, 0xae, 0xf0}},
+        {"umonitor", {0xf3, 0x0f, 0xae, 0xf0}},
+        {"clui", {0xf3, 0x0f, 0x01, 0xee}},
+        {"stui", {0xf3, 0x0f, 0x01, 0xef}},
+        {"senduipi", {0xf3, 0x0f, 0xc7, 0xf0}},
+        {"enclu", {0x0f, 0x01, 0xd7}},
+        {"ud2", {0x0f, 0x0b}},
+        {"lgdt", {0x0f, 0x01, 0x13}},
+        {"xrstor", {0x0f, 0xae, 0x2b}},
+        {"xsave", {0x0f, 0xae, 0x23}},
+        {"incsspq", {0xf3, 0x48, 0x0f, 0xae, 0xe8}},
     };
     static const struct {
         const char *name;
         uint8_t bytes[5];
     } always[] = {
-        {"add", {0x01, 0xd8}},    {"mov", {0x8b, 0x03}},          {"lock cmpxchg", {0xf0, 0x0f, 0xb1, 0x0b}},
-        {"paddd", {0x66, 0x0f, 0xfe, 0xc1}}, {"fld", {0xd9, 0x03}}, {"vaddps", {0xc5, 0xf8, 0x58, 0xc1}},
+        {"add", {0x01, 0xd8}},
+        {"mov", {0x8b, 0x03}},
+        {"lock cmpxchg", {0xf0, 0x0f, 0xb1, 0x0b}},
+        {"paddd", {0x66, 0x0f, 0xfe, 0xc1}},
+        {"fld", {0xd9, 0x03}},
+        {"vaddps", {0xc5, 0xf8, 0x58, 0xc1}},
         {"fxsave", {0x0f, 0xae, 0x03}},
     };
     struct x86_cpu *cpu = cpu_with_everything();
