@@ -8,7 +8,7 @@
 
 BUILD        ?= build
 FUZZ_SECONDS ?= 20
-SANITIZE     := -Db_sanitize=address,undefined -Db_lundef=false --buildtype=debugoptimized
+SANITIZE     := -Db_sanitize=address,undefined -Db_lundef=false --buildtype=debugoptimized -Dwerror=false
 MAKEFLAGS    += --no-print-directory
 
 
