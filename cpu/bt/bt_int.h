@@ -266,7 +266,6 @@ enum {
     BT_RAISE,    /* cpu.exc is a fault at this instruction */
     BT_AGAIN, /* cpu.s.rip and registers are consistent in mid-instruction: serve interrupts and come back */
     BT_HALT,
-    BT_STOPPED, /* shutdown */
     BT_SLOW,    /* memory slow path only: run the instruction as a block of one in BT_MODE_SLOW */
     BT_NOGROUP, /* memory slow path only: go on from this instruction in BT_MODE_NOGROUP */
     BT_CHAIN,   /* from bt_op_dispatch only: go to v->chain at once */
@@ -315,7 +314,6 @@ enum bt_counter {
     BT_C_PIO,
     BT_C_HALTS,
     BT_C_NS_TRANSLATE,
-    BT_C_NS_HALTED,
     BT_C_NS_RUN,
     BT_C_COUNT
 };
@@ -401,9 +399,6 @@ struct bt_vcpu {
     uint32_t mode;                 /* of the current state (without ONE, SLOW) */
     uint32_t mode_once;            /* OR-ed into the mode for the next block only */
     bool fpu_live;
-    bool fpu_dirty;
-    bool code_flush_wanted;
-    bool shadow_once; /* interrupts held back for one instruction */
     bool k_nonglobal;
     uint8_t tlb_bits;
     uint32_t misses_window;
@@ -428,7 +423,6 @@ struct bt_vcpu {
     bool no_step;            /* the instruction entered an interrupt handler: no single-step trap behind it */
     bool mid_string;         /* BT_AGAIN is between two elements of a string instruction */
     uint64_t data_hits;      /* DR6 bits of data breakpoints hit by the current instruction */
-    char error[200];         /* why the engine cannot go on */
     struct vcpu_platform vm; /* the machine's, behind functions that save the vector state first */
     uint32_t xsave_mask, mxcsr_mask;
     uint32_t xsave_offset[10], xsave_size[10]; /* of each component, in the standard format */
@@ -446,9 +440,7 @@ struct bt_vcpu {
     _Atomic bool in_run;
     pthread_t thread;
     struct bt_block *enter_target;
-    uint64_t fault_pc;
     int fault_vector;
-    uint32_t fault_flags;
 
     /* Stubs: addresses in the RX mapping. */
     uint64_t stub_enter, stub_leave_link, stub_leave_indirect, stub_leave_return, stub_leave_fault;
@@ -476,6 +468,12 @@ struct bt_engine {
 static inline struct bt_vcpu *bt_of(struct x86_cpu *cpu)
 {
     return (struct bt_vcpu *)(void *)cpu;
+}
+
+/* Alignment checks are on (SDM vol. 3A, 6.15, #AC): at CPL 3 with CR0.AM and RFLAGS.AC. */
+static inline bool bt_alignment_checked(const struct bt_vcpu *v)
+{
+    return v->cpu.cpl == 3 && (v->cpu.s.cr0 & X86_CR0_AM) && (v->cpu.s.rflags & X86_AC);
 }
 
 /* --- flags

@@ -74,6 +74,23 @@ static const struct extension extensions[ZYDIS_ISA_EXT_MAX_VALUE + 1] = {
     [ZYDIS_ISA_EXT_SERIALIZE] = {F7D, 14, 0, 0, 0, 0},
 };
 
+/* Whether CPUID shows the guest one bit of one of its words. */
+static bool offered(const struct x86_cpuid *c, uint8_t word, uint8_t bit)
+{
+    switch (word) {
+    case ALWAYS: return true;
+    case F1C: return c->f1_ecx >> bit & 1;
+    case F1D: return c->f1_edx >> bit & 1;
+    case F7B: return c->f7_ebx >> bit & 1;
+    case F7C: return c->f7_ecx >> bit & 1;
+    case F7D: return c->f7_edx >> bit & 1;
+    case E1C: return c->fe1_ecx >> bit & 1;
+    case FD1: return c->fd1_eax >> bit & 1;
+    case F71: return c->f71_eax >> bit & 1;
+    default: return false;
+    }
+}
+
 /* Finer AVX-512 subsets, by Zydis' ISA set, whose CPUID bit is not AVX512F's. */
 static bool avx512_offered(const struct x86_cpuid *c, ZydisISASet set)
 {
@@ -92,32 +109,10 @@ static bool avx512_offered(const struct x86_cpuid *c, ZydisISASet set)
     };
     for (unsigned i = 0; i < ARRAY_SIZE(sets); i++) {
         if (strncmp(name, sets[i].part, strlen(sets[i].part)) == 0) {
-            switch (sets[i].word) {
-            case F7B: return c->f7_ebx >> sets[i].bit & 1;
-            case F7C: return c->f7_ecx >> sets[i].bit & 1;
-            case F7D: return c->f7_edx >> sets[i].bit & 1;
-            case F71: return c->f71_eax >> sets[i].bit & 1;
-            default: return false;
-            }
+            return offered(c, sets[i].word, sets[i].bit);
         }
     }
     return true;
-}
-
-static bool extension_offered(const struct x86_cpuid *c, const struct extension *x)
-{
-    switch (x->word) {
-    case ALWAYS: return true;
-    case F1C: return c->f1_ecx >> x->bit & 1;
-    case F1D: return c->f1_edx >> x->bit & 1;
-    case F7B: return c->f7_ebx >> x->bit & 1;
-    case F7C: return c->f7_ecx >> x->bit & 1;
-    case F7D: return c->f7_edx >> x->bit & 1;
-    case E1C: return c->fe1_ecx >> x->bit & 1;
-    case FD1: return c->fd1_eax >> x->bit & 1;
-    case F71: return c->f71_eax >> x->bit & 1;
-    default: return false;
-    }
 }
 
 /* Guest number of a general-purpose register of any width, or BT_NO_REG. */
@@ -178,8 +173,7 @@ static void decoders_init(void)
     }
 }
 
-static void decode_memory(const struct x86_cpu *cpu, const ZydisDecodedInstruction *z,
-                          const ZydisDecodedOperand *o, struct bt_insn *in)
+static void decode_memory(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *o, struct bt_insn *in)
 {
     struct bt_op *op = &in->op;
     uint8_t size;
@@ -219,7 +213,6 @@ static void decode_memory(const struct x86_cpu *cpu, const ZydisDecodedInstructi
         op->mem_size = (uint16_t)(o->element_size / 8);
     }
     op->elem = (uint8_t)(o->element_size / 8);
-    (void)cpu;
 }
 
 /* Which masks keep elements of the memory operand from being accessed, and what an element is (SDM vol.
@@ -436,8 +429,8 @@ static bool implicit_segment_counts(const ZydisDecodedInstruction *z, const Zydi
            (o->mem.base != ZYDIS_REGISTER_NONE && gpr_number(o->mem.base, &size, &high) != X86_RDI);
 }
 
-static void decode_operands(const struct x86_cpu *cpu, const ZydisDecodedInstruction *z,
-                            const ZydisDecodedOperand *ops, struct bt_insn *in)
+static void decode_operands(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops,
+                            struct bt_insn *in)
 {
     for (unsigned i = 0; i < z->operand_count; i++) {
         const ZydisDecodedOperand *o = &ops[i];
@@ -449,7 +442,7 @@ static void decode_operands(const struct x86_cpu *cpu, const ZydisDecodedInstruc
                 o->encoding == ZYDIS_OPERAND_ENCODING_DISP32 ||
                 o->encoding == ZYDIS_OPERAND_ENCODING_DISP16 ||
                 o->encoding == ZYDIS_OPERAND_ENCODING_DISP16_32_32) {
-                decode_memory(cpu, z, o, in);
+                decode_memory(z, o, in);
                 in->agen = o->mem.type == ZYDIS_MEMOP_TYPE_AGEN;
             } else if (!in->op.has_mem && implicit_segment_counts(z, o)) {
                 in->op.seg = (uint8_t)segment_number(o->mem.segment);
@@ -674,7 +667,7 @@ unsigned bt_decode(const struct x86_cpu *cpu, uint32_t mode, uint64_t rip, const
     in->op.vlen = (uint8_t)(z.avx.vector_length / 8);
 
     const struct extension *x = &extensions[z.meta.isa_ext];
-    in->valid = extension_offered(&cpu->cpuid, x);
+    in->valid = offered(&cpu->cpuid, x->word, x->bit);
     in->fpu = x->fpu && !computes_without_fpu(z.mnemonic);
     in->legacy_sse = x->sse && in->fpu;
     in->avx = x->avx;
@@ -689,7 +682,7 @@ unsigned bt_decode(const struct x86_cpu *cpu, uint32_t mode, uint64_t rip, const
     if (in->avx512 && !avx512_offered(&cpu->cpuid, z.meta.isa_set)) {
         in->valid = false;
     }
-    decode_operands(cpu, &z, ops, in);
+    decode_operands(&z, ops, in);
     normalize(&z, in);
     decode_flags(&z, in);
     if (in->op.has_mem) {

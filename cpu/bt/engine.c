@@ -300,7 +300,6 @@ static const struct {
     [BT_C_PAGE_FAULTS] = {"interrupts", "page faults"},
     [BT_C_IRQS] = {"interrupts", "interrupts"},
     [BT_C_NS_TRANSLATE] = {"time", "translating"},
-    [BT_C_NS_HALTED] = {"time", "halted"},
     [BT_C_NS_RUN] = {"time", "running"},
 };
 

@@ -108,7 +108,6 @@ static inline uint64_t gen_next_rip(const struct gen *g, const struct bt_insn *i
 void gen_classify(uint32_t mode, struct gen_insn *gi);
 
 /* gen_mem.c */
-uint32_t gen_live_before(const struct bt_insn *in);
 void gen_flags_save(struct gen *g, const struct bt_insn *in);    /* before host flags are destroyed */
 void gen_flags_ready(struct gen *g, const struct bt_insn *in);   /* before the instruction's own operation */
 void gen_flags_end(struct gen *g);                               /* before leaving the block */

@@ -13,6 +13,7 @@
  *     ret       a host RET with the guest's return address in r15.
  */
 #include "cpu/bt/gen.h"
+#include "cpu/bt/stubs.h"
 
 static unsigned stack_bytes(const struct gen *g)
 {
@@ -139,6 +140,8 @@ void gen_inline(struct gen *g, const struct bt_insn *in)
     emit8(e, in->op.mnemonic == ZYDIS_MNEMONIC_STI);
 }
 
+static void emit_exit_jump(struct gen *g, struct bt_exit *x, unsigned opcode);
+
 /* Leaves through C when an interrupt waits for IF, which is on by now. */
 void gen_irq_check(struct gen *g, uint64_t rip)
 {
@@ -147,9 +150,7 @@ void gen_irq_check(struct gen *g, uint64_t rip)
     uint8_t *none = emit_jrcxz_fwd(e);
     struct bt_exit *x = gen_add_exit(g, rip);
     x->kind = BT_EXIT_NONE;
-    emit8(e, 0xe9);
-    x->jump = (uint32_t)(e->p - g->v->code_rw);
-    emit32(e, 0);
+    emit_exit_jump(g, x, 0xe9);
     emit_here8(e, none);
 }
 
@@ -244,6 +245,14 @@ struct bt_exit *gen_add_exit(struct gen *g, uint64_t rip)
     return x;
 }
 
+/* The exit's rel32, which leads to its stub until it is patched. opcode: JMP, CALL, or Jcc with its 0F. */
+static void emit_exit_jump(struct gen *g, struct bt_exit *x, unsigned opcode)
+{
+    emit_opcode(&g->e, opcode);
+    x->jump = (uint32_t)(g->e.p - g->v->code_rw);
+    emit32(&g->e, 0);
+}
+
 static struct bt_cell *add_cell(struct gen *g)
 {
     struct bt_vcpu *v = g->v;
@@ -263,9 +272,7 @@ static void emit_exit(struct gen *g, uint64_t rip, bool call)
     struct bt_exit *x = gen_add_exit(g, rip);
     if (same_page(g, rip)) {
         x->kind = BT_EXIT_DIRECT;
-        emit8(e, call ? 0xe8 : 0xe9);
-        x->jump = (uint32_t)(e->p - g->v->code_rw);
-        emit32(e, 0);
+        emit_exit_jump(g, x, call ? 0xe8 : 0xe9);
         return;
     }
     x->cell = add_cell(g);
@@ -273,9 +280,7 @@ static void emit_exit(struct gen *g, uint64_t rip, bool call)
     emit_load(e, H_S1, GA(g, ctx));
     emit_rm(e, true, 0x8d, H_S0, H_S0, H_S1, 1, 0);
     uint8_t *hit = emit_jrcxz_fwd(e), *landing = NULL;
-    emit8(e, call ? 0xe8 : 0xe9); /* to the stub */
-    x->jump = (uint32_t)(e->p - g->v->code_rw);
-    emit32(e, 0);
+    emit_exit_jump(g, x, call ? 0xe8 : 0xe9);
     if (call) {
         emit8(e, 0xeb);
         landing = e->p;
@@ -308,9 +313,7 @@ static void emit_landing(struct gen *g, uint64_t rip)
     emit_rm(e, true, 0x8d, H_S0, H_S0, H_S2, 1, 0);
     emit_rm(e, true, 0x8d, H_S0, H_S0, H_S1, 1, 0);
     uint8_t *hit = emit_jrcxz_fwd(e);
-    emit8(e, 0xe9);
-    x->jump = (uint32_t)(e->p - g->v->code_rw);
-    emit32(e, 0);
+    emit_exit_jump(g, x, 0xe9);
     emit_here8(e, hit);
     emit8(e, 0xff);
     emit_rip_modrm(e, 4, (uint64_t)&x->cell->target, 0);
@@ -351,14 +354,7 @@ static void indirect_tail(struct gen *g, bool call)
     struct emit *e = &g->e;
     struct bt_vcpu *v = g->v;
     g->b->indirect_from = (uint32_t)(e->p - v->code_rw);
-    emit_store(e, GA(g, ind_rip), H_S2);
-    emit_rr(e, false, 0x0fb7, H_S1, H_S2);           /* movzx r14d, r15w */
-    emit_rm(e, false, 0x8d, H_S1, H_S1, H_S1, 1, 0); /* lea r14d, [r14 + r14] */
-    emit_rm(e, true, 0x8b, H_S0, H_NONE, H_S1, 8, (int32_t)(uint64_t)v->jc);
-    emit_rm(e, true, 0x8d, H_S0, H_S0, H_S2, 1, 0);
-    emit_load(e, H_S2, GA(g, ctx));
-    emit_rm(e, true, 0x8d, H_S0, H_S0, H_S2, 1, 0);
-    uint8_t *hit = emit_jrcxz_fwd(e);
+    uint8_t *hit = bt_emit_jc_probe(e, v);
     g->b->indirect_stub = (uint32_t)(e->p - v->code_rw);
     emit_mov_imm(e, H_S1, (uint64_t)(g->b - v->blocks));
     uint8_t *landing = NULL;
@@ -372,8 +368,7 @@ static void indirect_tail(struct gen *g, bool call)
         emit_jmp(e, v->stub_leave_indirect);
     }
     emit_here8(e, hit);
-    emit_rm(e, false, 0xff, call ? 2 : 4, H_NONE, H_S1, 8,
-            (int32_t)(uint64_t)v->jc + 8); /* [r14 * 8 + jc + 8] */
+    bt_emit_jc_go(e, v, call);
     g->b->indirect_to = (uint32_t)(e->p - v->code_rw);
     if (landing) {
         emit_here8(e, landing);
@@ -448,10 +443,7 @@ void gen_jcc(struct gen *g, const struct bt_insn *in)
     if (same_page(g, target)) {
         struct bt_exit *x = gen_add_exit(g, target);
         x->kind = BT_EXIT_DIRECT;
-        emit8(e, 0x0f);
-        emit8(e, 0x80 | cc);
-        x->jump = (uint32_t)(e->p - g->v->code_rw);
-        emit32(e, 0);
+        emit_exit_jump(g, x, 0x0f80 | cc);
     } else {
         uint8_t *skip = emit_jcc8_fwd(e, cc ^ 1);
         gen_exit(g, target);

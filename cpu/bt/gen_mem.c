@@ -13,37 +13,25 @@
  * first check and restored once before they are needed; the state in between is gen.flags_saved.
  */
 #include "cpu/bt/gen.h"
+#include "cpu/bt/stubs.h"
 
-uint32_t gen_live_before(const struct bt_insn *in)
+static uint32_t live_before(const struct bt_insn *in)
 {
     return (in->live_after & ~in->fl_kill) | in->fl_read;
 }
 
 void gen_flags_save(struct gen *g, const struct bt_insn *in)
 {
-    if (g->flags_saved || !gen_live_before(in)) {
+    if (g->flags_saved || !live_before(in)) {
         return;
     }
-    struct emit *e = &g->e;
-    emit_mov(e, H_S1, H_RAX);
-    emit8(e, 0x9f); /* lahf */
-    emit8(e, 0x0f); /* seto al */
-    emit8(e, 0x90);
-    emit8(e, 0xc0);
-    emit_store32(e, GA(g, aflags), H_RAX);
-    emit_mov(e, H_RAX, H_S1);
+    bt_emit_flags_save(&g->e, g->v, H_S1);
     g->flags_saved = true;
 }
 
 static void flags_restore(struct gen *g)
 {
-    struct emit *e = &g->e;
-    emit_mov(e, H_S1, H_RAX);
-    emit_load32(e, H_RAX, GA(g, aflags));
-    emit8(e, 0x04); /* add al, 0x7f */
-    emit8(e, 0x7f);
-    emit8(e, 0x9e); /* sahf */
-    emit_mov(e, H_RAX, H_S1);
+    bt_emit_flags_restore(&g->e, g->v, H_S1);
     g->flags_saved = false;
 }
 

@@ -31,8 +31,8 @@ static void data_breakpoint(struct bt_vcpu *v, uint64_t va, unsigned size, bool 
 /* #AC (SDM vol. 3A, 6.15): at CPL 3 with CR0.AM and RFLAGS.AC. */
 static int alignment_check(struct bt_vcpu *v, uint64_t va, unsigned size)
 {
-    if (__builtin_expect(v->cpu.cpl == 3 && (v->cpu.s.cr0 & X86_CR0_AM) && (v->cpu.s.rflags & X86_AC), 0) &&
-        size <= 8 && (size & (size - 1)) == 0 && (va & (size - 1))) {
+    if (__builtin_expect(bt_alignment_checked(v), 0) && size <= 8 && (size & (size - 1)) == 0 &&
+        (va & (size - 1))) {
         return x86_raise_error(&v->cpu, X86_AC_EXC, 0);
     }
     return 0;
@@ -337,8 +337,7 @@ static int chain(struct bt_vcpu *v, int r)
     const struct bt_jc_entry *e = bt_jc_slot(v, cpu->s.rip);
     bool quiet = !atomic_load_explicit(&v->pending, memory_order_relaxed) && !(v->irq_wait && v->iflag) &&
                  !cpu->s.nmi_pending && !cpu->s.sti_shadow && !cpu->s.movss_shadow && !v->mode_once &&
-                 !(cpu->s.rflags & (X86_TF | X86_RF)) && !(cpu->s.dr7 & 0xff) &&
-                 !((cpu->s.rflags & X86_AC) && (cpu->s.cr0 & X86_CR0_AM) && cpu->cpl == 3);
+                 !(cpu->s.rflags & (X86_TF | X86_RF)) && !(cpu->s.dr7 & 0xff) && !bt_alignment_checked(v);
     if (!quiet || e->neg_key + cpu->s.rip + v->mode_ctx != 0) {
         v->fill_jc = true;
         return BT_JUMP;

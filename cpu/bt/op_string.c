@@ -83,8 +83,7 @@ static int string_linear(struct bt_vcpu *v, const struct bt_op *op, unsigned seg
 static bool chunks_allowed(const struct bt_vcpu *v, const struct bt_op *op)
 {
     return (v->mode & (BT_MODE_CODE64 | BT_MODE_FLAT)) && op->addrsize >= 4 && !(v->cpu.s.dr7 & 0xff) &&
-           !(v->cpu.s.rflags & X86_TF) &&
-           !(v->cpu.cpl == 3 && (v->cpu.s.rflags & X86_AC) && (v->cpu.s.cr0 & X86_CR0_AM));
+           !(v->cpu.s.rflags & X86_TF) && !bt_alignment_checked(v);
 }
 
 /* Keeps 32-bit offsets from wrapping inside of a chunk. */

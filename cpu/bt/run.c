@@ -50,6 +50,16 @@ static bool deliver(struct bt_vcpu *v, bool trap)
     return r == 0;
 }
 
+/* The same for a fault; false with *exit set when it ends the machine. */
+static bool deliver_or_stop(struct bt_vcpu *v, struct vcpu_exit *exit)
+{
+    if (deliver(v, false)) {
+        return true;
+    }
+    exit->reason = EXIT_SHUTDOWN;
+    return false;
+}
+
 static bool deliver_interrupt(struct bt_vcpu *v, uint8_t vector)
 {
     v->counters[BT_C_IRQS]++;
@@ -173,11 +183,7 @@ static bool after_result(struct bt_vcpu *v, int result, struct vcpu_exit *exit)
 {
     struct x86_cpu *cpu = &v->cpu;
     switch (result) {
-    case BT_DONE:
-        cpu->s.rip = cpu->next_rip;
-        bt_mode_update(v);
-        return true;
-    case BT_JUMP: return true; /* chain() in op.c did the rest */
+    case BT_JUMP: /* chain() in op.c did the rest */
     case BT_AGAIN: return true;
     case BT_RAISE: v->raised = true; return true;
     case BT_SLOW:
@@ -194,7 +200,6 @@ static bool after_result(struct bt_vcpu *v, int result, struct vcpu_exit *exit)
         cpu->s.halted = true;
         v->counters[BT_C_HALTS]++;
         return true;
-    case BT_STOPPED:
     default: exit->reason = EXIT_SHUTDOWN; return false;
     }
 }
@@ -254,10 +259,10 @@ static bool turn(struct bt_vcpu *v, struct vcpu_exit *exit)
         alone = true;
         once |= BT_MODE_ONE | (cpu->s.dr7 & 0xff ? BT_MODE_SLOW : 0);
         if ((cpu->s.dr7 & 0xff) && !cpu->s.movss_shadow && breakpoint_hit(v)) {
-            return deliver(v, false) || ((void)(exit->reason = EXIT_SHUTDOWN), false);
+            return deliver_or_stop(v, exit);
         }
     }
-    if ((v->mode & BT_MODE_USER) && (cpu->s.rflags & X86_AC) && (cpu->s.cr0 & X86_CR0_AM)) {
+    if (bt_alignment_checked(v)) {
         once |= BT_MODE_SLOW; /* alignment checks */
     }
     struct bt_exit *from = v->link_from;
@@ -266,7 +271,7 @@ static bool turn(struct bt_vcpu *v, struct vcpu_exit *exit)
     v->fill_jc = false;
     struct bt_block *b = bt_block_get(v, v->mode | once);
     if (!b) {
-        return deliver(v, false) || ((void)(exit->reason = EXIT_SHUTDOWN), false);
+        return deliver_or_stop(v, exit);
     }
     if (!(once & ~BT_MODE_NOGROUP) && !b->dead) {
         if (from && !once == (from->kind != BT_EXIT_GROUP) && v->link_flushes == v->counters[BT_C_FLUSHES] &&
@@ -313,7 +318,7 @@ static bool turn(struct bt_vcpu *v, struct vcpu_exit *exit)
     }
     if (v->raised) {
         v->data_hits = 0;
-        return deliver(v, false) || ((void)(exit->reason = EXIT_SHUTDOWN), false);
+        return deliver_or_stop(v, exit);
     }
     if (alone && !(v->mode_once & BT_MODE_SLOW) && why != BT_LEAVE_MEM &&
         (v->op_result != BT_AGAIN || v->mid_string) && !v->no_step && !debug_traps(v, was_tf, was_rf)) {
@@ -379,11 +384,6 @@ int bt_run(struct vcpu *vcpu, struct vcpu_exit *exit)
     bt_fpu_save(v);
     if (exit->reason == EXIT_SHUTDOWN) {
         v->mode_once = 0;
-        if (v->error[0]) {
-            exit->reason = EXIT_ERROR;
-            for (unsigned i = 0; i < sizeof(exit->text) - 1 && (exit->text[i] = v->error[i]); i++) {
-            }
-        }
     }
     v->counters[BT_C_NS_RUN] += now_ns() - started;
     return 0;

@@ -106,7 +106,6 @@ static void on_fault(int sig, siginfo_t *info, void *context)
         v->aflags = (uint32_t)((f & 0xd5u) << 8 | ((f >> 11) & 1u));
     }
     v->cpu.s.rip = bt_rip_at(v, b, pc);
-    v->fault_pc = pc;
     v->fault_vector = (int)uc->uc_mcontext.gregs[REG_TRAPNO];
     uc->uc_mcontext.gregs[REG_RIP] = (greg_t)v->stub_leave_fault;
 }

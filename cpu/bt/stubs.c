@@ -11,8 +11,8 @@
  */
 #include <stddef.h>
 
-#include "cpu/bt/bt_int.h"
 #include "cpu/bt/regs.h"
+#include "cpu/bt/stubs.h"
 
 #define A(field) ((uint64_t)&v->field)
 
@@ -55,25 +55,31 @@ static void emit_push_slot(struct emit *e, uint64_t addr)
     emit_rip_modrm(e, 6, addr, 0);
 }
 
-/* Flags into aflags; RAX comes back. Uses r15. */
-static void emit_flags_out(struct emit *e, struct bt_vcpu *v)
+void bt_emit_flags_save(struct emit *e, struct bt_vcpu *v, unsigned tmp)
 {
-    emit_mov(e, H_S2, H_RAX);
+    emit_mov(e, tmp, H_RAX);
     emit8(e, 0x9f); /* lahf */
     emit8(e, 0x0f); /* seto al */
     emit8(e, 0x90);
     emit8(e, 0xc0);
     emit_store32(e, A(aflags), H_RAX);
-    emit_mov(e, H_RAX, H_S2);
+    emit_mov(e, H_RAX, tmp);
 }
 
-/* Flags from aflags; destroys RAX, which is loaded afterwards. */
+/* The same without keeping RAX, for where all registers are loaded afterwards. */
 static void emit_flags_in(struct emit *e, struct bt_vcpu *v)
 {
     emit_load32(e, H_RAX, A(aflags));
     emit8(e, 0x04); /* add al, 0x7f: OF */
     emit8(e, 0x7f);
     emit8(e, 0x9e); /* sahf */
+}
+
+void bt_emit_flags_restore(struct emit *e, struct bt_vcpu *v, unsigned tmp)
+{
+    emit_mov(e, tmp, H_RAX);
+    emit_flags_in(e, v);
+    emit_mov(e, H_RAX, tmp);
 }
 
 static void emit_guest_out(struct emit *e, struct bt_vcpu *v)
@@ -139,11 +145,29 @@ static uint64_t make_leave(struct emit *e, struct bt_vcpu *v, enum bt_leave why)
 {
     uint64_t at = emit_rx(e);
     emit_store(e, A(leave_arg), H_S1);
-    emit_flags_out(e, v);
+    bt_emit_flags_save(e, v, H_S2);
     emit_guest_out(e, v);
     emit_mov_imm(e, H_RAX, why);
     emit_return_to_c(e, v);
     return at;
+}
+
+uint8_t *bt_emit_jc_probe(struct emit *e, struct bt_vcpu *v)
+{
+    emit_store(e, A(ind_rip), H_S2);
+    emit_rr(e, false, 0x0fb7, H_S1, H_S2);           /* movzx r14d, r15w */
+    emit_rm(e, false, 0x8d, H_S1, H_S1, H_S1, 1, 0); /* lea r14d, [r14 + r14] */
+    emit_rm(e, true, 0x8b, H_S0, H_NONE, H_S1, 8, (int32_t)(uint64_t)v->jc);
+    emit_rm(e, true, 0x8d, H_S0, H_S0, H_S2, 1, 0);
+    emit_load(e, H_S2, A(ctx));
+    emit_rm(e, true, 0x8d, H_S0, H_S0, H_S2, 1, 0);
+    return emit_jrcxz_fwd(e);
+}
+
+void bt_emit_jc_go(struct emit *e, struct bt_vcpu *v, bool call)
+{
+    emit_rm(e, false, 0xff, call ? 2 : 4, H_NONE, H_S1, 8,
+            (int32_t)(uint64_t)v->jc + 8); /* [r14 * 8 + jc + 8] */
 }
 
 /* RET whose predicted landing was wrong, or which had none: through the jump cache. r15: target. */
@@ -152,20 +176,13 @@ static void make_lookup(struct emit *e, struct bt_vcpu *v)
     v->stub_return_bottom = emit_rx(e);
     emit_alu_rsp_flagless(e, -8); /* the bottom entry stays */
     v->stub_lookup = emit_rx(e);
-    emit_store(e, A(ind_rip), H_S2);
-    emit_rr(e, false, 0x0fb7, H_S1, H_S2);
-    emit_rm(e, false, 0x8d, H_S1, H_S1, H_S1, 1, 0);
-    emit_rm(e, true, 0x8b, H_S0, H_NONE, H_S1, 8, (int32_t)(uint64_t)v->jc);
-    emit_rm(e, true, 0x8d, H_S0, H_S0, H_S2, 1, 0);
-    emit_load(e, H_S2, A(ctx));
-    emit_rm(e, true, 0x8d, H_S0, H_S0, H_S2, 1, 0);
-    uint8_t *hit = emit_jrcxz_fwd(e);
+    uint8_t *hit = bt_emit_jc_probe(e, v);
     v->stub_lookup_miss = emit_rx(e);
     emit_load(e, H_S2, A(ind_rip));
     emit_mov_imm(e, H_S1, BT_NO_EXIT);
     emit_jmp(e, v->stub_leave_return);
     emit_here8(e, hit);
-    emit_rm(e, false, 0xff, 4, H_NONE, H_S1, 8, (int32_t)(uint64_t)v->jc + 8);
+    bt_emit_jc_go(e, v, false);
     v->stub_lookup_end = emit_rx(e);
 }
 
@@ -216,7 +233,7 @@ static uint64_t make_op(struct emit *e, struct bt_vcpu *v)
 {
     uint64_t at = emit_rx(e);
     emit_pop_slot(e, A(site));
-    emit_flags_out(e, v);
+    bt_emit_flags_save(e, v, H_S2);
     emit_guest_out(e, v);
     emit_mov_imm(e, H_RDI, (uint64_t)v);
     emit_mov(e, H_RSI, H_S1);
