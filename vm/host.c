@@ -451,7 +451,7 @@ int host_run(const struct vm_config *config, const struct engine_ops *engine, st
     }
     rc = open_loop(&host, err);
     if (rc == 0) {
-        rc = devices_new(config, &host.loop, mem, machine_pc(host.machine), &host.devices, err);
+        rc = devices_new(config, &host.loop, mem, host.machine, &host.devices, err);
         if (rc < 0) {
             host_done(&host);
             return VM_STATUS_USAGE;
