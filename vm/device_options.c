@@ -115,9 +115,8 @@ static int disk_part(struct disk_options *disk, const char *part, struct err *er
         return rc;
     }
     if ((value = value_of(part, "on-error"))) {
-        static const char *const words[] = {[BLK_ON_ERROR_ENOSPC] = "enospc",
-                                            [BLK_ON_ERROR_REPORT] = "report",
-                                            [BLK_ON_ERROR_STOP] = "stop"};
+        static const char *const words[] = {
+            [BLK_ON_ERROR_ENOSPC] = "enospc", [BLK_ON_ERROR_REPORT] = "report", [BLK_ON_ERROR_STOP] = "stop"};
         unsigned i = 0;
         int rc = parse_word("on-error", value, words, ARRAY_SIZE(words), &i, err);
         disk->on_error = (enum blk_error_policy)i;
@@ -128,10 +127,11 @@ static int disk_part(struct disk_options *disk, const char *part, struct err *er
     if (rc < 0 || taken) {
         return rc;
     }
-    return err_set(err, -EINVAL,
-                   "'%s' is not known: there is format=, serial=, readonly, cache=, direct, on-error=, iops=, "
-                   "iops-burst=, bps=, bps-burst=",
-                   part);
+    return err_set(
+        err, -EINVAL,
+        "'%s' is not known: there is format=, serial=, readonly, cache=, direct, on-error=, iops=, "
+        "iops-burst=, bps=, bps-burst=",
+        part);
 }
 
 int disk_options_parse(const char *text, struct disk_options *ret, struct err *err)

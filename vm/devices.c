@@ -122,7 +122,8 @@ static int make_disk(struct devices *devices, const char *text, struct err *err)
     if (rc < 0) {
         return rc;
     }
-    struct vblk_backend *backend = disk_open(devices->loop, devices->blk_loop, devices->machine, &options, err);
+    struct vblk_backend *backend =
+        disk_open(devices->loop, devices->blk_loop, devices->machine, &options, err);
     if (!backend) {
         return err->code;
     }

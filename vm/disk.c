@@ -61,7 +61,8 @@ static void submit_held(struct disk *disk)
     }
 }
 
-/* While the machine stands still no new requests come: everything has worked once none is held or under way. */
+/* While the machine stands still no new requests come: everything has worked once none is held or under way.
+ */
 static void go_on(struct disk *disk)
 {
     if (disk->paused && !disk->held && disk->under_way == 0) {
