@@ -37,7 +37,7 @@ test-container: all
 
 bench: all
 	@tools/install-deps bench
-	@bench/run
+	@bench/run; status=$$?; bench/disk --build $(BUILD) --folder $(BUILD) && exit $$status
 
 lint: all
 	@tools/install-deps lint
