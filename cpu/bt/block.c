@@ -5,7 +5,7 @@
  * with all
  *
  * Invariants
- *  1. A block is in the hash, in the list of its page (or both pages), and in code_pages, or it is dead.
+ *  1. A block is in the hash, in the list of its page (or both pages), and claimed (smc.c), or it is dead.
  *  2. A link (a patched jump, a filled cell, a jump-cache entry) never leads to a dead block.
  *  3. Code is only reused after bt_code_flush, which happens outside of translated code.
  */
@@ -113,13 +113,6 @@ static struct bt_block **page_link(struct bt_block *b, uint64_t page)
 
 static void page_add(struct bt_vcpu *v, struct bt_block *b, uint64_t page)
 {
-    if (!(v->code_pages[page] & BT_PAGE_CODE)) {
-        v->code_pages[page] |= BT_PAGE_CODE;
-        if (v->code_pages[page] & BT_PAGE_WRITE_CACHED) {
-            bt_tlb_forget_page(v, page);
-            v->code_pages[page] &= (uint8_t)~BT_PAGE_WRITE_CACHED;
-        }
-    }
     *page_link(b, page) = v->page_blocks[page];
     v->page_blocks[page] = b;
 }
@@ -133,7 +126,7 @@ static void page_remove(struct bt_vcpu *v, struct bt_block *b, uint64_t page)
         }
     }
     if (!v->page_blocks[page]) {
-        v->code_pages[page] &= (uint8_t)~BT_PAGE_CODE;
+        bt_code_release(v, page);
     }
 }
 
@@ -206,17 +199,23 @@ void bt_code_written(struct bt_vcpu *v, uint64_t ram, uint64_t len)
     while (ram < end) {
         uint64_t page = ram / MEM_PAGE_SIZE;
         uint64_t n = MIN(end - ram, MEM_PAGE_SIZE - ram % MEM_PAGE_SIZE);
-        if (v->code_pages[page] & BT_PAGE_CODE) {
-            struct bt_block *next;
-            for (struct bt_block *b = v->page_blocks[page]; b; b = next) {
-                next = *page_link(b, page);
-                if (block_overlaps(b, page, ram, n)) {
-                    block_kill(v, b);
-                    v->counters[BT_C_SMC]++;
-                }
+        struct bt_block *next;
+        for (struct bt_block *b = v->page_blocks[page]; b; b = next) {
+            next = *page_link(b, page);
+            if (block_overlaps(b, page, ram, n)) {
+                block_kill(v, b);
+                v->counters[BT_C_SMC]++;
             }
         }
         ram += n;
+    }
+}
+
+static void page_forget(struct bt_vcpu *v, uint64_t page)
+{
+    if (v->page_blocks[page]) {
+        v->page_blocks[page] = NULL;
+        bt_code_release(v, page);
     }
 }
 
@@ -225,13 +224,9 @@ void bt_code_flush(struct bt_vcpu *v)
     for (uint32_t i = 0; i < v->nblocks; i++) {
         struct bt_block *b = &v->blocks[i];
         if (!b->dead) {
-            uint64_t page = b->ram / MEM_PAGE_SIZE;
-            v->page_blocks[page] = NULL;
-            v->code_pages[page] &= (uint8_t)~BT_PAGE_CODE;
+            page_forget(v, b->ram / MEM_PAGE_SIZE);
             if (b->ram2 != UINT64_MAX) {
-                page = b->ram2 / MEM_PAGE_SIZE;
-                v->page_blocks[page] = NULL;
-                v->code_pages[page] &= (uint8_t)~BT_PAGE_CODE;
+                page_forget(v, b->ram2 / MEM_PAGE_SIZE);
             }
         }
     }
@@ -371,9 +366,17 @@ static struct bt_block *block_new(struct bt_vcpu *v, uint64_t linear, uint64_t r
             unsigned h = hash_of(ram, b->rip, mode);
             b->hash_next = v->hash[h];
             v->hash[h] = b;
+            uint64_t from, to;
             page_add(v, b, ram / MEM_PAGE_SIZE);
+            block_range(b, ram / MEM_PAGE_SIZE, &from, &to);
+            bt_code_claim(v, from, to - from);
             if (b->ram2 != UINT64_MAX) {
                 page_add(v, b, b->ram2 / MEM_PAGE_SIZE);
+                block_range(b, b->ram2 / MEM_PAGE_SIZE, &from, &to);
+                bt_code_claim(v, from, to - from);
+            }
+            if (!bt_translated_what_is_there(v, b, code, avail, code2)) {
+                block_kill(v, b); /* what was there a moment ago may be executed once more, and not again */
             }
         }
         v->counters[BT_C_NS_TRANSLATE] += now_ns() - started;

@@ -2,8 +2,11 @@
  * System instructions (SDM vol. 2), by the functions of cpu/x86. General registers only.
  */
 #include <Zydis/Zydis.h>
+#include <sched.h>
 
 #include "cpu/bt/op.h"
+
+#define PAUSES_PER_YIELD 64u
 
 static int op_hlt(struct bt_vcpu *v, const struct bt_op *op)
 {
@@ -46,6 +49,18 @@ static int op_clts(struct bt_vcpu *v, const struct bt_op *op)
 {
     (void)op;
     return op_done(x86_clts(&v->cpu), BT_DONE);
+}
+
+/* A processor that waits for another in a loop: where vCPUs share a core, the other needs it. */
+static int op_pause(struct bt_vcpu *v, const struct bt_op *op)
+{
+    (void)op;
+    __builtin_ia32_pause();
+    if (++v->pauses % PAUSES_PER_YIELD == 0) {
+        bt_fpu_save(v);
+        sched_yield();
+    }
+    return BT_NEXT;
 }
 
 /* INVD, WBINVD, WBNOINVD: caches are coherent; nothing to do. */
@@ -410,6 +425,7 @@ static const struct system_op system_ops[] = {
     {ZYDIS_MNEMONIC_INVLPG, true, op_invlpg},
     {ZYDIS_MNEMONIC_INVPCID, true, op_invpcid},
     {ZYDIS_MNEMONIC_CPUID, false, op_cpuid},
+    {ZYDIS_MNEMONIC_PAUSE, false, op_pause},
     {ZYDIS_MNEMONIC_RDMSR, false, op_rdmsr},
     {ZYDIS_MNEMONIC_WRMSR, true, op_wrmsr},
     {ZYDIS_MNEMONIC_RDTSC, false, op_rdtsc},

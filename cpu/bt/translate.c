@@ -364,3 +364,12 @@ int bt_translate(struct bt_vcpu *v, struct bt_block *b, const uint8_t *code, uns
     v->counters[BT_C_CODE_BYTES] += b->code_len;
     return 0;
 }
+
+bool bt_translated_what_is_there(const struct bt_vcpu *v, const struct bt_block *b, const uint8_t *code, unsigned avail,
+                                 const uint8_t *code2)
+{
+    const struct gen *g = v->scratch;
+    unsigned first = MIN(b->guest_len, avail);
+    return memcmp(g->bytes, code, first) == 0 &&
+           (first == b->guest_len || memcmp(g->bytes + first, code2, b->guest_len - first) == 0);
+}
