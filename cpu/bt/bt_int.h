@@ -238,7 +238,7 @@ struct bt_block {
 /* --- jump cache
  * -------------------------------------------------------------------------------------------------------- */
 
-#define BT_JC_BITS 16 /* the index is the target's low 16 bits: MOVZX leaves the flags alone */
+#define BT_JC_BITS 16 /* the index is made by RORX, LEA and MOVZX, which leave the flags alone */
 struct bt_jc_entry {
     uint64_t neg_key; /* -(rip + ctx) */
     uint64_t target;  /* host address */
@@ -292,7 +292,10 @@ struct bt_page {
 
 #define BT_CHUNK_BYTES (MEM_PAGE_SIZE / 32)
 
-/* Where the write entry for a RAM page is, for dropping it without a search: this + mmu << 16 + index. */
+/*
+ * Where the write entries for a RAM page are (the kernel's and a user's address, say), for dropping them without a
+ * search: this + mmu << 16 + index.
+ */
 #define BT_WRITE_SLOT      1u
 #define BT_WRITE_SLOT_MANY UINT32_MAX
 
@@ -406,7 +409,7 @@ struct bt_vcpu {
     struct bt_cell *cells;
     uint32_t cells_used, cells_max;
     struct bt_jc_entry *jc;
-    uint32_t *write_slots; /* per RAM page: 0, BT_WRITE_SLOT + ..., or BT_WRITE_SLOT_MANY */
+    uint32_t (*write_slots)[2]; /* per RAM page: 0, BT_WRITE_SLOT + ..., or BT_WRITE_SLOT_MANY */
     uint64_t mode_ctx;   /* what ctx is, or was before it was poisoned */
     struct bt_itlb_entry itlb[BT_ITLB_SIZE];
     struct bt_block **page_blocks; /* per RAM page */
@@ -468,6 +471,7 @@ struct bt_vcpu {
     uint64_t stub_op, stub_mem;
 
     uint64_t counters[BT_C_COUNT];
+    uint64_t tsc_translating, tsc_running; /* in TSC ticks; BT_C_NS_RUN says what one is */
     struct bt_last_exit last[BT_LAST_EXITS];
     unsigned last_at;
 };
@@ -555,7 +559,7 @@ void bt_jc_clear(struct bt_vcpu *v);
 
 static inline struct bt_jc_entry *bt_jc_slot(struct bt_vcpu *v, uint64_t rip)
 {
-    return &v->jc[rip & (BIT(BT_JC_BITS) - 1)];
+    return &v->jc[(rip + (rip >> 16)) & (BIT(BT_JC_BITS) - 1)]; /* functions are aligned: spread them */
 }
 
 /* --- smc.c: code that is overwritten, by this vCPU, another, or a device */

@@ -355,7 +355,7 @@ int bt_run(struct vcpu *vcpu, struct vcpu_exit *exit)
     if (r < 0) {
         return r;
     }
-    uint64_t started = now_ns();
+    uint64_t started = now_ns(), started_tsc = __builtin_ia32_rdtsc();
     v->in_run = true;
     exit->reason = EXIT_KICK;
     bt_mode_update(v);
@@ -390,5 +390,6 @@ int bt_run(struct vcpu *vcpu, struct vcpu_exit *exit)
         v->mode_once = 0;
     }
     v->counters[BT_C_NS_RUN] += now_ns() - started;
+    v->tsc_running += __builtin_ia32_rdtsc() - started_tsc;
     return 0;
 }

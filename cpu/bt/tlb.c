@@ -192,14 +192,16 @@ static uint64_t op_host_tsc(struct x86_cpu *cpu)
 
 void bt_tlb_forget_page(struct bt_vcpu *v, uint64_t ram_page)
 {
-    uint32_t slot = v->write_slots[ram_page];
-    v->write_slots[ram_page] = 0;
-    if (slot == 0) {
-        return;
+    uint32_t *slots = v->write_slots[ram_page];
+    bool many = slots[1] == BT_WRITE_SLOT_MANY;
+    for (unsigned i = 0; i < 2; i++) {
+        if (slots[i] && !many) {
+            uint32_t at = slots[i] - BT_WRITE_SLOT;
+            v->tlb[at >> 16].write[at & 0xffff].tag = 0;
+        }
+        slots[i] = 0;
     }
-    if (slot != BT_WRITE_SLOT_MANY) {
-        slot -= BT_WRITE_SLOT;
-        v->tlb[slot >> 16].write[slot & 0xffff].tag = 0;
+    if (!many) {
         return;
     }
     uint64_t host = (uint64_t)mem_ram_base(v->cpu.mem) + ram_page * MEM_PAGE_SIZE;
@@ -288,8 +290,12 @@ static uint8_t *fill(struct bt_vcpu *v, unsigned mmu, uint64_t va, unsigned acce
             *ret_code = true;
         } else {
             v->tlb[mmu].write[i] = entry;
-            uint32_t slot = BT_WRITE_SLOT + (mmu << 16) + i, old = v->write_slots[ram_page];
-            v->write_slots[ram_page] = old == 0 || old == slot ? slot : BT_WRITE_SLOT_MANY;
+            uint32_t slot = BT_WRITE_SLOT + (mmu << 16) + i, *slots = v->write_slots[ram_page];
+            if (slots[0] == 0 || slots[0] == slot) {
+                slots[0] = slot;
+            } else {
+                slots[1] = slots[1] == 0 || slots[1] == slot ? slot : BT_WRITE_SLOT_MANY;
+            }
         }
     }
     return host;
