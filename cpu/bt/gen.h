@@ -59,6 +59,7 @@ struct gen_group {
     uint8_t scale;
     bool write, checked;
     unsigned count;
+    unsigned jumps; /* conditional jumps in front of its first access */
     int64_t min, max; /* [min, max) relative to the value */
 };
 
