@@ -168,6 +168,7 @@ void gen_find_groups(struct gen *g)
             renew(&p, X86_RBP);
             break;
         case GEN_JCC: p.jumps++; break;
+        case GEN_REP:
         case GEN_OP:
             for (unsigned r = 0; r < 16; r++) {
                 renew(&p, r);

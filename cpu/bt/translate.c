@@ -145,6 +145,7 @@ void gen_classify(uint32_t mode, struct gen_insn *gi)
     }
     gi->fn = bt_op_lookup(in, &gi->ends);
     if (gi->fn) {
+        gi->kind = gen_rep_fits(mode, in) ? GEN_REP : GEN_OP;
         return;
     }
     if (in->privileged) { /* never copied, whatever the decoder calls it */
@@ -276,7 +277,7 @@ static void find_live_flags(struct gen *g)
     uint32_t live = X86_FLAGS_ARITH;
     for (unsigned i = g->n; i-- > 0;) {
         struct gen_insn *gi = &g->insn[i];
-        if (gi->kind == GEN_OP) {
+        if (gi->kind == GEN_OP || gi->kind == GEN_REP) {
             gi->in.fl_read = X86_FLAGS_ARITH;
             gi->in.fl_kill = 0;
         }
@@ -316,6 +317,7 @@ static void gen_insn(struct gen *g, const struct gen_insn *gi)
     case GEN_JCC: gen_jcc(g, in); break;
     case GEN_LOOP: gen_loop(g, in); break;
     case GEN_JRCXZ: gen_jrcxz(g, in); break;
+    case GEN_REP: gen_rep(g, in, gi->fn); break;
     case GEN_OP: gen_call_op(g, in, gi->fn); break;
     }
     g->mode = mode;
