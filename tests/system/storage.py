@@ -1,6 +1,7 @@
 """Virtual disks from Debian's kernel: fio with verification on qcow2, limits, locks, and a host without room."""
 import contextlib
 import os
+import resource
 import subprocess
 import time
 
@@ -152,6 +153,29 @@ def test_full_host_disk_under_raw(m):
         with open(path, 'wb') as f:
             f.truncate(64 * MIB)
     full_host_disk(m, 'd.raw', make)
+
+
+def limit_file_size(pid, size):
+    _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard if size is None else size, hard))
+
+
+def test_other_errors(m):
+    """A host's error that is not about room, here a file size limit: with on-error=stop the machine waits, else the guest sees it."""
+    stop, report = m.path('stop.raw'), m.path('report.raw')
+    for path in (stop, report):
+        with open(path, 'wb') as f:
+            f.truncate(16 * MIB)
+    with guest(m, stop + ',format=raw,on-error=stop', report + ',format=raw') as s:
+        write = 'dd if=/dev/urandom of=/dev/%s bs=64k seek=64 count=4 oflag=direct'
+        limit_file_size(s.pid, MIB)
+        output, status = s.command(write % 'vdb')
+        check(status != 0, 'the guest does not see the error: ' + output)
+        s.send(write % 'vda' + '; echo "=status" $?\n')
+        s.expect('stop.raw.*: File too large; the machine is paused')
+        limit_file_size(s.pid, None)
+        s.expect('the machine goes on')
+        s.expect('=status 0')
 
 
 def test_ending_a_paused_machine(m):
