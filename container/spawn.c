@@ -100,8 +100,7 @@ static int check(struct container *c, struct err *err)
     if (!S_ISDIR(st.st_mode)) {
         return err_set(err, -ENOTDIR, "root file system '%s' is not a directory", c->rootfs);
     }
-    if (config->lnx.seccomp &&
-        (rc = seccomp_compile(config->lnx.seccomp, &config->arena, &c->seccomp, err)) < 0) {
+    if (config->lnx.seccomp && seccomp_compile(config->lnx.seccomp, &config->arena, &c->seccomp, err) < 0) {
         return err_prefix(err, "linux.seccomp");
     }
     return 0;

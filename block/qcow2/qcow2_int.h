@@ -21,6 +21,7 @@
 #define FONDA_BLOCK_QCOW2_INT_H
 
 #include <endian.h>
+#include <errno.h>
 
 #include "block/block_provider.h"
 
@@ -197,8 +198,14 @@ int q2_commit(struct qcow2 *q);
 /* The same without a flush at the end being needed: all is written, refcounts too. */
 int q2_commit_all(struct qcow2 *q);
 int q2_set_dirty(struct qcow2 *q, bool dirty);
-/* Latches: the image is damaged. Returns -EUCLEAN. */
-int q2_corrupt(struct qcow2 *q);
+/* The image is damaged: refuses writes from here on, and says so in the file. */
+void q2_latch(struct qcow2 *q);
+/* The same, and the error to return. */
+static inline int q2_corrupt(struct qcow2 *q)
+{
+    q2_latch(q);
+    return -EUCLEAN;
+}
 /* A table of 8-byte entries to the file, in its byte order. */
 int q2_write_table(struct qcow2 *q, uint64_t offset, const uint64_t *entries, uint64_t count,
                    uint64_t room_bytes);

@@ -134,7 +134,7 @@ static uint64_t active_elements(const struct bt_vcpu *v, const struct bt_op *op)
         return active >= 64 ? UINT64_MAX : (1ull << active) - 1;
     }
     uint64_t mask = v->kmask & all;
-    for (unsigned lane = n; lane < op->mask_lanes; lane++) {
+    for (unsigned lane = n; n && lane < op->mask_lanes; lane++) {
         mask |= (v->kmask >> lane & 1) << (lane % n);
     }
     return mask;

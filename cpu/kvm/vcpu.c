@@ -305,7 +305,7 @@ int kvm_vcpu_run(struct vcpu *vcpu, struct vcpu_exit *ret_exit)
     while (step == STEP_CONTINUE) {
         set_immediate_exit(vcpu, 0);
         if (atomic_exchange(&vcpu->kicked, false)) {
-            step = report(ret_exit, EXIT_KICK);
+            report(ret_exit, EXIT_KICK);
             break;
         }
         if (atomic_exchange(&vcpu->nmi_wanted, false)) {
@@ -318,7 +318,7 @@ int kvm_vcpu_run(struct vcpu *vcpu, struct vcpu_exit *ret_exit)
             bool wakes = !vcpu->wait_for_sipi && run->if_flag && platform->irq_pending(platform->opaque);
             if (!wakes) {
                 ret_exit->hlt_if = run->if_flag && !vcpu->wait_for_sipi;
-                step = report(ret_exit, EXIT_HLT);
+                report(ret_exit, EXIT_HLT);
                 break;
             }
             vcpu->halted = false;

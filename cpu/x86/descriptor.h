@@ -155,7 +155,7 @@ static inline int x86_raise_selector(struct x86_cpu *cpu, enum x86_vector vector
 }
 
 /* Reads the 8-byte descriptor of a selector that is not null. Returns 0, -1 with an exception raised, or 1
- * when the selector lies beyond its table's limit; what that means is the caller's. */
+ * when the selector lies beyond its table's limit (then lo is 0); what that means is the caller's. */
 static inline int x86_desc_load(struct x86_cpu *cpu, uint16_t selector, struct x86_desc *ret)
 {
     uint64_t base = cpu->s.gdtr.base;
@@ -163,12 +163,14 @@ static inline int x86_desc_load(struct x86_cpu *cpu, uint16_t selector, struct x
 
     if (selector & 4) {
         if (!cpu->s.ldtr.attr) {
+            ret->lo = 0;
             return 1;
         }
         base = cpu->s.ldtr.base;
         limit = cpu->s.ldtr.limit;
     }
     if ((selector | 7u) > limit) {
+        ret->lo = 0;
         return 1;
     }
     ret->va = base + (selector & 0xfff8u);

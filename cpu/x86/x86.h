@@ -171,14 +171,48 @@ static inline bool x86_vm86(const struct x86_cpu *cpu)
     return (cpu->s.rflags & X86_VM) != 0;
 }
 
+/* libc's memcpy and memset may use vector registers, which hold the guest's values while helpers run. */
+static inline void x86_copy_bytes(void *to, const void *from, uint64_t size)
+{
+#ifdef __clang_analyzer__ /* which doesn't know what assembly writes */
+    __builtin_memcpy(to, from, size);
+#else
+    __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(size) : : "memory");
+#endif
+}
+
+static inline void x86_zero_bytes(void *to, uint64_t size)
+{
+    __asm__ volatile("rep stosb" : "+D"(to), "+c"(size) : "a"(0) : "memory");
+}
+
 /* --- exceptions and interrupts
  * --------------------------------------------------------------------------------- */
 
-/* Record an exception in cpu->exc; all return -1. */
-int x86_raise(struct x86_cpu *cpu, enum x86_vector vector);
-int x86_raise_error(struct x86_cpu *cpu, enum x86_vector vector, uint32_t error);
-int x86_raise_pf(struct x86_cpu *cpu, uint64_t va, uint32_t error);
-int x86_raise_db(struct x86_cpu *cpu, uint64_t dr6_bits);
+/* Records an exception in cpu->exc, with neither CR2 nor bits for DR6. */
+void x86_note_exception(struct x86_cpu *cpu, enum x86_vector vector, uint32_t error);
+/* The same, for helpers to end with: all return -1, which is here so that compilers and analysers see it. */
+static inline int x86_raise_error(struct x86_cpu *cpu, enum x86_vector vector, uint32_t error)
+{
+    x86_note_exception(cpu, vector, error);
+    return -1;
+}
+static inline int x86_raise(struct x86_cpu *cpu, enum x86_vector vector)
+{
+    return x86_raise_error(cpu, vector, 0);
+}
+static inline int x86_raise_pf(struct x86_cpu *cpu, uint64_t va, uint32_t error)
+{
+    x86_note_exception(cpu, X86_PF_EXC, error);
+    cpu->exc.cr2 = va;
+    return -1;
+}
+static inline int x86_raise_db(struct x86_cpu *cpu, uint64_t dr6_bits)
+{
+    x86_note_exception(cpu, X86_DB, 0);
+    cpu->exc.dr6 = dr6_bits;
+    return -1;
+}
 
 /* Delivers cpu->exc: pushes the frame, switches stacks (TSS, IST), turns into #DF on contributory pairs; for
  * faults the saved RIP is cpu->s.rip, for traps (#BP, #OF by INT3/INTO, #DB traps) cpu->next_rip as `trap`
