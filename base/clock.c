@@ -7,8 +7,8 @@
  * Invariants
  *  1. heap[1..count] is a min-heap by deadline; heap[i]->heap_index == i, and 0 in a timer means "not armed".
  *  2. announced_ns is the deadline until which the main loop believes it may sleep: the wake callback runs
- * only when a timer is armed for an earlier time, and not from inside a timer callback (the loop looks again
- * then).
+ *     only when a timer is armed for an earlier time, and not from inside a timer callback (the loop looks
+ *     again then).
  *  3. One clock_run() runs at most as many callbacks as timers were armed when it began, so that a timer that
  *     re-arms itself for the past cannot hold the main loop.
  */

@@ -3,7 +3,7 @@
  * the queues of what is ready to run.
  *
  * 1. done() callbacks and coroutines run from blk_loop_poll() only (a coroutine's start excepted), on the
- * loop's thread.
+ *    loop's thread.
  * 2. When something is ready outside of blk_loop_poll(), the event descriptor makes blk_loop_fd() readable.
  * 3. post_lock guards posts; everything else belongs to the loop's thread.
  */

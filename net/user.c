@@ -7,7 +7,7 @@
  *
  * Invariants
  *  1. Frames from the guest are copied before libslirp sees them, with checksums made and no partial ones
- * left.
+ *     left.
  *  2. Segments stay whole as far as libslirp is concerned: it takes any IP packet.
  */
 #include "net/user.h"

@@ -5,17 +5,18 @@
  * Where to start: io.c (what a request does), then commit.c (what reaches the disk, and when).
  *
  * Invariants
- * 1. Metadata changes in memory (l1, reftable, the two caches) and reaches the file only through commit.c, in
- * an order that leaves the image consistent, apart from leaked clusters, after a power cut at any point.
+ * 1. Metadata changes in memory (l1, reftable, the two caches) and reaches the file only through commit.c,
+ *    in an order that leaves the image consistent, apart from leaked clusters, after a power cut at any
+ *    point.
  * 2. `meta` is held by whoever changes metadata, and through a whole commit.
  * 3. An L2 entry is set in memory only after its cluster's data was written: a commit's first flush covers
- * it.
+ *    it.
  * 4. A cluster that an L2 entry (or L1, ...) let go of keeps its refcount, in `freed`, until a commit has
- * made that durable. So nothing is reused before.
- * 5. A request on guest clusters holds a range lock: shared while it reads or overwrites in place, exclusive
- * while it changes mappings. So no data I/O is under way on a cluster that is let go.
+ *    made that durable. So nothing is reused before.
+ * 5. A request on guest clusters holds a range lock: shared while it reads or overwrites in place,
+ *    exclusive while it changes mappings. So no data I/O is under way on a cluster that is let go.
  * 6. A slice of a cache may be evicted at any suspension unless it is dirty: pointers into it don't live
- * across one.
+ *    across one.
  */
 #ifndef FONDA_BLOCK_QCOW2_INT_H
 #define FONDA_BLOCK_QCOW2_INT_H

@@ -14,8 +14,7 @@ static int engine_probe(struct err *err)
     return 0;
 }
 
-/* --- writes by devices
- * ------------------------------------------------------------------------------------------------- */
+/* --- writes by devices --- */
 
 /* Runs on the writer's thread. Queues the range for every vCPU that may have translated from it. */
 static void on_ram_written(void *opaque, uint64_t ram, uint64_t len)
@@ -56,8 +55,7 @@ void bt_code_queue_serve(struct bt_vcpu *v)
     pthread_mutex_unlock(&v->engine->lock);
 }
 
-/* --- the machine's callbacks, with the guest's vector state out of the way
- * -------------------------------------------------- */
+/* --- the machine's callbacks, with the guest's vector state out of the way --- */
 
 static int vm_irq_ack(void *opaque)
 {
@@ -145,9 +143,7 @@ static void set_platform(struct bt_vcpu *v, const struct vcpu_platform *platform
     };
 }
 
-/* --- engine and vCPUs
- * -----------------------------------------------------------------------------------------------------------
- */
+/* --- engine and vCPUs --- */
 
 static int engine_create(const struct engine_config *config, struct engine **ret_engine, struct err *err)
 {

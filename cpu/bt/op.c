@@ -119,8 +119,7 @@ int op_pop(struct bt_vcpu *v, unsigned size, uint64_t *ret)
     return 0;
 }
 
-/* --- the bounce buffer
- * ------------------------------------------------------------------------------------------------ */
+/* --- the bounce buffer --- */
 
 static uint64_t active_elements(const struct bt_vcpu *v, const struct bt_op *op)
 {
@@ -280,8 +279,7 @@ int bt_op_bounce_commit(struct bt_vcpu *v, const struct bt_op *op)
     return BT_NEXT;
 }
 
-/* --- undefined and unavailable
- * ----------------------------------------------------------------------------------------------- */
+/* --- undefined and unavailable --- */
 
 int bt_op_ud(struct bt_vcpu *v, const struct bt_op *op)
 {
@@ -323,8 +321,7 @@ int bt_op_nm(struct bt_vcpu *v, const struct bt_op *op)
     return BT_AGAIN;
 }
 
-/* --- the call from translated code
- * ---------------------------------------------------------------------------------------------- */
+/* --- the call from translated code --- */
 
 /* The block that follows, straight from the jump cache, when nothing else has to be looked at first. */
 static int chain(struct bt_vcpu *v, int r)

@@ -179,8 +179,7 @@ static int op_xrstor(struct bt_vcpu *v, const struct bt_op *op)
     return BT_NEXT;
 }
 
-/* --- vector registers in the saved image
- * --------------------------------------------------------------------------------- */
+/* --- vector registers in the saved image --- */
 
 /* Bytes [16 * part, +16) of vector register n; parts 0, 1, 2-3 are XMM, the upper half of YMM, of ZMM. NULL:
  * component unknown. */

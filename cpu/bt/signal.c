@@ -3,9 +3,10 @@
  *
  * A kick arrives while the vCPU thread is
  *  - in a block: its ways out are made to lead to C, and where it already is in the middle of one, it is
- * moved to that way's unlinked path;
+ *    moved to that way's unlinked path;
  *  - in C or in a stub: the block that it will return to or enter (site, enter_target) is treated the same,
- * and whoever checks `pending` next sees it. ctx is poisoned, so that checked exits and the jump cache miss.
+ *    and whoever checks `pending` next sees it. ctx is poisoned, so that checked exits and the jump cache
+ *    miss.
  */
 #include <errno.h>
 #include <string.h>

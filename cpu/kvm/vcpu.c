@@ -95,8 +95,7 @@ static enum step report(struct vcpu_exit *ret_exit, enum exit_reason reason)
     return STEP_REPORT;
 }
 
-/* --- exits
- * ----------------------------------------------------------------------------------------------------- */
+/* --- exits --- */
 
 static struct kvm_exit_note *make_note(struct vcpu *vcpu)
 {
@@ -245,8 +244,7 @@ static enum step handle_exit(struct vcpu *vcpu, struct vcpu_exit *ret_exit)
     }
 }
 
-/* --- the loop
- * ---------------------------------------------------------------------------------------------------- */
+/* --- the loop --- */
 
 /* One KVM_RUN and what follows from it. */
 static enum step enter(struct vcpu *vcpu, struct vcpu_exit *ret_exit)
@@ -371,8 +369,7 @@ int kvm_settle(struct vcpu *vcpu)
     return -EBUSY;
 }
 
-/* --- the report on a dead guest
- * -------------------------------------------------------------------------------- */
+/* --- the report on a dead guest --- */
 
 unsigned kvm_vcpu_last_exits(struct vcpu *vcpu, char *buf, unsigned size)
 {

@@ -176,8 +176,7 @@ bool x86_within_limit(const struct x86_segment *seg, uint32_t offset, uint32_t s
     return last <= seg->limit;
 }
 
-/* --- LDTR, TR, GDTR, IDTR
- * ------------------------------------------------------------------------------------- */
+/* --- LDTR, TR, GDTR, IDTR --- */
 
 static int check_table_load(struct x86_cpu *cpu)
 {
@@ -288,8 +287,7 @@ int x86_lidt(struct x86_cpu *cpu, uint64_t base, uint16_t limit)
     return load_table(cpu, &cpu->s.idtr, base, limit);
 }
 
-/* --- LAR, LSL, VERR, VERW
- * ---------------------------------------------------------------------------------------- */
+/* --- LAR, LSL, VERR, VERW --- */
 
 /* Sets *ret_ok when there is such a descriptor. */
 static int ask(struct x86_cpu *cpu, uint16_t selector, struct x86_desc *ret_desc, bool *ret_ok)

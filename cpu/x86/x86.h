@@ -16,8 +16,8 @@
  * Invariants
  *  1. cpu->cpl is the current privilege level: 0 in real mode, 3 in virtual-8086 mode.
  *  2. A change of CR0, CR3, CR4, EFER, CPL-independent paging state or an INVLPG reaches ops->tlb_* before
- * the helper returns; a change of anything in x86_code_mode() needs no call, callers look at it after every
- * helper.
+ *     the helper returns; a change of anything in x86_code_mode() needs no call, callers look at it after
+ *     every helper.
  *  3. Guest data never makes these functions loop without bound, assert, or touch host memory outside of RAM.
  *
  * Threads: the vCPU's own.
@@ -107,8 +107,7 @@ void x86_cpu_reset(struct x86_cpu *cpu);
 /* Recomputes cpl and the like after cpu->s was set from outside; refuses (-EINVAL) impossible state. */
 int x86_cpu_adopt(struct x86_cpu *cpu, struct err *err);
 
-/* --- memory -----------------------------------------------------------------------------------------------
- */
+/* --- memory --- */
 
 #define X86_ACCESS_READ  0u
 #define X86_ACCESS_WRITE 1u
@@ -151,8 +150,7 @@ static inline bool x86_is_canonical(uint64_t va)
     return (uint64_t)((int64_t)(va << 16) >> 16) == va;
 }
 
-/* --- modes ------------------------------------------------------------------------------------------------
- */
+/* --- modes --- */
 
 static inline bool x86_long_mode(const struct x86_cpu *cpu)
 {
@@ -186,8 +184,7 @@ static inline void x86_zero_bytes(void *to, uint64_t size)
     __asm__ volatile("rep stosb" : "+D"(to), "+c"(size) : "a"(0) : "memory");
 }
 
-/* --- exceptions and interrupts
- * --------------------------------------------------------------------------------- */
+/* --- exceptions and interrupts --- */
 
 /* Records an exception in cpu->exc, with neither CR2 nor bits for DR6. */
 void x86_note_exception(struct x86_cpu *cpu, enum x86_vector vector, uint32_t error);
@@ -224,8 +221,7 @@ int x86_deliver(struct x86_cpu *cpu, bool trap);
  * or -1 (shutdown). */
 int x86_deliver_interrupt(struct x86_cpu *cpu, uint8_t vector);
 
-/* --- instructions: control transfer
- * ---------------------------------------------------------------------------- */
+/* --- instructions: control transfer --- */
 
 enum x86_int_kind { X86_INT_N, X86_INT3, X86_INTO, X86_INT1 };
 /* INT n, INT3, INTO, INT1: delivers through the IDT with the gate's DPL checked (not for INT1). INTO without
@@ -242,8 +238,7 @@ int x86_sysret(struct x86_cpu *cpu, unsigned operand); /* 4 or 8 */
 int x86_sysenter(struct x86_cpu *cpu);
 int x86_sysexit(struct x86_cpu *cpu, unsigned operand);
 
-/* --- instructions: system
- * ---------------------------------------------------------------------------------------- */
+/* --- instructions: system --- */
 
 int x86_load_segment(struct x86_cpu *cpu, enum x86_sreg sreg,
                      uint16_t selector); /* MOV/POP/LxS; sets no shadow */
@@ -289,8 +284,7 @@ int x86_check_io(struct x86_cpu *cpu, uint16_t port, unsigned size);
 /* #GP(0) unless CPL is 0 (HLT, WBINVD, INVD, ...). */
 int x86_check_cpl0(struct x86_cpu *cpu);
 
-/* --- debug
- * ------------------------------------------------------------------------------------------------------- */
+/* --- debug --- */
 
 /* Whether an enabled breakpoint of DR7 matches; returns the DR6 bits (0: none). */
 uint64_t x86_match_breakpoint_exec(const struct x86_cpu *cpu, uint64_t linear_rip);

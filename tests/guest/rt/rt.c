@@ -31,8 +31,7 @@ void rt_enter(struct frame *f);
 int rt_dispatch(struct frame *f, uint64_t cr2);
 void rt_main(void);
 
-/* --- output
- * -------------------------------------------------------------------------------------------------- */
+/* --- output --- */
 
 void rt_putc(char c)
 {
@@ -137,9 +136,7 @@ void rt_finish(void)
     rt_exit(failures ? 1 : 0);
 }
 
-/* --- traps
- * -----------------------------------------------------------------------------------------------------------
- */
+/* --- traps --- */
 
 void rt_gate(unsigned vector, uint64_t offset, unsigned selector, unsigned type_attr, unsigned ist)
 {
@@ -229,9 +226,7 @@ bool rt_done_at(const struct frame *f, const void *end)
     return f->vector == UD && (f->rip == (uint64_t)end || f->rip == rt_alias(end));
 }
 
-/* --- memory
- * ------------------------------------------------------------------------------------------------------------
- */
+/* --- memory --- */
 
 void *page_alloc_n(unsigned pages)
 {
@@ -327,9 +322,7 @@ bool vendor_intel(void)
     return out[1] == 0x756e6547;
 }
 
-/* --- start
- * ---------------------------------------------------------------------------------------------------------------
- */
+/* --- start --- */
 
 void rt_main(void)
 {

@@ -59,8 +59,7 @@ enum { DE, DB, NMI, BP, OF, BR, UD, NM, DF, TS = 10, NP, SS, GP, PF, MF = 16, AC
 #define PTE_NX   (1ull << 63)
 #define PTE_ADDR 0x000ffffffffff000ull
 
-/* --- output: TAP
- * ---------------------------------------------------------------------------------------------- */
+/* --- output: TAP --- */
 void rt_putc(char c);
 void rt_printf(const char *fmt, ...); /* %s %d %u %x %lx %c */
 bool ok(bool cond, const char *text);
@@ -77,8 +76,7 @@ _Noreturn void rt_exit(unsigned status);
 
 void test_main(void); /* the program's own */
 
-/* --- snippets
- * ---------------------------------------------------------------------------------------------------- */
+/* --- snippets --- */
 struct frame rt_kernel(const void *code); /* ring 0, 64-bit, own stack, all registers 0, interrupts off */
 struct frame rt_user(const void *code); /* ring 3, 64-bit; code is the identity address, moved to the alias */
 struct frame rt_user32(const void *code); /* ring 3, compatibility mode */
@@ -116,9 +114,7 @@ struct tss64 {
 extern struct tss64 rt_tss;
 extern char rt_vectors[]; /* 16 bytes each */
 
-/* --- memory
- * ---------------------------------------------------------------------------------------------------------
- */
+/* --- memory --- */
 void *page_alloc(void); /* a zeroed 4 KiB frame; its address is also physical */
 void *page_alloc_n(unsigned pages);
 /* Maps one 4 KiB page, making tables (present, writable, user) on the way. Does not invalidate. */
@@ -132,9 +128,7 @@ void *memset(void *p, int c, size_t n);
 void *memcpy(void *d, const void *s, size_t n);
 int memcmp(const void *a, const void *b, size_t n);
 
-/* --- CPU
- * -----------------------------------------------------------------------------------------------------------------
- */
+/* --- CPU --- */
 static inline void outb(uint16_t port, uint8_t v)
 {
     asm volatile("outb %0, %1" ::"a"(v), "Nd"(port));
