@@ -15,9 +15,9 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/util.h"
 #include "cpu/kvm/kvm_int.h"
 
@@ -47,13 +47,6 @@ int kvm_signal_setup(void)
 static void count(struct vcpu *vcpu, enum kvm_count which, uint64_t n)
 {
     atomic_fetch_add_explicit(&vcpu->counts[which], n, memory_order_relaxed);
-}
-
-static uint64_t now_ns(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
 static void set_immediate_exit(struct vcpu *vcpu, uint8_t value)
@@ -253,10 +246,10 @@ static enum step enter(struct vcpu *vcpu, struct vcpu_exit *ret_exit)
     const struct vcpu_platform *platform = &vcpu->platform;
     uint64_t cr8 = platform->cr8_read(platform->opaque) & 0xf;
     run->cr8 = cr8;
-    uint64_t start = now_ns();
+    uint64_t start = clock_host_ns();
     int rc = ioctl(vcpu->fd, KVM_RUN, 0);
     int code = errno;
-    uint64_t end = now_ns();
+    uint64_t end = clock_host_ns();
     count(vcpu, KVM_COUNT_GUEST_NS, end - start);
     if ((run->cr8 & 0xf) != cr8) {
         platform->cr8_write(platform->opaque, run->cr8 & 0xf);
@@ -271,7 +264,7 @@ static enum step enter(struct vcpu *vcpu, struct vcpu_exit *ret_exit)
         return report(ret_exit, EXIT_ERROR);
     }
     enum step step = handle_exit(vcpu, ret_exit);
-    count(vcpu, KVM_COUNT_EXIT_NS, now_ns() - end);
+    count(vcpu, KVM_COUNT_EXIT_NS, clock_host_ns() - end);
     return step;
 }
 
