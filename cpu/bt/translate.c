@@ -215,19 +215,24 @@ static void settle_sti(struct gen *g, unsigned *at)
 static int read_block(struct gen *g, const uint8_t *code, unsigned avail, const uint8_t *code2)
 {
     struct bt_vcpu *v = g->v;
-    unsigned limit = MIN(avail, BT_BLOCK_BYTES_MAX);
-    memcpy(g->bytes, code, limit);
-    unsigned total = limit;
-    if (code2 && limit == avail) {
-        memcpy(g->bytes + limit, code2, 16);
-        total += 16;
-    }
+    unsigned limit = MIN(avail, BT_BLOCK_BYTES_MAX), total = 0;
     unsigned max = g->mode & (BT_MODE_ONE | BT_MODE_SLOW) ? 1 : BT_BLOCK_INSNS_MAX;
     unsigned at = 0;
     bool after_sti = false;
     while (g->n < max && at < limit) {
         struct gen_insn *gi = &g->insn[g->n];
-        memset(gi, 0, sizeof(*gi));
+        if (total < limit && total < at + ZYDIS_MAX_INSTRUCTION_LENGTH) { /* most blocks are short */
+            unsigned n = MIN(limit - total, 96);
+            memcpy(g->bytes + total, code + total, n);
+            total += n;
+            if (total == avail && code2) {
+                memcpy(g->bytes + total, code2, 16);
+                total += 16;
+            }
+        }
+        gi->mem_group = gi->stack_group = 0;
+        gi->mem_offset = gi->stack_offset = 0;
+        gi->fn = NULL;
         unsigned len = bt_decode(&v->cpu, g->mode, g->b->rip + at, g->bytes + at, total - at, &gi->in);
         if (len == 0 || at + len > limit) {
             if (g->n > 0) {
@@ -363,4 +368,13 @@ int bt_translate(struct bt_vcpu *v, struct bt_block *b, const uint8_t *code, uns
     v->counters[BT_C_GUEST_BYTES] += b->guest_len;
     v->counters[BT_C_CODE_BYTES] += b->code_len;
     return 0;
+}
+
+bool bt_translated_what_is_there(const struct bt_vcpu *v, const struct bt_block *b, const uint8_t *code, unsigned avail,
+                                 const uint8_t *code2)
+{
+    const struct gen *g = v->scratch;
+    unsigned first = MIN(b->guest_len, avail);
+    return memcmp(g->bytes, code, first) == 0 &&
+           (first == b->guest_len || memcmp(g->bytes + first, code2, b->guest_len - first) == 0);
 }

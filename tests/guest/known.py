@@ -80,6 +80,8 @@ KNOWN = {
         ("wrap16", "MOVS: and in the middle", _TCG_LIMIT),
         ("wrap16", "MOVS: with what came before done", _TCG_LIMIT),
         ("instr32", "INTO at CPL 3 with a gate of DPL 0*", _TCG_INT),
+        ("smp", "code: code that runs while it is changed, then an interrupt",
+         "QEMU's processors see the change some time after the interrupt"),
         ("msr", "CR8 above 15: #GP", "QEMU takes any value for CR8"),
         ("msr", "WRGSBASE of a non-canonical *", _TCG_MSR),
         ("msr", "XRSTOR of reserved MXCSR bits*", _TCG_NO),
@@ -94,3 +96,6 @@ KNOWN = {
 
 # Guests that end in shutdown (triple fault) on purpose, and the status with which the machine then ends.
 SHUTDOWN = {"triple": {"fonda": 112}}
+
+# Guests that want more than one processor.
+CPUS = {"smp": 4}
