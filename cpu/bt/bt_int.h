@@ -270,22 +270,23 @@ struct bt_itlb_entry {
 #define BT_ITLB_SIZE 256
 
 /*
- * What the vCPUs tell one another of a RAM page, so that none executes what another has overwritten (smc.c). Both sides
- * first say what they do, then look at what the other said:
+ * What the vCPUs tell one another of a RAM page, so that none executes what another has overwritten (smc.c).
+ * Both sides first say what they do, then look at what the other said:
  *
  *     who translates   sets its bit and its chunks in `code`, then has the `writers` drop their write entries
  *     who writes       sets its bit in `writers`, then enters a write entry only where `code` is 0
  */
 struct bt_page {
-    _Atomic uint64_t code;    /* bit i: vCPU i has blocks of this page; bit 32+n: some lie in its n-th 128 bytes */
+    /* bit i: vCPU i has blocks of this page; bit 32+n: some lie in its n-th 128 bytes */
+    _Atomic uint64_t code;
     _Atomic uint32_t writers; /* bit i: vCPU i may write to it without looking at `code` first */
 };
 
 #define BT_CHUNK_BYTES (MEM_PAGE_SIZE / 32)
 
 /*
- * Where the write entries for a RAM page are (the kernel's and a user's address, say), for dropping them without a
- * search: this + mmu << 16 + index.
+ * Where the write entries for a RAM page are (the kernel's and a user's address, say), for dropping them
+ * without a search: this + mmu << 16 + index.
  */
 #define BT_WRITE_SLOT      1u
 #define BT_WRITE_SLOT_MANY UINT32_MAX
@@ -397,7 +398,7 @@ struct bt_vcpu {
     uint32_t cells_used, cells_max;
     struct bt_jc_entry *jc;
     uint32_t (*write_slots)[2]; /* per RAM page: 0, BT_WRITE_SLOT + ..., or BT_WRITE_SLOT_MANY */
-    uint64_t mode_ctx;   /* what ctx is, or was before it was poisoned */
+    uint64_t mode_ctx;          /* what ctx is, or was before it was poisoned */
     struct bt_itlb_entry itlb[BT_ITLB_SIZE];
     struct bt_block **page_blocks; /* per RAM page */
     void *scratch;                 /* translate.c's */
@@ -544,7 +545,8 @@ static inline struct bt_jc_entry *bt_jc_slot(struct bt_vcpu *v, uint64_t rip)
 
 /* --- smc.c: code that is overwritten, by this vCPU, another, or a device */
 
-/* This vCPU has blocks that cover [ram, ram + len), within a page. On return no other vCPU writes there unnoticed. */
+/* This vCPU has blocks that cover [ram, ram + len), within a page. On return no other vCPU writes there
+ * unnoticed. */
 void bt_code_claim(struct bt_vcpu *v, uint64_t ram, uint64_t len);
 /* This vCPU has no block of the page any more. */
 void bt_code_release(struct bt_vcpu *v, uint64_t ram_page);
@@ -566,8 +568,8 @@ void bt_drop_queue_serve(struct bt_vcpu *v);
 int bt_translate(struct bt_vcpu *v, struct bt_block *b, const uint8_t *code, unsigned avail,
                  const uint8_t *code2);
 /* Whether guest memory still holds what the last bt_translate read for the block. */
-bool bt_translated_what_is_there(const struct bt_vcpu *v, const struct bt_block *b, const uint8_t *code, unsigned avail,
-                                 const uint8_t *code2);
+bool bt_translated_what_is_there(const struct bt_vcpu *v, const struct bt_block *b, const uint8_t *code,
+                                 unsigned avail, const uint8_t *code2);
 size_t bt_translate_scratch_bytes(void);
 
 /* --- tlb.c (general registers only) --- */

@@ -279,8 +279,7 @@ static unsigned vcpu_counters(struct vcpu *vcpu, struct engine_counter *ret_coun
 {
     const struct bt_vcpu *v = (const struct bt_vcpu *)vcpu;
     unsigned n = 0;
-    double ns_per_tick =
-        v->tsc_running ? (double)v->counters[BT_C_NS_RUN] / (double)v->tsc_running : 0;
+    double ns_per_tick = v->tsc_running ? (double)v->counters[BT_C_NS_RUN] / (double)v->tsc_running : 0;
     for (unsigned i = 0; i < BT_C_COUNT; i++) {
         if (counter_names[i].name) {
             uint64_t value = i == BT_C_NS_TRANSLATE ? (uint64_t)((double)v->tsc_translating * ns_per_tick)

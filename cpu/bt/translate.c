@@ -370,8 +370,8 @@ int bt_translate(struct bt_vcpu *v, struct bt_block *b, const uint8_t *code, uns
     return 0;
 }
 
-bool bt_translated_what_is_there(const struct bt_vcpu *v, const struct bt_block *b, const uint8_t *code, unsigned avail,
-                                 const uint8_t *code2)
+bool bt_translated_what_is_there(const struct bt_vcpu *v, const struct bt_block *b, const uint8_t *code,
+                                 unsigned avail, const uint8_t *code2)
 {
     const struct gen *g = v->scratch;
     unsigned first = MIN(b->guest_len, avail);

@@ -10,7 +10,7 @@
 #define POOL_PAGES 12 /* tables lie here, often on top of each other */
 #define CASES      150000
 
-/* --- the reference: one description of each mode, no short cuts, memory through mem_read and mem_write --- */
+/* --- the reference: one description of each mode, no short cuts, plain reads and writes --- */
 
 struct level {
     unsigned shift, bits;
