@@ -438,7 +438,7 @@ static uint64_t access_split(struct mem *mem, bool pio, uint64_t addr, unsigned 
     uint64_t result = 0;
     bool unclaimed = false;
     for (unsigned i = 0; i < size; i++) {
-        uint8_t byte = write ? (uint8_t)(value >> (8 * i)) : 0xff;
+        uint8_t byte = (uint8_t)(write ? value >> (8 * i) : 0xff);
         unclaimed |= !access_byte(mem, pio, addr + i, write, &byte);
         result |= (uint64_t)byte << (8 * i);
     }

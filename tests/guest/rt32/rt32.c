@@ -3,10 +3,6 @@
  */
 #include "rt32.h"
 
-#include <stdarg.h>
-
-#define COM1        0x3f8
-#define EXIT_PORT   0xf4
 #define STACK_BYTES 8192
 
 #define ARRAY_WORDS(a) (sizeof(a) / sizeof((a)[0]))
@@ -19,8 +15,6 @@ static char trap_stack[STACK_BYTES] __attribute__((aligned(16))); /* SS0:ESP0 */
 static char kernel_stack[STACK_BYTES] __attribute__((aligned(16)));
 static char user_stack[STACK_BYTES] __attribute__((aligned(16)));
 static struct regs *active;
-static unsigned tests, failures;
-static const char *subject;
 
 void rt_enter(const uint32_t *image);
 void rt_trapped(const uint32_t *frame);
@@ -42,79 +36,7 @@ void *memcpy(void *d, const void *s, size_t n)
     return d;
 }
 
-/* --- output --- */
-
-static void outb(uint16_t port, uint8_t v)
-{
-    asm volatile("outb %0, %1" ::"a"(v), "Nd"(port));
-}
-
-static uint8_t inb(uint16_t port)
-{
-    uint8_t v;
-    asm volatile("inb %1, %0" : "=a"(v) : "Nd"(port));
-    return v;
-}
-
-static void put(char c)
-{
-    for (unsigned i = 0; i < 100000 && !(inb(COM1 + 5) & 0x20); i++) {
-    }
-    outb(COM1, (uint8_t)c);
-}
-
-static void put_number(uint32_t v, unsigned base)
-{
-    char text[12];
-    unsigned n = 0;
-    do {
-        text[n++] = "0123456789abcdef"[v % base];
-        v /= base;
-    } while (v);
-    while (n) {
-        put(text[--n]);
-    }
-}
-
-void rt_printf(const char *fmt, ...)
-{
-    va_list ap;
-    va_start(ap, fmt);
-    for (; *fmt; fmt++) {
-        if (*fmt != '%') {
-            put(*fmt);
-            continue;
-        }
-        switch (*++fmt) {
-        case 's':
-            for (const char *s = va_arg(ap, const char *); *s; s++) {
-                put(*s);
-            }
-            break;
-        case 'x': put_number(va_arg(ap, uint32_t), 16); break;
-        default: put_number(va_arg(ap, uint32_t), 10); break;
-        }
-    }
-    va_end(ap);
-}
-
-bool ok(bool cond, const char *text)
-{
-    tests++;
-    failures += !cond;
-    rt_printf("%sok %u - %s%s%s\n", cond ? "" : "not ", tests, subject ? subject : "", subject ? ": " : "",
-              text);
-    return cond;
-}
-
-bool is(uint32_t got, uint32_t want, const char *text)
-{
-    bool same = ok(got == want, text);
-    if (!same) {
-        rt_printf("#   got 0x%x, want 0x%x\n", got, want);
-    }
-    return same;
-}
+/* --- checks --- */
 
 bool trapped(const struct regs *r, unsigned vector, uint32_t error, uint32_t eip, const char *text)
 {
@@ -124,24 +46,6 @@ bool trapped(const struct regs *r, unsigned vector, uint32_t error, uint32_t eip
                   r->error, r->eip, r->cs, r->cr2, vector, error, eip);
     }
     return same;
-}
-
-void skip(const char *text, const char *why)
-{
-    rt_printf("ok %u - %s%s%s # SKIP %s\n", ++tests, subject ? subject : "", subject ? ": " : "", text, why);
-}
-
-void about(const char *name)
-{
-    subject = name;
-}
-
-static _Noreturn void quit(unsigned status)
-{
-    outb(EXIT_PORT, (uint8_t)status);
-    for (;;) {
-        asm volatile("cli; hlt");
-    }
 }
 
 /* --- descriptors --- */
@@ -179,7 +83,7 @@ void rt_trapped(const uint32_t *frame)
     if (!r) {
         rt_printf("\nBail out! unexpected trap %u error %x at %x:%x\n", frame[12], frame[13], frame[15],
                   frame[14]);
-        quit(2);
+        rt_exit(2);
     }
     active = NULL;
     memcpy(r, frame, offsetof(struct regs, esp));
@@ -251,6 +155,5 @@ void rt_main(void)
     rt_gdt[SEL_TSS / 8] = rt_desc(ADDRESS(&rt_tss), sizeof(rt_tss) - 1, 0x89, 0);
     rt_ltr(SEL_TSS);
     test_main();
-    rt_printf("1..%u\n", tests);
-    quit(failures ? 1 : 0);
+    rt_finish();
 }

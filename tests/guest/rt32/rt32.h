@@ -13,6 +13,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../rt/tap.h"
+
 struct regs {
     /* As the trap found them: null after virtual-8086 mode. */
     uint32_t gs, fs, es, ds;
@@ -66,12 +68,7 @@ uint64_t rt_gate(uint32_t selector, uint32_t offset, unsigned access, unsigned p
 void rt_idt_default(unsigned vector, unsigned dpl);
 void rt_ltr(uint32_t selector);
 
-void rt_printf(const char *fmt, ...); /* %s %u %x */
-bool ok(bool cond, const char *text);
-bool is(uint32_t got, uint32_t want, const char *text);
 bool trapped(const struct regs *r, unsigned vector, uint32_t error, uint32_t eip, const char *text);
-void skip(const char *text, const char *why);
-void about(const char *name);
 
 void rt_run(struct regs *r);
 struct regs rt_kernel(const void *code); /* CPL 0, interrupts off, a stack of its own */
