@@ -148,6 +148,8 @@ void rt_main(void)
     for (unsigned i = 0; i < 256; i++) {
         rt_idt_default(i, 0);
     }
+    outb(0x21, 0xff); /* PICs masked: some tests set IF */
+    outb(0xa1, 0xff);
     rt_tss.ss0 = SEL_KDATA;
     rt_tss.esp0 = ADDRESS(trap_stack + STACK_BYTES);
     rt_tss.iomap = offsetof(struct tss32, map);
