@@ -215,11 +215,12 @@ static void settle_sti(struct gen *g, unsigned *at)
     }
 }
 
-/* A forward conditional jump in straight 64-bit code leaves the block at its side; the block goes on behind it. */
+/* A forward conditional jump in straight 64-bit code leaves the block at its side; the block goes on behind
+ * it. */
 static bool goes_on(const struct gen *g, const struct bt_insn *in, unsigned next)
 {
-    return (g->mode & BT_MODE_CODE64) && !(g->mode & (BT_MODE_ONE | BT_MODE_SLOW)) && (int64_t)in->op.imm >= 0 &&
-           next < SIDE_EXIT_BYTES_MAX;
+    return (g->mode & BT_MODE_CODE64) && !(g->mode & (BT_MODE_ONE | BT_MODE_SLOW)) &&
+           (int64_t)in->op.imm >= 0 && next < SIDE_EXIT_BYTES_MAX;
 }
 
 /* Returns 0, -EAGAIN when the first instruction needs bytes of the second page and code2 is NULL. */
