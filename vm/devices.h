@@ -15,9 +15,9 @@ struct devices;
 struct machine;
 struct mem;
 
-/* Makes the devices of config and puts them on the machine's bus. Call before vCPUs run, and pc_reset after it. The
- * loop has to outlive the machine. Errors: -EINVAL and those of the back ends; what was made so far belongs
- * to the machine. */
+/* Makes the devices of config and puts them on the machine's bus. Call before vCPUs run, and pc_reset after
+ * it. The loop has to outlive the machine. Errors: -EINVAL and those of the back ends; what was made so far
+ * belongs to the machine. */
 int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem, struct machine *machine,
                 struct devices **ret_devices, struct err *err);
 /* Disks try again what the host refused, such as when it has room again. */

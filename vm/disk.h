@@ -1,9 +1,9 @@
 /*
  * A disk image of the block layer as a virtio-blk backend.
  *
- * A write that finds no room on the host (or, with on-error=stop, any request that fails) is kept, the machine
- * stands still (pause.h, PAUSE_DISK), and a line on stderr says why. It is tried again every second and on
- * disk_retry(); once everything kept has worked, the machine goes on. Nothing is lost.
+ * A write that finds no room on the host (or, with on-error=stop, any request that fails) is kept, the
+ * machine stands still (pause.h, PAUSE_DISK), and a line on stderr says why. It is tried again every second
+ * and on disk_retry(); once everything kept has worked, the machine goes on. Nothing is lost.
  *
  * Threads: main loop.
  */
