@@ -45,6 +45,9 @@ const struct option_spec vm_options[] = {
     OPT("vsock", OPTION_STRING, vsock, 0, 0, "PATH",
         "sockets between guest and host: connect to the unix socket PATH and\n"
         "send 'CONNECT PORT'; guests reach port P as PATH_P"),
+    OPT("virtio-without", OPTION_LIST, withheld, 0, 0, "WHAT",
+        "don't offer the guest's drivers a feature, for tests:\n"
+        "KIND:FEATURE[,FEATURE]..., such as net:mrg_rxbuf or all:event_idx"),
     OPT("timeout", OPTION_UINT, timeout_s, 1, 86400ull * 365, "S",
         "end the machine after S seconds, with status 124"),
     OPT("no-reboot", OPTION_FLAG, no_reboot, 0, 0, NULL, "a reboot ends the machine, with status 0"),

@@ -23,6 +23,7 @@ struct vm_config {
     const char *cpu_model;
     const char *serial;                              /* "stdio", "none", or a file's path */
     struct option_list disks, nics, publish, shares; /* texts for vm/device_options.h and net/user.h */
+    struct option_list withheld;                     /* texts for dev/virtio/feature_names.h */
     const char *rng;                                 /* "on", "off" */
     const char *vsock;                               /* NULL: none */
     bool balloon;

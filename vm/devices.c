@@ -11,6 +11,7 @@
 #include "block/block.h"
 #include "dev/virtio/balloon.h"
 #include "dev/virtio/blk.h"
+#include "dev/virtio/feature_names.h"
 #include "dev/virtio/net.h"
 #include "dev/virtio/rng.h"
 #include "dev/virtio/v9p.h"
@@ -68,6 +69,9 @@ static int add(struct devices *devices, struct vdev *dev, struct err *err)
 {
     if (!dev) {
         return err && err->code ? err->code : -ENOMEM;
+    }
+    for (unsigned i = 0; i < devices->config->withheld.count; i++) {
+        (void)vfeat_withhold(dev, devices->config->withheld.values[i], NULL); /* checked in devices_new */
     }
     dev->wake = on_wake;
     dev->wake_opaque = devices;
@@ -269,6 +273,12 @@ int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem
     devices->pc = pc;
     devices->async.data = devices;
     *ret_devices = devices; /* also when this fails: what was made wakes it */
+    for (unsigned i = 0; i < config->withheld.count; i++) {
+        int rc = vfeat_check(config->withheld.values[i], err);
+        if (rc < 0) {
+            return err_prefix(err, "--virtio-without");
+        }
+    }
     for (size_t i = 0; i < ARRAY_SIZE(makers); i++) {
         int rc = makers[i].make(devices, err);
         if (rc < 0) {
