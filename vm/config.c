@@ -42,12 +42,15 @@ const struct option_spec vm_options[] = {
         "a host directory for the guest: DIR:TAG[:ro]; there:\n"
         "mount -t 9p -o trans=virtio TAG /mnt"),
     OPT("balloon", OPTION_FLAG, balloon, 0, 0, NULL, "memory that the guest frees goes back to the host"),
+    OPT("balloon-size", OPTION_SIZE, balloon_bytes, MiB, 65536 * GiB, "SIZE",
+        "a balloon that takes this much of the guest's memory"),
     OPT("vsock", OPTION_STRING, vsock, 0, 0, "PATH",
         "sockets between guest and host: connect to the unix socket PATH and\n"
         "send 'CONNECT PORT'; guests reach port P as PATH_P"),
     OPT("virtio-without", OPTION_LIST, withheld, 0, 0, "WHAT",
         "don't offer the guest's drivers a feature, for tests:\n"
-        "KIND:FEATURE[,FEATURE]..., such as net:mrg_rxbuf or all:event_idx"),
+        "KIND[INDEX]:FEATURE[,FEATURE]...; net:mrg_rxbuf, blk0:flush,\n"
+        "all:event_idx"),
     OPT("timeout", OPTION_UINT, timeout_s, 1, 86400ull * 365, "S",
         "end the machine after S seconds, with status 124"),
     OPT("no-reboot", OPTION_FLAG, no_reboot, 0, 0, NULL, "a reboot ends the machine, with status 0"),
@@ -104,6 +107,9 @@ int vm_config_parse(int argc, char **argv, int first, struct vm_config *ret_conf
     }
     if (config.serial[0] == '\0') {
         return err_set(err, -EINVAL, "--serial: '' is not stdio, none or a file");
+    }
+    if (config.balloon_bytes >= config.memory_bytes) {
+        return err_set(err, -EINVAL, "--balloon-size: the balloon is as large as the guest's memory");
     }
     int rc = check_devices(&config, err);
     if (rc < 0) {

@@ -27,6 +27,7 @@ struct vm_config {
     const char *rng;                                 /* "on", "off" */
     const char *vsock;                               /* NULL: none */
     bool balloon;
+    uint64_t balloon_bytes; /* its size at the start; 0: none */
     uint64_t timeout_s; /* 0: none */
     bool stats, no_reboot, help;
 };

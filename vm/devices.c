@@ -35,7 +35,8 @@ struct devices {
     uv_timer_t stats;
     struct blk_loop *blk_loop; /* NULL: no disks */
     uv_poll_t blk_poll;
-    bool has_stats;
+    struct vdev *balloon; /* NULL: none; else stats is running */
+    uint64_t trimmed_at;  /* the guest's free memory after the last round of hinting */
     unsigned handles;
     unsigned count;
     struct vdev *vdevs[PCI_SLOTS];
@@ -70,8 +71,12 @@ static int add(struct devices *devices, struct vdev *dev, struct err *err)
     if (!dev) {
         return err && err->code ? err->code : -ENOMEM;
     }
+    unsigned index = 0; /* among its kind */
+    for (unsigned i = 0; i < devices->count; i++) {
+        index += devices->vdevs[i]->ops->id == dev->ops->id;
+    }
     for (unsigned i = 0; i < devices->config->withheld.count; i++) {
-        (void)vfeat_withhold(dev, devices->config->withheld.values[i], NULL); /* checked in devices_new */
+        (void)vfeat_withhold(dev, index, devices->config->withheld.values[i], NULL); /* checked in devices_new */
     }
     dev->wake = on_wake;
     dev->wake_opaque = devices;
@@ -208,24 +213,45 @@ static int make_nics(struct devices *devices, struct err *err)
     return count ? err_set(err, -EINVAL, "--publish needs a NIC of --net user") : 0;
 }
 
-#define STATS_MS 10000u /* between two looks at the guest's memory statistics */
+#define STATS_MS   10000u     /* between two looks at the guest's memory statistics */
+#define TRIM_BYTES (32 * MiB) /* newly free memory that is worth a round of hinting */
+
+/* Guests that don't report free pages by themselves are asked for them when there are many more than last time.
+ */
+static void trim(struct devices *devices)
+{
+    struct vbal_info info;
+    vbal_get_info(devices->balloon, &info);
+    uint64_t free_bytes = info.stats[VBAL_STAT_FREE];
+    if (vbal_reports(devices->balloon) || free_bytes == UINT64_MAX) {
+        return;
+    }
+    if (free_bytes < devices->trimmed_at) {
+        devices->trimmed_at = free_bytes;
+    } else if (free_bytes - devices->trimmed_at >= TRIM_BYTES && vbal_trim(devices->balloon)) {
+        devices->trimmed_at = free_bytes;
+    }
+}
 
 static void on_stats(uv_timer_t *timer)
 {
-    vbal_ask_stats(timer->data);
+    struct devices *devices = timer->data;
+    trim(devices);
+    vbal_ask_stats(devices->balloon);
 }
 
 static int make_balloon(struct devices *devices, struct err *err)
 {
-    if (!devices->config->balloon) {
+    if (!devices->config->balloon && !devices->config->balloon_bytes) {
         return 0;
     }
     struct vdev *dev = vbal_new(devices->mem, err);
     int rc = add(devices, dev, err);
     if (rc == 0) {
         uv_timer_init(devices->loop, &devices->stats);
-        devices->stats.data = dev;
-        devices->has_stats = true;
+        devices->stats.data = devices;
+        devices->balloon = dev;
+        devices_balloon_set(devices, devices->config->balloon_bytes);
         uv_timer_start(&devices->stats, on_stats, STATS_MS, STATS_MS);
     }
     return rc;
@@ -289,6 +315,36 @@ int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem
     return 0;
 }
 
+int devices_balloon_set(struct devices *devices, uint64_t bytes)
+{
+    if (!devices->balloon) {
+        return -ENODEV;
+    }
+    vbal_set_target(devices->balloon, MIN(bytes, devices->config->memory_bytes));
+    return 0;
+}
+
+int devices_balloon_get(struct devices *devices, struct vbal_info *ret)
+{
+    if (!devices->balloon) {
+        return -ENODEV;
+    }
+    vbal_get_info(devices->balloon, ret);
+    vbal_ask_stats(devices->balloon);
+    return 0;
+}
+
+int devices_nic_plug(struct devices *devices, unsigned nic, bool plugged)
+{
+    for (unsigned i = 0; i < devices->count; i++) {
+        if (devices->vdevs[i]->ops->id == VIRTIO_ID_NET && nic-- == 0) {
+            vnet_set_cable(devices->vdevs[i], plugged);
+            return 0;
+        }
+    }
+    return -ENODEV;
+}
+
 static void release(struct devices *devices)
 {
     if (--devices->handles == 0) {
@@ -314,14 +370,14 @@ static void on_block_closed(uv_handle_t *handle)
 void devices_free(struct devices *devices)
 {
     if (devices) {
-        devices->handles = 1 + (devices->has_stats ? 1 : 0) + (devices->blk_loop ? 1 : 0);
+        devices->handles = 1 + (devices->balloon ? 1 : 0) + (devices->blk_loop ? 1 : 0);
         if (devices->blk_loop) {
             uv_poll_stop(&devices->blk_poll);
             blk_loop_free(devices->blk_loop);
             uv_close((uv_handle_t *)&devices->blk_poll, on_block_closed);
         }
         uv_close((uv_handle_t *)&devices->async, on_async_closed);
-        if (devices->has_stats) {
+        if (devices->balloon) {
             uv_close((uv_handle_t *)&devices->stats, on_stats_closed);
         }
     }

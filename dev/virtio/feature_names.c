@@ -98,19 +98,42 @@ static int unknown_name(const struct kind *kind, const char *text, size_t len, s
                    known);
 }
 
-/* Takes a text apart; the features go to ret_bits. */
-static int parse(const char *text, const struct kind **ret_kind, uint64_t *ret_bits, struct err *err)
+struct wish {
+    const struct kind *kind;
+    bool any_index;
+    unsigned index;
+    uint64_t bits;
+};
+
+/* "net", "net12", "9p": up to two digits behind a kind are an index. */
+static bool parse_kind(const char *text, size_t len, struct wish *ret)
+{
+    size_t digits = 0;
+    ret->kind = find_kind(text, len);
+    ret->any_index = ret->kind != NULL;
+    ret->index = 0;
+    while (!ret->kind && digits < 2 && len > digits + 1 && text[len - digits - 1] >= '0' &&
+           text[len - digits - 1] <= '9') {
+        digits++;
+        ret->kind = find_kind(text, len - digits);
+    }
+    for (size_t i = len - digits; i < len; i++) {
+        ret->index = ret->index * 10 + (unsigned)(text[i] - '0');
+    }
+    return ret->kind && (ret->any_index || ret->kind != kinds);
+}
+
+static int parse(const char *text, struct wish *ret, struct err *err)
 {
     size_t len = strcspn(text, ":");
-    const struct kind *kind = find_kind(text, len);
-    if (text[len] != ':' || !kind) {
+    if (text[len] != ':' || !parse_kind(text, len, ret)) {
         return err_set(err, -EINVAL,
-                       "'%s' is not KIND:FEATURE[,FEATURE]...; a kind is all, net, blk, console, rng, "
+                       "'%s' is not KIND[INDEX]:FEATURE[,FEATURE]...; a kind is all, net, blk, console, rng, "
                        "balloon, 9p or vsock",
                        text);
     }
-    *ret_kind = kind;
-    *ret_bits = 0;
+    const struct kind *kind = ret->kind;
+    ret->bits = 0;
     const char *at = text + len;
     while (*at) {
         at++;
@@ -120,7 +143,7 @@ static int parse(const char *text, const struct kind **ret_kind, uint64_t *ret_b
         if (!name) {
             return unknown_name(kind, at, len, err);
         }
-        *ret_bits |= BIT64(name->bit);
+        ret->bits |= BIT64(name->bit);
         at += len;
     }
     return 0;
@@ -128,18 +151,17 @@ static int parse(const char *text, const struct kind **ret_kind, uint64_t *ret_b
 
 int vfeat_check(const char *text, struct err *err)
 {
-    const struct kind *kind;
-    uint64_t bits;
-    return parse(text, &kind, &bits, err);
+    struct wish wish;
+    return parse(text, &wish, err);
 }
 
-int vfeat_withhold(struct vdev *dev, const char *text, struct err *err)
+int vfeat_withhold(struct vdev *dev, unsigned index, const char *text, struct err *err)
 {
-    const struct kind *kind;
-    uint64_t bits;
-    int rc = parse(text, &kind, &bits, err);
-    if (rc == 0 && (kind == kinds || kind->id == dev->ops->id)) {
-        vdev_forgo(dev, bits);
+    struct wish wish;
+    int rc = parse(text, &wish, err);
+    if (rc == 0 && (wish.kind == kinds || wish.kind->id == dev->ops->id) &&
+        (wish.any_index || wish.index == index)) {
+        vdev_forgo(dev, wish.bits);
     }
     return rc;
 }
