@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 
 #include "base/util.h"
 #include "block/block.h"
@@ -36,7 +37,6 @@ struct devices {
     struct blk_loop *blk_loop; /* NULL: no disks */
     uv_poll_t blk_poll;
     struct vdev *balloon; /* NULL: none; else stats is running */
-    uint64_t trimmed_at;  /* the guest's free memory after the last round of hinting */
     unsigned handles;
     unsigned count;
     struct vdev *vdevs[PCI_SLOTS];
@@ -214,22 +214,22 @@ static int make_nics(struct devices *devices, struct err *err)
 }
 
 #define STATS_MS   10000u     /* between two looks at the guest's memory statistics */
-#define TRIM_BYTES (32 * MiB) /* newly free memory that is worth a round of hinting */
+#define TRIM_BYTES (64 * MiB) /* free memory that is worth a round of hinting */
 
-/* Guests that don't report free pages by themselves are asked for them when there are many more than last time.
+/* Guests that don't report free pages by themselves are asked for them when the host holds much more than they use.
  */
 static void trim(struct devices *devices)
 {
     struct vbal_info info;
+    struct stat ram;
     vbal_get_info(devices->balloon, &info);
     uint64_t free_bytes = info.stats[VBAL_STAT_FREE];
-    if (vbal_reports(devices->balloon) || free_bytes == UINT64_MAX) {
+    if (vbal_reports(devices->balloon) || free_bytes == UINT64_MAX || fstat(mem_ram_fd(devices->mem), &ram) < 0) {
         return;
     }
-    if (free_bytes < devices->trimmed_at) {
-        devices->trimmed_at = free_bytes;
-    } else if (free_bytes - devices->trimmed_at >= TRIM_BYTES && vbal_trim(devices->balloon)) {
-        devices->trimmed_at = free_bytes;
+    uint64_t held = (uint64_t)ram.st_blocks * 512;
+    if (held + free_bytes >= devices->config->memory_bytes + TRIM_BYTES) {
+        (void)vbal_trim(devices->balloon);
     }
 }
 

@@ -107,7 +107,7 @@ def test_user_network(t):
             t.skip('DNS through the NAT', 'this host has no name server')
         guest.ok('nc 10.0.2.2 %d </dev/null >/tmp/blob' % download.port)
         t.same(transfer(guest, download, upload), (sha(BLOB), sha(BLOB)), 'TCP both ways with an MTU of 1400')
-        guest.ok('(nc -l -p 22 -e cat; nc -l -p 22 -e cat) >/dev/null 2>&1 &')
+        guest.ok('(socat TCP-LISTEN:22,fork EXEC:cat >/dev/null 2>&1 &)')
         conn = connect(tcp)
         t.see(conn, 'a published TCP port', guest.text[-500:])
         if conn:
