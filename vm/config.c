@@ -59,6 +59,33 @@ const struct option_spec vm_options[] = {
 };
 const unsigned vm_option_count = ARRAY_SIZE(vm_options);
 
+/* Two NICs with one address, or two directories with one tag. */
+static int check_pairs(const struct vm_config *config, struct err *err)
+{
+    struct nic_options nics[2];
+    struct share_options shares[2];
+    for (unsigned i = 0; i < config->nics.count; i++) {
+        for (unsigned j = 0; j < i; j++) {
+            nic_options_parse(config->nics.values[i], &nics[0], err);
+            nic_options_parse(config->nics.values[j], &nics[1], err);
+            if (nics[0].has_mac && nics[1].has_mac && memcmp(nics[0].mac, nics[1].mac, 6) == 0) {
+                return err_set(err, -EINVAL, "--net: '%s' has the MAC address of another one",
+                               config->nics.values[i]);
+            }
+        }
+    }
+    for (unsigned i = 0; i < config->shares.count; i++) {
+        for (unsigned j = 0; j < i; j++) {
+            share_options_parse(config->shares.values[i], &shares[0], err);
+            share_options_parse(config->shares.values[j], &shares[1], err);
+            if (strcmp(shares[0].tag, shares[1].tag) == 0) {
+                return err_set(err, -EINVAL, "--share: the tag '%s' is given twice", shares[0].tag);
+            }
+        }
+    }
+    return 0;
+}
+
 static int check_devices(const struct vm_config *config, struct err *err)
 {
     union {
@@ -84,7 +111,7 @@ static int check_devices(const struct vm_config *config, struct err *err)
     if (strcmp(config->rng, "on") != 0 && strcmp(config->rng, "off") != 0) {
         return err_set(err, -EINVAL, "--rng: '%s' is not on or off", config->rng);
     }
-    return 0;
+    return check_pairs(config, err);
 }
 
 int vm_config_parse(int argc, char **argv, int first, struct vm_config *ret_config, struct err *err)

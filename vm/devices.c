@@ -308,7 +308,9 @@ int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem
     for (size_t i = 0; i < ARRAY_SIZE(makers); i++) {
         int rc = makers[i].make(devices, err);
         if (rc < 0) {
-            err_prefix(err, "%s", makers[i].option);
+            if (strncmp(err->text, "--", 2) != 0) { /* it names another option: --publish */
+                err_prefix(err, "%s", makers[i].option);
+            }
             return rc;
         }
     }
