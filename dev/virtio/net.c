@@ -174,8 +174,9 @@ static bool on_receive(void *opaque, const struct iovec *iov, unsigned count)
         return true;
     }
     unsigned n = collect(net, queue, len);
-    if (n == 0 && vq_enable_notify(vq)) {
-        n = collect(net, queue, len); /* buffers came in meanwhile */
+    if (n == 0) {
+        vq_await_more(vq);
+        n = collect(net, queue, len); /* buffers may have come in meanwhile */
     }
     if (n == UINT32_MAX || vq->broken) {
         return true;

@@ -70,6 +70,7 @@ def test_reboot(t):
         for when in ('at first', 'after a reboot', 'after a second one'):
             if when != 'at first':
                 guest.send('(' + BUSY % download.port + 'reboot -f) >/dev/null 2>&1\n')
+                guest.expect('Restarting system')
                 guest.expect(PROMPT)
                 guest.ok('. /lib/guest-setup')
             use_all(t, guest, download, when)
