@@ -38,6 +38,8 @@ test-container: all
 bench: all
 	@tools/install-deps bench
 	@bench/run
+	@tools/fetch-guest $(BUILD)/guest devices
+	@bench/net --build $(BUILD)
 
 lint: all
 	@tools/install-deps lint

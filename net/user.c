@@ -466,7 +466,8 @@ int net_forward_parse(const char *text, struct net_forward *ret, struct err *err
     if (!last || address_len >= sizeof(f.host_address) ||
         parse_port(host, (size_t)(last - host), &f.host_port) < 0 ||
         parse_port(last + 1, (size_t)(text + len - last - 1), &f.guest_port) < 0) {
-        return err_set(err, -EINVAL, "'%s' is not [ADDRESS:]HOST-PORT:GUEST-PORT[/udp], with ports from 1 to 65535", text);
+        return err_set(err, -EINVAL,
+                       "'%s' is not [ADDRESS:]HOST-PORT:GUEST-PORT[/udp], with ports from 1 to 65535", text);
     }
     if (first) {
         memcpy(f.host_address, text, address_len);

@@ -76,7 +76,8 @@ static int add(struct devices *devices, struct vdev *dev, struct err *err)
         index += devices->vdevs[i]->ops->id == dev->ops->id;
     }
     for (unsigned i = 0; i < devices->config->withheld.count; i++) {
-        (void)vfeat_withhold(dev, index, devices->config->withheld.values[i], NULL); /* checked in devices_new */
+        (void)vfeat_withhold(dev, index, devices->config->withheld.values[i],
+                             NULL); /* checked in devices_new */
     }
     dev->wake = on_wake;
     dev->wake_opaque = devices;
@@ -216,7 +217,8 @@ static int make_nics(struct devices *devices, struct err *err)
 #define STATS_MS   10000u     /* between two looks at the guest's memory statistics */
 #define TRIM_BYTES (64 * MiB) /* free memory that is worth a round of hinting */
 
-/* Guests that don't report free pages by themselves are asked for them when the host holds much more than they use.
+/* Guests that don't report free pages by themselves are asked for them when the host holds much more than
+ * they use.
  */
 static void trim(struct devices *devices)
 {
@@ -224,7 +226,8 @@ static void trim(struct devices *devices)
     struct stat ram;
     vbal_get_info(devices->balloon, &info);
     uint64_t free_bytes = info.stats[VBAL_STAT_FREE];
-    if (vbal_reports(devices->balloon) || free_bytes == UINT64_MAX || fstat(mem_ram_fd(devices->mem), &ram) < 0) {
+    if (vbal_reports(devices->balloon) || free_bytes == UINT64_MAX ||
+        fstat(mem_ram_fd(devices->mem), &ram) < 0) {
         return;
     }
     uint64_t held = (uint64_t)ram.st_blocks * 512;

@@ -11,7 +11,7 @@
 
 #define COUNTERS_MAX (ENGINE_COUNTERS_MAX + 16)
 #define TEXT_MAX     8192
-#define CHIPS_MAX 32768u /* 31 devices and the fixed chips */
+#define CHIPS_MAX    32768u /* 31 devices and the fixed chips */
 
 static void print_segment(FILE *out, const char *name, const struct x86_segment *seg)
 {

@@ -16,7 +16,8 @@ struct kind {
     struct name names[24];
 };
 
-/* Those that Fonda's devices offer: chapter 6, 5.1.3, 5.2.3, 5.3.3, 5.5.3. VERSION_1 is not for the asking. */
+/* Those that Fonda's devices offer: chapter 6, 5.1.3, 5.2.3, 5.3.3, 5.5.3. VERSION_1 is not for the asking.
+ */
 static const struct kind kinds[] = {
     {"all", 0, {{"indirect_desc", 28}, {"event_idx", 29}}},
     {"net",

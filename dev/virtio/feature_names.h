@@ -1,6 +1,6 @@
 /*
- * Feature bits by name, as virtio 1.2 spells them in lower case ("event_idx", "mrg_rxbuf"), and withholding them
- * from a driver: for tests of drivers and hunts for defects.
+ * Feature bits by name, as virtio 1.2 spells them in lower case ("event_idx", "mrg_rxbuf"), and withholding
+ * them from a driver: for tests of drivers and hunts for defects.
  */
 #ifndef FONDA_DEV_VIRTIO_FEATURE_NAMES_H
 #define FONDA_DEV_VIRTIO_FEATURE_NAMES_H

@@ -356,12 +356,16 @@ static void net_stop(struct vdev *dev)
 
 static const struct vdev_need net_needs[] = {
     /* 5.1.3.1 */
-    {F_GUEST_TSO4, F_GUEST_CSUM},     {F_GUEST_TSO6, F_GUEST_CSUM},
+    {F_GUEST_TSO4, F_GUEST_CSUM},
+    {F_GUEST_TSO6, F_GUEST_CSUM},
     {F_GUEST_ECN, F_GUEST_TSO4 | F_GUEST_TSO6},
-    {F_HOST_TSO4, F_CSUM},            {F_HOST_TSO6, F_CSUM},
+    {F_HOST_TSO4, F_CSUM},
+    {F_HOST_TSO6, F_CSUM},
     {F_HOST_ECN, F_HOST_TSO4 | F_HOST_TSO6},
-    {F_CTRL_RX, F_CTRL_VQ},           {F_MQ, F_CTRL_VQ},
-    {F_CTRL_MAC_ADDR, F_CTRL_VQ},     {F_CTRL_GUEST_OFFLOADS, F_CTRL_VQ},
+    {F_CTRL_RX, F_CTRL_VQ},
+    {F_MQ, F_CTRL_VQ},
+    {F_CTRL_MAC_ADDR, F_CTRL_VQ},
+    {F_CTRL_GUEST_OFFLOADS, F_CTRL_VQ},
 };
 
 static void update_link(struct vnet *net)
