@@ -41,7 +41,9 @@ test-container: all
 
 bench: all
 	@tools/install-deps bench
-	@bench/run; status=$$?; bench/disk --build $(BUILD) --folder $(BUILD) && exit $$status
+	@tools/fetch-guest $(BUILD)/guest devices storage
+	@bench/run; status=$$?; bench/disk --build $(BUILD) --folder $(BUILD) || status=1; \
+	  bench/net --build $(BUILD) || status=1; exit $$status
 
 lint: all
 	@tools/install-deps lint

@@ -45,9 +45,15 @@ const struct option_spec vm_options[] = {
         "a host directory for the guest: DIR:TAG[:ro]; there:\n"
         "mount -t 9p -o trans=virtio TAG /mnt"),
     OPT("balloon", OPTION_FLAG, balloon, 0, 0, NULL, "memory that the guest frees goes back to the host"),
+    OPT("balloon-size", OPTION_SIZE, balloon_bytes, MiB, 65536 * GiB, "SIZE",
+        "a balloon that takes this much of the guest's memory"),
     OPT("vsock", OPTION_STRING, vsock, 0, 0, "PATH",
         "sockets between guest and host: connect to the unix socket PATH and\n"
         "send 'CONNECT PORT'; guests reach port P as PATH_P"),
+    OPT("virtio-without", OPTION_LIST, withheld, 0, 0, "WHAT",
+        "don't offer the guest's drivers a feature, for tests:\n"
+        "KIND[INDEX]:FEATURE[,FEATURE]...; net:mrg_rxbuf, blk0:flush,\n"
+        "all:event_idx"),
     OPT("timeout", OPTION_UINT, timeout_s, 1, 86400ull * 365, "S",
         "end the machine after S seconds, with status 124"),
     OPT("no-reboot", OPTION_FLAG, no_reboot, 0, 0, NULL, "a reboot ends the machine, with status 0"),
@@ -55,6 +61,33 @@ const struct option_spec vm_options[] = {
     OPT("help", OPTION_FLAG, help, 0, 0, NULL, "print this help"),
 };
 const unsigned vm_option_count = ARRAY_SIZE(vm_options);
+
+/* Two NICs with one address, or two directories with one tag. */
+static int check_pairs(const struct vm_config *config, struct err *err)
+{
+    struct nic_options nics[2];
+    struct share_options shares[2];
+    for (unsigned i = 0; i < config->nics.count; i++) {
+        for (unsigned j = 0; j < i; j++) {
+            nic_options_parse(config->nics.values[i], &nics[0], err);
+            nic_options_parse(config->nics.values[j], &nics[1], err);
+            if (nics[0].has_mac && nics[1].has_mac && memcmp(nics[0].mac, nics[1].mac, 6) == 0) {
+                return err_set(err, -EINVAL, "--net: '%s' has the MAC address of another one",
+                               config->nics.values[i]);
+            }
+        }
+    }
+    for (unsigned i = 0; i < config->shares.count; i++) {
+        for (unsigned j = 0; j < i; j++) {
+            share_options_parse(config->shares.values[i], &shares[0], err);
+            share_options_parse(config->shares.values[j], &shares[1], err);
+            if (strcmp(shares[0].tag, shares[1].tag) == 0) {
+                return err_set(err, -EINVAL, "--share: the tag '%s' is given twice", shares[0].tag);
+            }
+        }
+    }
+    return 0;
+}
 
 static int check_devices(const struct vm_config *config, struct err *err)
 {
@@ -81,7 +114,7 @@ static int check_devices(const struct vm_config *config, struct err *err)
     if (strcmp(config->rng, "on") != 0 && strcmp(config->rng, "off") != 0) {
         return err_set(err, -EINVAL, "--rng: '%s' is not on or off", config->rng);
     }
-    return 0;
+    return check_pairs(config, err);
 }
 
 int vm_config_parse(int argc, char **argv, int first, struct vm_config *ret_config, struct err *err)
@@ -104,6 +137,9 @@ int vm_config_parse(int argc, char **argv, int first, struct vm_config *ret_conf
     }
     if (config.serial[0] == '\0') {
         return err_set(err, -EINVAL, "--serial: '' is not stdio, none or a file");
+    }
+    if (config.balloon_bytes >= config.memory_bytes) {
+        return err_set(err, -EINVAL, "--balloon-size: the balloon is as large as the guest's memory");
     }
     int rc = check_devices(&config, err);
     if (rc < 0) {

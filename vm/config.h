@@ -23,9 +23,11 @@ struct vm_config {
     const char *cpu_model;
     const char *serial;                              /* "stdio", "none", or a file's path */
     struct option_list disks, nics, publish, shares; /* texts for vm/device_options.h and net/user.h */
+    struct option_list withheld;                     /* texts for dev/virtio/feature_names.h */
     const char *rng;                                 /* "on", "off" */
     const char *vsock;                               /* NULL: none */
     bool balloon;
+    uint64_t balloon_bytes; /* its size at the start; 0: none */
     uint64_t timeout_s; /* 0: none */
     bool stats, no_reboot, help;
 };
