@@ -411,6 +411,11 @@ void pc_serial_flush(struct pc *pc)
     ns16550_flush(pc->uart);
 }
 
+bool pc_power_button(struct pc *pc)
+{
+    return acpi_pm_power_button(pc->pm);
+}
+
 unsigned pc_describe(struct pc *pc, char *buf, unsigned size)
 {
     unsigned used = 0;

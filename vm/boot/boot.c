@@ -113,12 +113,17 @@ static int join_modules(struct boot *boot, struct err *err)
     return 0;
 }
 
+static const char *kernel_name(const struct boot_config *config)
+{
+    return config->kernel_name ? config->kernel_name : config->kernel_path;
+}
+
 /* A multiboot kernel expects its own name first (specification 3.3, as every loader does it); the others
  * don't. */
 static int make_cmdline(struct boot *boot, const struct boot_config *config, struct err *err)
 {
-    const char *slash = strrchr(config->kernel_path, '/');
-    const char *name = slash ? slash + 1 : config->kernel_path;
+    const char *path = kernel_name(config), *slash = strrchr(path, '/');
+    const char *name = slash ? slash + 1 : path;
     bool named = boot->image.protocol == BOOT_MULTIBOOT;
     const char *text = config->cmdline ? config->cmdline : "";
     int n = asprintf(&boot->cmdline, "%s%s%s", named ? name : "", named && *text ? " " : "", text);
@@ -148,7 +153,7 @@ int boot_open(const struct boot_config *config, uint64_t low_bytes, struct boot 
         rc = boot_parse(boot->kernel.data, boot->kernel.size, &boot->image, err);
     }
     if (rc < 0) {
-        err_prefix(err, "kernel '%s'", config->kernel_path);
+        err_prefix(err, "kernel '%s'", kernel_name(config));
     }
     for (unsigned i = 0; i < config->initrd_count && rc == 0; i++) {
         rc = read_file(config->initrd_paths[i], &boot->modules[i], err);

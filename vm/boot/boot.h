@@ -115,6 +115,7 @@ struct boot_config {
     const char *const *initrd_paths; /* Linux gets them joined into one, the others as modules */
     unsigned initrd_count;
     const char *cmdline;
+    const char *kernel_name; /* what errors and multiboot kernels call it; NULL: its path */
 };
 
 /* Reads, parses and places. config is copied. Errors: those of open and read, -ENOEXEC, -ENOMEM, -E2BIG
