@@ -13,6 +13,7 @@ static const struct {
     const char *name, *about;
     int (*run)(int argc, char **argv);
 } commands[] = {
+    {"build", "make a bootable disk from Debian's archive", image_cmd_build},
     {"create", "make an empty image, or an overlay over another", image_cmd_create},
     {"info", "what an image is", image_cmd_info},
     {"convert", "copy an image into another format", image_cmd_convert},
