@@ -153,7 +153,7 @@ int debian_check(const struct debian_config *config, struct err *err)
 
 /* ---- the system's files ---- */
 
-/* "root:*:19000:..." with another second field. */
+/* The line "root:*:19000:..." with another second field. */
 static char *set_root_password(const char *shadow, const char *password)
 {
     char setting[CRYPT_GENSALT_OUTPUT_SIZE];
@@ -165,10 +165,15 @@ static char *set_root_password(const char *shadow, const char *password)
         }
         hash = crypt_r(password, setting, &data);
     }
-    const char *line = strncmp(shadow, "root:", 5) == 0 ? shadow : NULL,
-               *rest = line ? strchr(line + 5, ':') : NULL;
+    const char *line = strncmp(shadow, "root:", 5) == 0 ? shadow : strstr(shadow, "\nroot:");
+    line = line && line[0] == '\n' ? line + 1 : line;
+    const char *rest = line ? strchr(line + 5, ':') : NULL;
     char *text = NULL;
-    return hash && hash[0] != '*' && rest && asprintf(&text, "root:%s%s", hash, rest) >= 0 ? text : NULL;
+    if (!hash || hash[0] == '*' || !rest ||
+        asprintf(&text, "%.*sroot:%s%s", (int)(line - shadow), shadow, hash, rest) < 0) {
+        return NULL;
+    }
+    return text;
 }
 
 struct edits {
