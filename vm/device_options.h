@@ -17,6 +17,7 @@ struct disk_options {
     char format[16]; /* "": as found out from the image */
     char serial[21];
     bool read_only, direct;
+    bool ephemeral; /* of the whole machine: --ephemeral */
 };
 
 enum nic_kind { NIC_NONE, NIC_USER, NIC_TAP, NIC_WIRE };
