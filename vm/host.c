@@ -281,21 +281,29 @@ static _Noreturn void leave_vcpu_behind(int status)
     _exit(status);
 }
 
-/* The guest may have installed another kernel on its disk. If that can't be read, the old one has to do. */
-static void renew_kernel(struct host *host)
+static void forget_kernel(struct host *host, struct boot *boot)
 {
-    struct err err = {0};
-    struct boot *boot;
-    if (host->config->kernel || host->config->ephemeral) {
-        return;
+    if (!host->config->kernel) {
+        boot_forget(boot);
     }
-    if (kernel_open(host->config, true, &boot, &err) < 0) {
-        log_warning("%s; the machine starts with the kernel that it had", err.text);
-        return;
+}
+
+/* A kernel from the disk is read anew at each start: the guest may have installed another one, and between
+ * two starts it needs no memory. */
+static int renew_kernel(struct host *host)
+{
+    struct boot *boot;
+    if (host->config->kernel) {
+        return 0;
+    }
+    int rc = kernel_open(host->config, true, &boot, &host->err);
+    if (rc < 0) {
+        return err_prefix(&host->err, "the machine can't start again");
     }
     machine_set_boot(host->machine, boot);
     boot_free(host->own_boot);
     host->own_boot = boot;
+    return 0;
 }
 
 static void stop(struct host *host)
@@ -305,8 +313,8 @@ static void stop(struct host *host)
         leave_vcpu_behind(VM_STATUS_ENGINE);
     }
     if (status == MACHINE_RESET && !host->config->no_reboot) {
-        renew_kernel(host);
-        if (machine_restart(host->machine, &host->err) == 0) {
+        if (renew_kernel(host) == 0 && machine_restart(host->machine, &host->err) == 0) {
+            forget_kernel(host, host->own_boot);
             return;
         }
         status = VM_STATUS_HOST;
@@ -505,6 +513,7 @@ int host_run(const struct vm_config *config, const struct engine_ops *engine, st
         rc = machine_start(host.machine, err);
     }
     if (rc == 0) {
+        forget_kernel(&host, boot);
         arm_timer(&host);
         pump_input(&host);
         uv_run(&host.loop, UV_RUN_DEFAULT);

@@ -183,15 +183,22 @@ int boot_open(const struct boot_config *config, uint64_t low_bytes, struct boot 
     return 0;
 }
 
+void boot_forget(struct boot *boot)
+{
+    for (unsigned i = 0; i < boot->module_count; i++) {
+        free(boot->modules[i].data);
+        boot->modules[i].data = NULL;
+    }
+    free(boot->kernel.data);
+    boot->kernel.data = NULL;
+}
+
 void boot_free(struct boot *boot)
 {
     if (!boot) {
         return;
     }
-    for (unsigned i = 0; i < boot->module_count; i++) {
-        free(boot->modules[i].data);
-    }
-    free(boot->kernel.data);
+    boot_forget(boot);
     free(boot->cmdline);
     free(boot);
 }

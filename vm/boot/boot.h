@@ -124,6 +124,9 @@ int boot_open(const struct boot_config *config, uint64_t low_bytes, struct boot 
 void boot_free(struct boot *boot);
 const char *boot_protocol_name(const struct boot *boot);
 
+/* Gives the files' memory back once the machine runs; boot_start can't be called any more. */
+void boot_forget(struct boot *boot);
+
 /* Writes everything into RAM and sets the first vCPU's state, which the caller has reset. rsdp: where the
  * ACPI root pointer is, or 0. Errors: those of mem_write. */
 int boot_start(const struct boot *boot, struct mem *mem, gpa_t rsdp, struct x86_state *state,
