@@ -259,13 +259,14 @@ static int make_shares(struct devices *devices, struct err *err)
     return rc;
 }
 
-/* In the order in which the guest finds them on the bus. */
+/* In the order in which the guest finds them on the bus; cloud-init's volume last, so that nothing changes
+ * its slot for it. */
 static const struct {
     const char *option; /* for errors; NULL: they name it */
     int (*make)(struct devices *devices, struct err *err);
 } makers[] = {
-    {"--rng", make_rng},      {"--disk", make_disks},      {NULL, make_seed},       {"--net", make_nics},
-    {"--share", make_shares}, {"--balloon", make_balloon}, {"--vsock", make_vsock},
+    {"--rng", make_rng},         {"--disk", make_disks},  {"--net", make_nics}, {"--share", make_shares},
+    {"--balloon", make_balloon}, {"--vsock", make_vsock}, {NULL, make_seed},
 };
 
 int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem, struct pc *pc,
