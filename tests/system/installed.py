@@ -71,7 +71,7 @@ def log_in(session, user='root', password=PASSWORD):
     session.send(user + '\n')
     session.expect('Password: ')
     session.send(password + '\n')
-    session.expect(r'[#$] $')
+    session.expect(r'%s@\S+:~[#$] ' % user)  # other programs may write behind it
     # Kernel and cloud-init write to the console too; their lines must not get between output and status.
     session.send('dmesg -n 1 2>/dev/null; stty -echo; PS1=\n')
     time.sleep(1)
@@ -211,7 +211,7 @@ def test_cloud_init_watchdog_panic(m):
         output, _ = command(s, 'cloud-init status --wait; hostname; id -un alice; grep -c watchdog /proc/devices')
         check(output.split()[-3:-1] == ['seeded', 'alice'], output)
         # The watchdog bites when nobody feeds it; the machine starts again.
-        s.send('exec 3>/dev/watchdog; echo >&3; echo fed\n')
+        s.send('wdctl -s 5 /dev/watchdog0; exec 3>/dev/watchdog; echo >&3\n')
         s.expect("the guest's watchdog ran out", 600)
         s.expect('Linux version')
         log_in(s)
