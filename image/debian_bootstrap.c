@@ -2,6 +2,7 @@
 #include "image/debian_bootstrap.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -91,6 +92,7 @@ static void on_line(void *opaque, const char *line)
             return;
         }
     }
+    bootstrap->interrupted = bootstrap->interrupted || strstr(line, "received signal");
     if (strncmp(line, "I: ", 3) != 0) {
         if (strncmp(line, "E: ", 3) == 0 && !bootstrap->cause[0]) {
             snprintf(bootstrap->cause, sizeof(bootstrap->cause), "%s", line + 3);
@@ -162,7 +164,7 @@ int bootstrap_wait(struct bootstrap *bootstrap, struct err *err)
     if (status == 0) {
         return 0;
     }
-    if (status == 128 + 2 || status == 128 + 15) {
+    if (bootstrap->interrupted || status == 128 + SIGINT || status == 128 + SIGTERM) {
         return err_set(err, -EINTR, "interrupted");
     }
     if (bootstrap->reason.code) {

@@ -15,6 +15,7 @@ struct bootstrap {
     const struct debian_config *config;
     const struct archive_sources *sources;
     char *include; /* its --include */
+    bool interrupted;
     char cause[PROCESS_LINE_MAX];
     struct err reason; /* what its messages say */
 };

@@ -20,9 +20,9 @@
 #define BLOCK_TEXT "4096"
 #define INODE_TEXT "256"
 /* By name, so that the host's mke2fs.conf doesn't bring what the guest's kernel or fsck doesn't know. */
-#define FEATURES                                                                                             \
-    "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,"           \
-    "large_file,huge_file,dir_nlink,extra_isize,metadata_csum"
+static const char features[] =
+    "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,"
+    "flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum";
 
 struct tree {
     ext2_filsys fs;
@@ -55,7 +55,7 @@ static int format(struct tree *tree, uint64_t size_bytes, struct err *err)
     const char *const argv[] = {
         "mke2fs", "-q",       "-F",       "-t",       "ext4",
         "-b",     BLOCK_TEXT, "-I",       INODE_TEXT, "-m",
-        "1",      "-O",       FEATURES,   "-E",       "lazy_itable_init=1,lazy_journal_init=1,nodiscard",
+        "1",      "-O",       features,   "-E",       "lazy_itable_init=1,lazy_journal_init=1,nodiscard",
         "-L",     "root",     tree->path, blocks,     NULL};
     struct process_result result;
     int rc = process_run(argv, &result, err);

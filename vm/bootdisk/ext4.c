@@ -497,7 +497,7 @@ static int step(struct ext4 *fs, struct walk *walk, bool *ret_done, struct err *
     memcpy(wanted_text, name, len);
     wanted_text[len] = '\0';
     struct wanted_name wanted = {wanted_text, 0};
-    struct ext4_file next;
+    struct ext4_file next = {0};
     int rc = ext4_list(fs, &walk->at, match_name, &wanted, err);
     if (rc == 0 && wanted.inode == 0) {
         rc = err_set(err, -ENOENT, "there is no '%s'", wanted_text);
