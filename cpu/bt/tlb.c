@@ -301,6 +301,52 @@ static uint8_t *fill(struct bt_vcpu *v, unsigned mmu, uint64_t va, unsigned acce
     return host;
 }
 
+/* Host address of a byte of RAM that may be accessed without more ado, or NULL. */
+static uint8_t *plain_ram(struct bt_vcpu *v, unsigned mmu, uint64_t va, unsigned access)
+{
+    unsigned i = (unsigned)(va >> MEM_PAGE_SHIFT) & ((1u << v->tlb_bits) - 1);
+    const struct bt_tlb_entry *t =
+        access & X86_ACCESS_WRITE ? &v->tlb[mmu].write[i] : &v->tlb[mmu].read[i];
+    if (t->tag == ((va & ~(uint64_t)(MEM_PAGE_SIZE - 1)) | v->asid[mmu])) {
+        return (uint8_t *)(va + t->addend); /* NOLINT(performance-no-int-to-ptr) */
+    }
+    bool mmio, code;
+    gpa_t gpa;
+    uint64_t ram;
+    uint8_t *host = fill(v, mmu, va, access, &mmio, &gpa, &ram, &code);
+    return host && code ? NULL : host;
+}
+
+/*
+ * An access across two pages. Where these are neighbours in RAM, too, it is one access there; a load can have a copy of the
+ * bytes, as long as nothing else uses the address. BT_SLOW: neither, or a page that faults or is not plain RAM.
+ */
+static int miss_crossing(struct bt_vcpu *v, unsigned mmu, uint64_t va, unsigned size, unsigned access, bool group)
+{
+    uint64_t second = (va | (MEM_PAGE_SIZE - 1)) + 1;
+    if (v->mode & BT_MODE_CODE64 ? !x86_is_canonical(va + size - 1) : second > UINT32_MAX) {
+        return BT_SLOW;
+    }
+    uint8_t *low = plain_ram(v, mmu, va, access), *high = low ? plain_ram(v, mmu, second, access) : NULL;
+    if (!high) {
+        return BT_SLOW;
+    }
+    unsigned in_first = (unsigned)(second - va);
+    if (low + in_first == high) {
+        v->tmp[3] = (uint64_t)low;
+        return BT_NEXT;
+    }
+    if ((access & X86_ACCESS_WRITE) || group || size > 64) {
+        return BT_SLOW;
+    }
+    uint8_t *copy = v->crossing + va % 64; /* aligned as the operand is */
+    for (unsigned i = 0; i < size; i++) {
+        copy[i] = i < in_first ? low[i] : high[i - in_first];
+    }
+    v->tmp[3] = (uint64_t)copy;
+    return BT_NEXT;
+}
+
 static int miss(struct bt_vcpu *v, uint64_t va, uint32_t info)
 {
     unsigned size = info & 0x7fff, mmu = info >> 16 & 3;
@@ -323,14 +369,15 @@ static int miss(struct bt_vcpu *v, uint64_t va, uint32_t info)
         x86_raise_error(&v->cpu, X86_GP, 0);
         return BT_RAISE;
     }
-    if ((va & (MEM_PAGE_SIZE - 1)) + size > MEM_PAGE_SIZE) {
-        return info & 0x200000 ? BT_NOGROUP : BT_SLOW;
-    }
     bool mmio, code, group = (info & 0x200000) != 0;
-    gpa_t gpa;
-    uint64_t ram = 0;
     unsigned access =
         (write ? X86_ACCESS_WRITE : X86_ACCESS_READ) | (mmu == BT_MMU_USER ? X86_ACCESS_USER : 0);
+    if ((va & (MEM_PAGE_SIZE - 1)) + size > MEM_PAGE_SIZE) {
+        r = miss_crossing(v, mmu, va, size, access, group);
+        return r == BT_SLOW && group ? BT_NOGROUP : r;
+    }
+    gpa_t gpa;
+    uint64_t ram = 0;
     uint8_t *host = fill(v, mmu, va, access, &mmio, &gpa, &ram, &code);
     if (!host) {
         return group ? BT_NOGROUP : mmio ? BT_SLOW : BT_RAISE;
