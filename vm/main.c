@@ -90,7 +90,8 @@ static int run(const struct vm_config *config, struct err *err)
     const struct engine_ops *engine = find_engine(config->engine, err);
     struct boot *boot = NULL;
     struct mem *mem = NULL;
-    if (!engine || check_memory(config->memory_bytes, err) < 0 || kernel_open(config, false, &boot, err) < 0) {
+    if (!engine || check_memory(config->memory_bytes, err) < 0 ||
+        kernel_open(config, false, &boot, err) < 0) {
         return VM_STATUS_USAGE;
     }
     int status = VM_STATUS_HOST;
