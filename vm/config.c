@@ -14,11 +14,13 @@
 
 const struct option_spec vm_options[] = {
     OPT("kernel", OPTION_STRING, kernel, 0, 0, "FILE",
-        "a Linux bzImage, an ELF kernel with a PVH entry, or multiboot 1"),
+        "a Linux bzImage, an ELF kernel with a PVH entry, or multiboot 1\n"
+        "(default: the kernel and initrd of the first disk)"),
     OPT("initrd", OPTION_LIST, initrds, 0, 0, "FILE",
         "initial RAM disk; given again: joined (Linux) or a further module"),
     OPT("append", OPTION_STRING, append, 0, 0, "TEXT",
-        "the kernel's command line (Linux default: console=ttyS0 panic=-1)"),
+        "the kernel's command line (Linux default: console=ttyS0 panic=-1);\n"
+        "with a kernel from the disk: added to root=UUID=... ro and those"),
     OPT("memory", OPTION_SIZE, memory_bytes, MiB, 65536 * GiB, "SIZE",
         "guest RAM, such as 512M or 1.5G (default: 512M)"),
     OPT("cpus", OPTION_UINT, cpus, 1, VM_CPUS_MAX, "N", "virtual CPUs (default: 1)"),
@@ -34,6 +36,12 @@ const struct option_spec vm_options[] = {
         "[,on-error=enospc|stop|report]: which failures pause the machine\n"
         "[,iops=N[,iops-burst=N]][,bps=SIZE[,bps-burst=SIZE]]: limits a second;\n"
         "may be given again, such as --disk root.qcow2,iops=500 --disk d.raw"),
+    OPT("ephemeral", OPTION_FLAG, ephemeral, 0, 0, NULL,
+        "what the guest writes to its disks is thrown away at the end"),
+    OPT("user-data", OPTION_STRING, user_data, 0, 0, "FILE",
+        "cloud-init's user data, on a small read-only disk (NoCloud)"),
+    OPT("meta-data", OPTION_STRING, meta_data, 0, 0, "FILE",
+        "its meta data (default: an instance-id made from the user data)"),
     OPT("net", OPTION_LIST, nics, 0, 0, "HOW",
         "a network card: user, tap=NAME, wire=PATH, each with\n"
         "[,mac=MAC][,mtu=N][,queues=N]; or none (default: user)"),
@@ -117,6 +125,32 @@ static int check_devices(const struct vm_config *config, struct err *err)
     return check_pairs(config, err);
 }
 
+/* Options, and one disk among them by its name alone: it is the first. */
+static int parse_arguments(struct vm_config *config, int argc, char **argv, int first, struct err *err)
+{
+    const char *disk = NULL;
+    for (int next = first; next < argc; next++) {
+        next = options_parse(vm_options, vm_option_count, argc, argv, next, config, err);
+        if (next < 0) {
+            return next;
+        }
+        if (next < argc && disk) {
+            return err_set(err, -EINVAL, "unexpected argument '%s': further disks go by --disk", argv[next]);
+        }
+        disk = next < argc ? argv[next] : disk;
+    }
+    if (disk && config->disks.count == OPTION_LIST_MAX) {
+        return err_set(err, -EINVAL, "more than %d disks", OPTION_LIST_MAX);
+    }
+    if (disk) {
+        memmove(config->disks.values + 1, config->disks.values,
+                config->disks.count * sizeof(config->disks.values[0]));
+        config->disks.values[0] = disk;
+        config->disks.count++;
+    }
+    return 0;
+}
+
 int vm_config_parse(int argc, char **argv, int first, struct vm_config *ret_config, struct err *err)
 {
     struct vm_config config = {.memory_bytes = 512 * MiB,
@@ -125,15 +159,18 @@ int vm_config_parse(int argc, char **argv, int first, struct vm_config *ret_conf
                                .cpu_model = "host",
                                .serial = "stdio",
                                .rng = "on"};
-    int end = options_parse(vm_options, vm_option_count, argc, argv, first, &config, err);
-    if (end < 0) {
-        return end;
+    int rc = parse_arguments(&config, argc, argv, first, err);
+    if (rc < 0) {
+        return rc;
     }
-    if (end < argc) {
-        return err_set(err, -EINVAL, "unexpected argument '%s'", argv[end]);
+    if (!config.kernel && config.disks.count == 0 && !config.help) {
+        return err_set(err, -EINVAL, "nothing to boot: name a disk image, or --kernel FILE");
     }
-    if (!config.kernel && !config.help) {
-        return err_set(err, -EINVAL, "no kernel given: --kernel FILE");
+    if (!config.kernel && config.initrds.count && !config.help) {
+        return err_set(err, -EINVAL, "--initrd needs --kernel");
+    }
+    if (config.meta_data && !config.user_data) {
+        return err_set(err, -EINVAL, "--meta-data needs --user-data");
     }
     if (config.serial[0] == '\0') {
         return err_set(err, -EINVAL, "--serial: '' is not stdio, none or a file");
@@ -141,7 +178,7 @@ int vm_config_parse(int argc, char **argv, int first, struct vm_config *ret_conf
     if (config.balloon_bytes >= config.memory_bytes) {
         return err_set(err, -EINVAL, "--balloon-size: the balloon is as large as the guest's memory");
     }
-    int rc = check_devices(&config, err);
+    rc = check_devices(&config, err);
     if (rc < 0) {
         return rc;
     }

@@ -14,7 +14,7 @@
 #define VM_CPUS_MAX 32
 
 struct vm_config {
-    const char *kernel;
+    const char *kernel; /* NULL: the one on the first disk */
     struct option_list initrds;
     const char *append; /* NULL: the default of the kernel's kind */
     uint64_t memory_bytes;
@@ -26,6 +26,8 @@ struct vm_config {
     struct option_list withheld;                     /* texts for dev/virtio/feature_names.h */
     const char *rng;                                 /* "on", "off" */
     const char *vsock;                               /* NULL: none */
+    const char *user_data, *meta_data;               /* files of a NoCloud seed; NULL: none */
+    bool ephemeral;                                  /* what is written to disks goes with the machine */
     bool balloon;
     uint64_t balloon_bytes; /* its size at the start; 0: none */
     uint64_t timeout_s; /* 0: none */

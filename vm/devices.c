@@ -4,6 +4,7 @@
 #include "vm/devices.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
 #include <sys/stat.h>
@@ -25,6 +26,7 @@
 #include "vm/disk.h"
 #include "vm/machine.h"
 #include "vm/pc.h"
+#include "vm/seed.h"
 
 #define DISK_QUEUES_MAX 4u
 
@@ -121,19 +123,14 @@ static int open_block_loop(struct devices *devices, struct err *err)
     return rc;
 }
 
-static int make_disk(struct devices *devices, const char *text, struct err *err)
+static int make_disk(struct devices *devices, const struct disk_options *options, struct err *err)
 {
-    struct disk_options options;
-    int rc = disk_options_parse(text, &options, err);
-    if (rc < 0) {
-        return rc;
-    }
-    rc = open_block_loop(devices, err);
+    int rc = open_block_loop(devices, err);
     if (rc < 0) {
         return rc;
     }
     struct vblk_backend *backend =
-        disk_open(devices->loop, devices->blk_loop, devices->machine, &options, err);
+        disk_open(devices->loop, devices->blk_loop, devices->machine, options, err);
     if (!backend) {
         return err->code;
     }
@@ -141,7 +138,7 @@ static int make_disk(struct devices *devices, const char *text, struct err *err)
         .mem = devices->mem,
         .backend = backend,
         .queues = (unsigned)MIN(devices->config->cpus, DISK_QUEUES_MAX),
-        .serial = options.serial[0] ? options.serial : NULL,
+        .serial = options->serial[0] ? options->serial : NULL,
     };
     rc = add(devices, vblk_new(&config, err), err);
     if (rc == 0) {
@@ -154,9 +151,25 @@ static int make_disks(struct devices *devices, struct err *err)
 {
     int rc = 0;
     for (unsigned i = 0; i < devices->config->disks.count && rc == 0; i++) {
-        rc = make_disk(devices, devices->config->disks.values[i], err);
+        struct disk_options options;
+        rc = disk_options_parse(devices->config->disks.values[i], &options, err);
+        options.ephemeral = devices->config->ephemeral && !options.read_only;
+        rc = rc ? rc : make_disk(devices, &options, err);
     }
     return rc;
+}
+
+/* cloud-init knows its volume by the label. */
+static int make_seed(struct devices *devices, struct err *err)
+{
+    struct disk_options options = {.format = "raw", .serial = "cidata", .read_only = true};
+    const struct vm_config *config = devices->config;
+    if (!config->user_data) {
+        return 0;
+    }
+    auto_close int fd = seed_make(config->user_data, config->meta_data, err);
+    snprintf(options.path, sizeof(options.path), "/proc/self/fd/%d", fd);
+    return fd < 0 ? fd : make_disk(devices, &options, err);
 }
 
 /* Fonda's own locally administered prefix, and three random bytes. */
@@ -287,13 +300,14 @@ static int make_shares(struct devices *devices, struct err *err)
     return rc;
 }
 
-/* In the order in which the guest finds them on the bus. */
+/* In the order in which the guest finds them on the bus; cloud-init's volume last, so that nothing changes
+ * its slot for it. */
 static const struct {
-    const char *option;
+    const char *option; /* for errors; NULL: they name it */
     int (*make)(struct devices *devices, struct err *err);
 } makers[] = {
-    {"--rng", make_rng},      {"--disk", make_disks},      {"--net", make_nics},
-    {"--share", make_shares}, {"--balloon", make_balloon}, {"--vsock", make_vsock},
+    {"--rng", make_rng},         {"--disk", make_disks},  {"--net", make_nics}, {"--share", make_shares},
+    {"--balloon", make_balloon}, {"--vsock", make_vsock}, {NULL, make_seed},
 };
 
 int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem, struct machine *machine,
@@ -319,10 +333,10 @@ int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem
     for (size_t i = 0; i < ARRAY_SIZE(makers); i++) {
         int rc = makers[i].make(devices, err);
         if (rc < 0) {
-            if (strncmp(err->text, "--", 2) != 0) { /* it names another option: --publish */
-                err_prefix(err, "%s", makers[i].option);
-            }
-            return rc;
+            /* an error may name another option by itself: --publish */
+            return makers[i].option && strncmp(err->text, "--", 2) != 0
+                       ? err_prefix(err, "%s", makers[i].option)
+                       : rc;
         }
     }
     return 0;

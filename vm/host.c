@@ -21,6 +21,7 @@
 #include "base/util.h"
 #include "vm/console.h"
 #include "vm/devices.h"
+#include "vm/kernel.h"
 #include "vm/machine.h"
 #include "vm/output.h"
 #include "vm/pc.h"
@@ -41,6 +42,7 @@ struct host {
     struct machine *machine;
     struct devices *devices;
     struct output *output; /* NULL: --serial none */
+    struct boot *own_boot; /* since a reboot; NULL: the caller's is in use */
 
     uv_loop_t loop;
     uv_poll_t timer_poll, input_poll;
@@ -48,6 +50,8 @@ struct host {
     uv_signal_t signals[ARRAY_SIZE(end_signals)];
     uv_async_t async;
     _Atomic bool stop_wanted, input_wanted; /* why async was sent */
+
+    bool term_seen;
 
     int timer_fd;
     pthread_mutex_t timer_lock; /* the deadline's reading and the timer's setting are one step */
@@ -100,9 +104,24 @@ static void on_timeout(uv_timer_t *timer)
     machine_request_stop(host->machine, VM_STATUS_TIMEOUT);
 }
 
+static bool press_power_button(struct host *host)
+{
+    mem_lock(host->mem);
+    bool heard = pc_power_button(machine_pc(host->machine));
+    mem_unlock(host->mem);
+    return heard;
+}
+
 static void on_signal(uv_signal_t *handle, int number)
 {
     struct host *host = handle->data;
+    /* A guest that minds its power button gets the chance to shut down; whoever asks again means it. */
+    if (number == SIGTERM && !host->term_seen) {
+        host->term_seen = true;
+        if (press_power_button(host)) {
+            return;
+        }
+    }
     machine_request_stop(host->machine, VM_STATUS_KILLED);
 }
 
@@ -152,6 +171,11 @@ static void run_command(struct host *host, enum console_command command)
 {
     switch (command) {
     case CONSOLE_QUIT: machine_request_stop(host->machine, VM_STATUS_KILLED); break;
+    case CONSOLE_POWER:
+        if (!press_power_button(host)) {
+            fputs("\r\nfonda: the guest does not listen to its power button\r\n", stderr);
+        }
+        break;
     case CONSOLE_HELP: fputs(console_help, stderr); break;
     case CONSOLE_STATS: report_stats(stderr, host->machine); break;
     case CONSOLE_NONE: break;
@@ -252,6 +276,31 @@ static _Noreturn void leave_vcpu_behind(int status)
     _exit(status);
 }
 
+static void forget_kernel(struct host *host, struct boot *boot)
+{
+    if (!host->config->kernel) {
+        boot_forget(boot);
+    }
+}
+
+/* A kernel from the disk is read anew at each start: the guest may have installed another one, and between
+ * two starts it needs no memory. */
+static int renew_kernel(struct host *host)
+{
+    struct boot *boot;
+    if (host->config->kernel) {
+        return 0;
+    }
+    int rc = kernel_open(host->config, true, &boot, &host->err);
+    if (rc < 0) {
+        return err_prefix(&host->err, "the machine can't start again");
+    }
+    machine_set_boot(host->machine, boot);
+    boot_free(host->own_boot);
+    host->own_boot = boot;
+    return 0;
+}
+
 static void stop(struct host *host)
 {
     int status;
@@ -259,7 +308,8 @@ static void stop(struct host *host)
         leave_vcpu_behind(VM_STATUS_ENGINE);
     }
     if (status == MACHINE_RESET && !host->config->no_reboot) {
-        if (machine_restart(host->machine, &host->err) == 0) {
+        if (renew_kernel(host) == 0 && machine_restart(host->machine, &host->err) == 0) {
+            forget_kernel(host, host->own_boot);
             return;
         }
         status = VM_STATUS_HOST;
@@ -369,6 +419,7 @@ static void host_done(struct host *host)
         close(host->timer_fd);
     }
     clock_free(host->clock);
+    boot_free(host->own_boot);
     terminal_restore();
     pthread_mutex_destroy(&host->timer_lock);
 }
@@ -456,6 +507,7 @@ int host_run(const struct vm_config *config, const struct engine_ops *engine, st
         rc = machine_start(host.machine, err);
     }
     if (rc == 0) {
+        forget_kernel(&host, boot);
         arm_timer(&host);
         pump_input(&host);
         uv_run(&host.loop, UV_RUN_DEFAULT);

@@ -16,10 +16,8 @@
 #include "vm/boot/boot.h"
 #include "vm/config.h"
 #include "vm/host.h"
+#include "vm/kernel.h"
 #include "vm/status.h"
-
-/* panic=-1: at once; console: the serial port is the only one. */
-#define LINUX_APPEND "console=ttyS0 panic=-1"
 
 static int list_engines(void)
 {
@@ -87,19 +85,13 @@ static int check_memory(uint64_t bytes, struct err *err)
     return 0;
 }
 
-static int open_boot(const struct vm_config *config, struct boot **ret_boot, struct err *err)
-{
-    const struct boot_config boot = {config->kernel, config->initrds.values, config->initrds.count,
-                                     config->append ? config->append : LINUX_APPEND};
-    return boot_open(&boot, MIN(config->memory_bytes, MEM_LOW_RAM_MAX), ret_boot, err);
-}
-
 static int run(const struct vm_config *config, struct err *err)
 {
     const struct engine_ops *engine = find_engine(config->engine, err);
     struct boot *boot = NULL;
     struct mem *mem = NULL;
-    if (!engine || check_memory(config->memory_bytes, err) < 0 || open_boot(config, &boot, err) < 0) {
+    if (!engine || check_memory(config->memory_bytes, err) < 0 ||
+        kernel_open(config, false, &boot, err) < 0) {
         return VM_STATUS_USAGE;
     }
     int status = VM_STATUS_HOST;

@@ -67,6 +67,8 @@ gpa_t pc_rsdp(const struct pc *pc);
 /* To the guest's serial port; returns how many bytes it took. */
 size_t pc_serial_input(struct pc *pc, const uint8_t *bytes, size_t len);
 void pc_serial_flush(struct pc *pc);
+/* The power button; whether the guest listens to it. */
+bool pc_power_button(struct pc *pc);
 /* The registers of every chip, for a dead guest's report. Returns the bytes written. */
 unsigned pc_describe(struct pc *pc, char *buf, unsigned size);
 
