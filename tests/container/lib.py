@@ -6,6 +6,7 @@ Box: a temporary directory with a state root, which cleans up after itself.
 import copy
 import json
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -89,6 +90,21 @@ def add_user_namespace(config, outside=100000, size=65536):
     config["linux"]["namespaces"].append({"type": "user"})
     config["linux"]["uidMappings"] = [{"containerID": 0, "hostID": outside, "size": size}]
     config["linux"]["gidMappings"] = [{"containerID": 0, "hostID": outside, "size": size}]
+
+
+USER = "fondatest"
+
+
+def account():
+    """A user with subordinate ids, made if there is none; whoever is not root plays it."""
+    if os.geteuid() != 0:
+        return pwd.getpwuid(os.geteuid())
+    try:
+        return pwd.getpwnam(USER)
+    except KeyError:
+        if subprocess.run(["useradd", "-m", USER], capture_output=True).returncode != 0:
+            raise Skip("cannot make a test user")
+        return pwd.getpwnam(USER)
 
 
 class Result:

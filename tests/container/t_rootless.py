@@ -1,26 +1,10 @@
 """The runtime as a plain user: one id mapped, several by newuidmap, and errors that say what to do."""
 import json
 import os
-import pwd
 import shutil
 import subprocess
 
 from lib import *
-
-USER = "fondatest"
-
-
-def account():
-    """A user with subordinate ids, made if there is none; whoever is not root plays it."""
-    if os.geteuid() != 0:
-        return pwd.getpwuid(os.geteuid())
-    try:
-        return pwd.getpwnam(USER)
-    except KeyError:
-        if subprocess.run(["useradd", "-m", USER], capture_output=True).returncode != 0:
-            raise Skip("cannot make a test user")
-        return pwd.getpwnam(USER)
-
 
 def rootless(box):
     user = account()
