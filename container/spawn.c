@@ -159,6 +159,12 @@ static int connect_sockets(struct container *c, struct err *err)
                            c->console_socket);
         }
     }
+    if (rc == 0 && c->ns_socket) {
+        c->ns_socket_fd = unix_connect(c->ns_socket);
+        if (c->ns_socket_fd < 0) {
+            return err_sys(err, c->ns_socket_fd, "cannot connect to the namespace socket '%s'", c->ns_socket);
+        }
+    }
     if (rc == 0 && c->seccomp && c->seccomp->listener_path) {
         c->agent_fd = unix_connect(c->seccomp->listener_path);
         if (c->agent_fd < 0) {
@@ -414,7 +420,7 @@ int container_create(struct container *c, struct err *err)
 void container_done(struct container *c)
 {
     int *fds[] = {&c->sync_fds[0], &c->sync_fds[1], &c->start_fd,
-                  &c->listen_fd,   &c->console_fd,  &c->agent_fd};
+                  &c->listen_fd,   &c->console_fd,  &c->agent_fd, &c->ns_socket_fd};
     for (size_t i = 0; i < ARRAY_SIZE(fds); i++) {
         if (*fds[i] >= 0) {
             close(*fds[i]);

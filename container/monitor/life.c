@@ -113,11 +113,11 @@ static void finish(struct monitor *m)
     logfile_close(&m->log);
     life_set(m, LIFE_STOPPED);
     if (m->stop_job == JOB_DONE) {
-        server_event(m, "job", json_pack("{s:s, s:s}", "job", "stop", "state", "done"));
+        server_event(m, "job", methods_job_json(m));
         methods_job_ended(m);
     }
     report(m, m->error);
-    m->loop.ended = true;
+    streams_end(m);
 }
 
 static void child_ended(struct monitor *m, int status)
@@ -205,28 +205,39 @@ static void on_netd_ready(struct loop_source *source, uint32_t events)
 
 static int start_netd(struct monitor *m, struct err *err)
 {
+    static const int stdio[3] = {-1, -1, 2};
     char pid[16];
-    int fds[2];
-    const char *argv[2 * OPTION_LIST_MAX + 4] = {"fonda-netd", "--pid", pid};
-    size_t n = 3;
+    int pair[2];
+    int fds[3] = {-1, -1, -1}; /* where it reports, user namespace, network namespace */
+    const char *argv[2 * OPTION_LIST_MAX + 6] = {"fonda-netd", "--pid", pid, "--namespaces"};
+    size_t n = 4;
     snprintf(pid, sizeof(pid), "%d", (int)m->pid);
     for (unsigned i = 0; i < m->o.publish.count; i++) {
         argv[n++] = "--publish";
         argv[n++] = m->o.publish.values[i];
     }
-    if (pipe2(fds, O_CLOEXEC) < 0) {
-        return err_sys(err, -errno, "cannot make a pipe");
-    }
-    static const int stdio[3] = {-1, -1, 2};
-    m->netd = child_spawn(m->o.netd, (char *const *)(uintptr_t)argv, stdio, fds[1], err);
-    close(fds[1]);
-    m->netd_ready = (struct loop_source){.fd = fds[0], .ready = on_netd_ready};
-    int rc = m->netd < 0 ? m->netd : loop_add(&m->loop, &m->netd_ready, EPOLLIN);
+    int rc = receiver_take(m, &m->ns, "ns.sock", fds + 1, 2, err);
     if (rc < 0) {
-        close(fds[0]);
-        m->netd_ready.fd = -1;
+        return rc;
+    }
+    rc = pipe2(pair, O_CLOEXEC) < 0 ? err_sys(err, -errno, "cannot make a pipe") : 0;
+    if (rc == 0) {
+        fds[0] = pair[1];
+        m->netd_ready = (struct loop_source){.fd = pair[0], .ready = on_netd_ready};
+        m->netd = child_spawn(m->o.netd, (char *const *)(uintptr_t)argv, stdio, fds, 3, err);
+        rc = m->netd < 0 ? m->netd : loop_add(&m->loop, &m->netd_ready, EPOLLIN);
+    }
+    for (unsigned i = 0; i < 3; i++) {
+        if (fds[i] >= 0) {
+            close(fds[i]);
+        }
     }
     return rc;
+}
+
+static bool has_netd(const struct monitor *m)
+{
+    return m->o.network && strcmp(m->o.network, "user") == 0;
 }
 
 static int read_pid(const struct monitor *m)
@@ -258,7 +269,7 @@ static void on_created(struct call *call)
         }
     }
     int rc = m->terminal ? streams_take_terminal(m, &err) : 0;
-    if (rc == 0 && m->o.network && strcmp(m->o.network, "user") == 0) {
+    if (rc == 0 && has_netd(m)) {
         rc = start_netd(m, &err);
     } else if (rc == 0) {
         created(m);
@@ -274,7 +285,8 @@ static int restart_now(struct monitor *m, struct err *err)
     static int stdio[3];
     char pid_file[64];
     char console[64];
-    const char *args[10] = {"create", "--bundle", m->o.bundle, "--pid-file", pid_file};
+    char ns[64];
+    const char *args[12] = {"create", "--bundle", m->o.bundle, "--pid-file", pid_file};
     size_t n = 5;
     memset(stdio, -1, sizeof(stdio));
     memset(m->ended, 0, sizeof(m->ended));
@@ -287,8 +299,15 @@ static int restart_now(struct monitor *m, struct err *err)
         args[n++] = "--console-socket";
         args[n++] = console;
     }
+    int rc = 0;
+    if (has_netd(m)) {
+        snprintf(ns, sizeof(ns), "/proc/%d/fd/%d/ns.sock", (int)getpid(), m->dir_fd);
+        args[n++] = "--namespace-socket";
+        args[n++] = ns;
+        rc = receiver_listen(m, &m->ns, "ns.sock", err);
+    }
     args[n++] = m->o.id;
-    int rc = streams_prepare(m, stdio, err);
+    rc = rc < 0 ? rc : streams_prepare(m, stdio, err);
     if (rc < 0) {
         return rc;
     }

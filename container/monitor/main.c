@@ -283,6 +283,7 @@ int main(int argc, char **argv)
         .streams = {{.source.fd = -1}, {.source.fd = -1}},
         .input.fd = -1,
         .console.fd = -1,
+        .ns.fd = -1,
         .netd_ready.fd = -1,
         .server.fd = -1,
     };

@@ -118,7 +118,7 @@ static void m_top(struct client *c, json_t *id, json_t *params)
 static void m_stop(struct client *c, json_t *id, json_t *params)
 {
     life_stop(c->m, json_is_true(json_object_get(params, "force")));
-    server_reply(c, id, json_pack("{s:s}", "job", "stop"));
+    server_reply(c, id, json_pack("{s:s}", "job", STOP_JOB));
 }
 
 static void m_kill(struct client *c, json_t *id, json_t *params)
@@ -201,15 +201,30 @@ static void m_subscribe(struct client *c, json_t *id, json_t *params)
     server_reply(c, id, NULL);
 }
 
+json_t *methods_job_json(const struct monitor *m)
+{
+    return json_pack("{s:s, s:s, s:i, s:i}", "job", STOP_JOB, "state",
+                     m->stop_job == JOB_RUNNING ? "running" : "done", "done", m->stop_job == JOB_DONE,
+                     "total", 1);
+}
+
 static void m_job_status(struct client *c, json_t *id, json_t *params)
 {
-    static const char *const states[] = {"none", "running", "done"};
     const char *name = json_string_value(json_object_get(params, "job"));
-    if (!name || strcmp(name, "stop") != 0 || c->m->stop_job == JOB_NONE) {
+    if (!name || strcmp(name, STOP_JOB) != 0 || c->m->stop_job == JOB_NONE) {
         server_error(c, id, "no_such_job", NULL, "there is no job '%s'", name ? name : "");
     } else {
-        server_reply(c, id, json_pack("{s:s, s:s}", "job", name, "state", states[c->m->stop_job]));
+        server_reply(c, id, methods_job_json(c->m));
     }
+}
+
+static void m_jobs(struct client *c, json_t *id, json_t *params)
+{
+    json_t *jobs = json_array();
+    if (c->m->stop_job != JOB_NONE) {
+        json_array_append_new(jobs, methods_job_json(c->m));
+    }
+    server_reply(c, id, json_pack("{s:o}", "jobs", jobs));
 }
 
 static void m_job_wait(struct client *c, json_t *id, json_t *params)
@@ -230,7 +245,7 @@ void methods_job_ended(struct monitor *m)
     while (m->waiters) {
         struct waiter *w = m->waiters;
         m->waiters = w->next;
-        server_reply(w->client, w->id, json_pack("{s:s, s:s}", "job", "stop", "state", "done"));
+        server_reply(w->client, w->id, methods_job_json(m));
         server_release(w->client);
         free(w);
     }
@@ -252,13 +267,21 @@ static const struct {
     const char *name;
     void (*fn)(struct client *c, json_t *id, json_t *params); /* takes id */
 } methods[] = {
-    {"status", m_status},       {"start", m_start},
-    {"stop", m_stop},           {"kill", m_kill},
-    {"pause", m_pause},         {"resume", m_resume},
-    {"stats", m_stats},         {"top", m_top},
-    {"attach", m_attach},       {"resize", m_resize},
-    {"subscribe", m_subscribe}, {"job_status", m_job_status},
-    {"job_wait", m_job_wait},   {"job_cancel", m_job_cancel},
+    {"status", m_status},
+    {"start", m_start},
+    {"stop", m_stop},
+    {"kill", m_kill},
+    {"pause", m_pause},
+    {"resume", m_resume},
+    {"stats", m_stats},
+    {"top", m_top},
+    {"attach", m_attach},
+    {"resize", m_resize},
+    {"subscribe", m_subscribe},
+    {"job_status", m_job_status},
+    {"job_wait", m_job_wait},
+    {"jobs", m_jobs},
+    {"job_cancel", m_job_cancel},
     {"quit", m_quit},
 };
 

@@ -86,8 +86,8 @@ struct call {
  * NULL: output is kept up to `limit` bytes. NULL when it can't be started, with *err. */
 struct call *oci_call(struct monitor *m, const char *const *args, const int *stdio, size_t limit,
                       unsigned seconds, void (*done)(struct call *), void *opaque, struct err *err);
-/* The same for any program; ready_fd: descriptor 3 of it, -1: none. */
-pid_t child_spawn(const char *path, char *const *argv, const int *stdio, int third, struct err *err);
+/* The same for any program; more: its descriptors from 3 on. */
+pid_t child_spawn(const char *path, char *const *argv, const int *stdio, const int *more, size_t count, struct err *err);
 bool call_ended(struct monitor *m, pid_t pid, int status); /* from life_reap(); false: no call has that pid */
 
 /* --- streams.c --- */
@@ -117,7 +117,12 @@ struct attached {
 int streams_prepare(struct monitor *m, int stdio[3], struct err *err);
 void streams_created(struct monitor *m, int stdio[3]);         /* closes the container's ends */
 int streams_take_terminal(struct monitor *m, struct err *err); /* behind a create with a terminal */
+/* A socket in the run directory, to which fonda-oci sends descriptors. */
+int receiver_listen(struct monitor *m, struct loop_source *source, const char *name, struct err *err);
+/* Takes `count` of them and closes it. */
+int receiver_take(struct monitor *m, struct loop_source *source, const char *name, int *ret_fds, size_t count, struct err *err);
 void streams_drain(struct monitor *m); /* what is still in the pipes; then closes them */
+void streams_end(struct monitor *m);   /* ends the loop once attached clients have got all */
 int streams_resize(struct monitor *m, unsigned rows, unsigned columns, struct err *err);
 int attach_new(struct monitor *m, int fd, unsigned wants, const char *first,
                size_t first_size); /* takes fd */
@@ -160,6 +165,8 @@ void server_release(struct client *c);                                /* a waiti
 int server_hijack(struct client *c, char **ret_rest, size_t *ret_size);
 void method_call(struct client *c, json_t *request); /* methods.c; borrows the request */
 void methods_job_ended(struct monitor *m);
+json_t *methods_job_json(const struct monitor *m); /* of the one job that there is */
+#define STOP_JOB "stop-1"
 
 /* --- life.c --- */
 int life_begin(struct monitor *m, struct err *err); /* the first create */
@@ -206,7 +213,7 @@ struct monitor {
     int64_t created_ns, started_ns, ended_ns; /* wall clock, 0: not yet */
     int64_t started_mono_ns;
     int exit_status, exit_signal; /* of the last run */
-    bool has_exit, stopping, quitting;
+    bool has_exit, stopping, quitting, finished;
     unsigned restarts, attempt;
     char error[ERR_TEXT_MAX]; /* why the last start failed; "" */
     enum job_state stop_job;
@@ -226,6 +233,7 @@ struct monitor {
     char *input_text;
     size_t input_size;
     struct loop_source console; /* listens for the terminal */
+    struct loop_source ns;      /* and for the namespaces, where fonda-netd will need them */
     struct attached *attached;
     struct health health;
     struct loop_source server;

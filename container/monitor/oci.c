@@ -15,7 +15,7 @@
 
 extern char **environ;
 
-pid_t child_spawn(const char *path, char *const *argv, const int *stdio, int third, struct err *err)
+pid_t child_spawn(const char *path, char *const *argv, const int *stdio, const int *more, size_t count, struct err *err)
 {
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attr;
@@ -35,8 +35,13 @@ pid_t child_spawn(const char *path, char *const *argv, const int *stdio, int thi
             posix_spawn_file_actions_addopen(&actions, fd, "/dev/null", O_RDWR, 0);
         }
     }
-    if (third >= 0) {
-        posix_spawn_file_actions_adddup2(&actions, third, 3);
+    /* Out of the way first: a source may have a number that is another one's target. */
+    for (size_t i = 0; i < count; i++) {
+        posix_spawn_file_actions_adddup2(&actions, more[i], 900 + (int)i);
+    }
+    for (size_t i = 0; i < count; i++) {
+        posix_spawn_file_actions_adddup2(&actions, 900 + (int)i, 3 + (int)i);
+        posix_spawn_file_actions_addclose(&actions, 900 + (int)i);
     }
     int rc = posix_spawn(&pid, path, &actions, &attr, argv, environ);
     posix_spawn_file_actions_destroy(&actions);
@@ -170,7 +175,7 @@ struct call *oci_call(struct monitor *m, const char *const *args, const int *std
     const int captured[3] = {-1, out, limit == EXEC_OUTPUT_MAX ? out : -1};
     call->pid =
         rc < 0 ? err_sys(err, rc, "cannot make a pipe")
-               : child_spawn(m->o.oci, (char *const *)(uintptr_t)argv, stdio ? stdio : captured, log, err);
+               : child_spawn(m->o.oci, (char *const *)(uintptr_t)argv, stdio ? stdio : captured, &log, 1, err);
     if (call->pid < 0) {
         call_free(call);
         return NULL;

@@ -41,6 +41,7 @@ static void attached_free(struct attached *a)
     free(a);
     m->client_count--;
     flow(m);
+    m->loop.ended = m->loop.ended || (m->finished && !m->attached);
 }
 
 static bool wants_open_stream(const struct attached *a)
@@ -109,7 +110,7 @@ static void flow(struct monitor *m)
         stalled |= full ? a->wants & 3 : 0;
         if (full && !a->timer.due_ns) {
             loop_timer_set(&m->loop, &a->timer, ATTACH_STALL);
-        } else if (!full) {
+        } else if (!full && !m->finished) {
             loop_timer_stop(&m->loop, &a->timer);
         }
     }
@@ -302,15 +303,49 @@ static int input_open(struct monitor *m, int fd)
     return loop_add(&m->loop, &m->input, 0);
 }
 
-static int listen_for_terminal(struct monitor *m, struct err *err)
+int receiver_listen(struct monitor *m, struct loop_source *source, const char *name, struct err *err)
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
-    snprintf(addr.sun_path, sizeof(addr.sun_path), "/proc/self/fd/%d/console.sock", m->dir_fd);
-    (void)unlinkat(m->dir_fd, "console.sock", 0);
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    m->console.fd = fd;
-    if (fd < 0 || bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 || listen(fd, 1) < 0) {
-        return err_sys(err, -errno, "cannot make the console socket");
+    snprintf(addr.sun_path, sizeof(addr.sun_path), "/proc/self/fd/%d/%s", m->dir_fd, name);
+    (void)unlinkat(m->dir_fd, name, 0);
+    source->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (source->fd < 0 || bind(source->fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 || listen(source->fd, 1) < 0) {
+        return err_sys(err, -errno, "cannot make %s", name);
+    }
+    return 0;
+}
+
+static int receive_fd(int conn)
+{
+    char text[64];
+    struct iovec iov = {text, sizeof(text)};
+    union {
+        struct cmsghdr head;
+        char room[CMSG_SPACE(sizeof(int))];
+    } control;
+    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof(control.room)};
+    ssize_t n = recvmsg(conn, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+    struct cmsghdr *cmsg = n > 0 ? CMSG_FIRSTHDR(&msg) : NULL;
+    int fd = -1;
+    if (cmsg && cmsg->cmsg_type == SCM_RIGHTS && cmsg->cmsg_len == CMSG_LEN(sizeof(int))) {
+        memcpy(&fd, CMSG_DATA(cmsg), sizeof(fd));
+    }
+    return fd;
+}
+
+int receiver_take(struct monitor *m, struct loop_source *source, const char *name, int *ret_fds, size_t count, struct err *err)
+{
+    auto_close int conn = accept4(source->fd, NULL, NULL, SOCK_CLOEXEC);
+    loop_close(&m->loop, source);
+    (void)unlinkat(m->dir_fd, name, 0);
+    for (size_t i = 0; i < count; i++) {
+        ret_fds[i] = conn < 0 ? -1 : receive_fd(conn);
+        if (ret_fds[i] < 0) {
+            while (i > 0) {
+                close(ret_fds[--i]);
+            }
+            return err_set(err, -EIO, "nothing came from the container on %s", name);
+        }
     }
     return 0;
 }
@@ -319,7 +354,7 @@ int streams_prepare(struct monitor *m, int stdio[3], struct err *err)
 {
     int pairs[3][2];
     if (m->terminal) {
-        return listen_for_terminal(m, err);
+        return receiver_listen(m, &m->console, "console.sock", err);
     }
     for (int i = m->o.stdin_open ? 0 : 1; i < 3; i++) {
         if (pipe2(pairs[i], O_CLOEXEC) < 0) {
@@ -346,28 +381,13 @@ void streams_created(struct monitor *m, int stdio[3])
 
 int streams_take_terminal(struct monitor *m, struct err *err)
 {
-    char text[64];
-    struct iovec iov = {text, sizeof(text)};
-    union {
-        struct cmsghdr head;
-        char room[CMSG_SPACE(sizeof(int))];
-    } control;
-    struct msghdr msg = {.msg_iov = &iov,
-                         .msg_iovlen = 1,
-                         .msg_control = control.room,
-                         .msg_controllen = sizeof(control.room)};
-    auto_close int conn = accept4(m->console.fd, NULL, NULL, SOCK_CLOEXEC);
-    ssize_t n = conn < 0 ? -1 : recvmsg(conn, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-    struct cmsghdr *cmsg = n > 0 ? CMSG_FIRSTHDR(&msg) : NULL;
-    loop_close(&m->loop, &m->console);
-    (void)unlinkat(m->dir_fd, "console.sock", 0);
-    if (!cmsg || cmsg->cmsg_type != SCM_RIGHTS || cmsg->cmsg_len != CMSG_LEN(sizeof(int))) {
-        return err_set(err, -EIO, "no terminal came from the container");
+    int fd = -1;
+    int rc = receiver_take(m, &m->console, "console.sock", &fd, 1, err);
+    if (rc < 0) {
+        return rc;
     }
-    int fd;
-    memcpy(&fd, CMSG_DATA(cmsg), sizeof(fd));
     int input = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-    int rc = stream_open(m, 0, fd);
+    rc = stream_open(m, 0, fd);
     rc = rc < 0 || input < 0 ? rc : input_open(m, input);
     return rc < 0 ? err_sys(err, rc, "cannot watch the container's terminal") : 0;
 }
@@ -384,6 +404,21 @@ void streams_drain(struct monitor *m)
     }
     drop_input(m);
     loop_close(&m->loop, &m->console);
+    loop_close(&m->loop, &m->ns);
+}
+
+void streams_end(struct monitor *m)
+{
+    m->finished = true;
+    for (struct attached *a = m->attached, *next; a; a = next) {
+        next = a->next;
+        if (a->queued) {
+            loop_timer_set(&m->loop, &a->timer, ATTACH_STALL);
+        } else {
+            attached_free(a);
+        }
+    }
+    m->loop.ended = !m->attached;
 }
 
 int streams_resize(struct monitor *m, unsigned rows, unsigned columns, struct err *err)

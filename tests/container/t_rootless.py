@@ -22,10 +22,6 @@ def rootless(box):
     return user
 
 
-def as_user(user):
-    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if os.geteuid() == 0 else {}
-
-
 def subordinate(user, kind):
     for line in open(f"/etc/sub{kind}"):
         name, first, count = line.strip().split(":")
