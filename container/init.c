@@ -127,8 +127,8 @@ static int enter_namespaces(struct init *in, struct err *err)
 }
 
 /*
- * Hands the namespaces out to whoever makes the container's network. Without privileges nobody else could open them before the
- * user's program runs: this process is not dumpable.
+ * Hands the namespaces out to whoever makes the container's network. Without privileges nobody else could
+ * open them before the user's program runs: this process is not dumpable.
  */
 static int send_namespaces(const struct init *in, struct err *err)
 {
@@ -179,9 +179,9 @@ static int prepare(struct init *in, struct err *err)
     struct container *c = in->c;
     int rc;
     if ((rc = enter_namespaces(in, err)) < 0 || (rc = send_namespaces(in, err)) < 0 ||
-        (rc = rootfs_attach(c, &in->root_fd, err)) < 0 ||
-        (rc = rootfs_mounts(c, in->root_fd, err)) < 0 || (rc = rootfs_devices(c, in->root_fd, err)) < 0 ||
-        (rc = open_terminal(in, err)) < 0 || (rc = sysctl_write(&c->config, in->proc_fd, err)) < 0 ||
+        (rc = rootfs_attach(c, &in->root_fd, err)) < 0 || (rc = rootfs_mounts(c, in->root_fd, err)) < 0 ||
+        (rc = rootfs_devices(c, in->root_fd, err)) < 0 || (rc = open_terminal(in, err)) < 0 ||
+        (rc = sysctl_write(&c->config, in->proc_fd, err)) < 0 ||
         (rc = rootfs_readonly(c, in->root_fd, err)) < 0 || (rc = rootfs_masked(c, in->root_fd, err)) < 0 ||
         (rc = run_hooks(in, err)) < 0 || (rc = rootfs_pivot(c, in->root_fd, err)) < 0) {
         return rc;

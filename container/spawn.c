@@ -419,8 +419,8 @@ int container_create(struct container *c, struct err *err)
 
 void container_done(struct container *c)
 {
-    int *fds[] = {&c->sync_fds[0], &c->sync_fds[1], &c->start_fd,
-                  &c->listen_fd,   &c->console_fd,  &c->agent_fd, &c->ns_socket_fd};
+    int *fds[] = {&c->sync_fds[0], &c->sync_fds[1], &c->start_fd,    &c->listen_fd,
+                  &c->console_fd,  &c->agent_fd,    &c->ns_socket_fd};
     for (size_t i = 0; i < ARRAY_SIZE(fds); i++) {
         if (*fds[i] >= 0) {
             close(*fds[i]);

@@ -87,7 +87,8 @@ struct call {
 struct call *oci_call(struct monitor *m, const char *const *args, const int *stdio, size_t limit,
                       unsigned seconds, void (*done)(struct call *), void *opaque, struct err *err);
 /* The same for any program; more: its descriptors from 3 on. */
-pid_t child_spawn(const char *path, char *const *argv, const int *stdio, const int *more, size_t count, struct err *err);
+pid_t child_spawn(const char *path, char *const *argv, const int *stdio, const int *more, size_t count,
+                  struct err *err);
 bool call_ended(struct monitor *m, pid_t pid, int status); /* from life_reap(); false: no call has that pid */
 
 /* --- streams.c --- */
@@ -120,7 +121,8 @@ int streams_take_terminal(struct monitor *m, struct err *err); /* behind a creat
 /* A socket in the run directory, to which fonda-oci sends descriptors. */
 int receiver_listen(struct monitor *m, struct loop_source *source, const char *name, struct err *err);
 /* Takes `count` of them and closes it. */
-int receiver_take(struct monitor *m, struct loop_source *source, const char *name, int *ret_fds, size_t count, struct err *err);
+int receiver_take(struct monitor *m, struct loop_source *source, const char *name, int *ret_fds, size_t count,
+                  struct err *err);
 void streams_drain(struct monitor *m); /* what is still in the pipes; then closes them */
 void streams_end(struct monitor *m);   /* ends the loop once attached clients have got all */
 int streams_resize(struct monitor *m, unsigned rows, unsigned columns, struct err *err);

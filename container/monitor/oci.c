@@ -15,7 +15,8 @@
 
 extern char **environ;
 
-pid_t child_spawn(const char *path, char *const *argv, const int *stdio, const int *more, size_t count, struct err *err)
+pid_t child_spawn(const char *path, char *const *argv, const int *stdio, const int *more, size_t count,
+                  struct err *err)
 {
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attr;
@@ -173,9 +174,9 @@ struct call *oci_call(struct monitor *m, const char *const *args, const int *std
     int rc = pipe_for_reading(m, &call->log, &log);
     rc = rc < 0 || stdio ? rc : pipe_for_reading(m, &call->out, &out);
     const int captured[3] = {-1, out, limit == EXEC_OUTPUT_MAX ? out : -1};
-    call->pid =
-        rc < 0 ? err_sys(err, rc, "cannot make a pipe")
-               : child_spawn(m->o.oci, (char *const *)(uintptr_t)argv, stdio ? stdio : captured, &log, 1, err);
+    call->pid = rc < 0 ? err_sys(err, rc, "cannot make a pipe")
+                       : child_spawn(m->o.oci, (char *const *)(uintptr_t)argv, stdio ? stdio : captured, &log,
+                                     1, err);
     if (call->pid < 0) {
         call_free(call);
         return NULL;

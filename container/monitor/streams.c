@@ -309,7 +309,8 @@ int receiver_listen(struct monitor *m, struct loop_source *source, const char *n
     snprintf(addr.sun_path, sizeof(addr.sun_path), "/proc/self/fd/%d/%s", m->dir_fd, name);
     (void)unlinkat(m->dir_fd, name, 0);
     source->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (source->fd < 0 || bind(source->fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 || listen(source->fd, 1) < 0) {
+    if (source->fd < 0 || bind(source->fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 ||
+        listen(source->fd, 1) < 0) {
         return err_sys(err, -errno, "cannot make %s", name);
     }
     return 0;
@@ -323,7 +324,10 @@ static int receive_fd(int conn)
         struct cmsghdr head;
         char room[CMSG_SPACE(sizeof(int))];
     } control;
-    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof(control.room)};
+    struct msghdr msg = {.msg_iov = &iov,
+                         .msg_iovlen = 1,
+                         .msg_control = control.room,
+                         .msg_controllen = sizeof(control.room)};
     ssize_t n = recvmsg(conn, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
     struct cmsghdr *cmsg = n > 0 ? CMSG_FIRSTHDR(&msg) : NULL;
     int fd = -1;
@@ -333,7 +337,8 @@ static int receive_fd(int conn)
     return fd;
 }
 
-int receiver_take(struct monitor *m, struct loop_source *source, const char *name, int *ret_fds, size_t count, struct err *err)
+int receiver_take(struct monitor *m, struct loop_source *source, const char *name, int *ret_fds, size_t count,
+                  struct err *err)
 {
     auto_close int conn = accept4(source->fd, NULL, NULL, SOCK_CLOEXEC);
     loop_close(&m->loop, source);

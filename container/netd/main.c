@@ -99,7 +99,8 @@ static bool is_own(int fd, const char *path)
 {
     struct stat own;
     struct stat other;
-    return stat(path, &own) == 0 && fstat(fd, &other) == 0 && own.st_ino == other.st_ino && own.st_dev == other.st_dev;
+    return stat(path, &own) == 0 && fstat(fd, &other) == 0 && own.st_ino == other.st_ino &&
+           own.st_dev == other.st_dev;
 }
 
 /* In the child: a tap device of the container's, ready for use. */
@@ -115,7 +116,8 @@ static int make_tap(const struct namespaces *ns, struct err *err)
     if (tun < 0) {
         return err_sys(err, -errno, "cannot open /dev/net/tun (is the kernel module 'tun' loaded?)");
     }
-    if ((!is_own(ns->user, "/proc/self/ns/user") && setns(ns->user, CLONE_NEWUSER) < 0) || setns(ns->net, CLONE_NEWNET) < 0) {
+    if ((!is_own(ns->user, "/proc/self/ns/user") && setns(ns->user, CLONE_NEWUSER) < 0) ||
+        setns(ns->net, CLONE_NEWNET) < 0) {
         return err_sys(err, -errno, "cannot enter the container's network namespace");
     }
     /* The device belongs to the namespace in which its file was opened: once more, from within. */

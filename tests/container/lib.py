@@ -18,7 +18,7 @@ BUILD = os.environ.get("FONDA_BUILD", os.path.join(TOP, "build"))
 OCI = os.path.join(BUILD, "container", "fonda-oci")
 FAULTS = os.path.join(BUILD, "container", "fonda-oci-faults")
 APPLETS = ("sh true false cat ls sleep id ps mount umount echo env stat hostname grep head kill touch mkdir tty wc dd "
-           "chmod uname date readlink ulimit ip dnsdomainname free test mknod nice ionice getopt stty cut tr sed nc ifconfig route md5sum").split()
+           "chmod uname date readlink ulimit ip dnsdomainname free test mknod nice ionice getopt stty cut tr sed nc ifconfig route md5sum df tail pwd").split()
 
 tests = []
 
