@@ -1,6 +1,7 @@
 /* state, kill, delete, list, ps, pause, resume, and what they share. */
 #include "base/log.h"
 #include "base/util.h"
+#include "container/cg_systemd.h"
 #include "container/cmd.h"
 #include "container/config.h"
 #include "container/fault.h"
@@ -59,6 +60,7 @@ int handle_open(const struct globals *g, const char *id, struct handle *ret, str
     }
     rc = cg_open(&h.cg, err);
     h.cg.path = h.state.cgroup;
+    h.cg.unit = h.state.systemd_unit;
     if (rc < 0 || (rc = cg_attach(&h.cg, err)) < 0) {
         handle_done(&h);
         return rc;
@@ -217,6 +219,9 @@ int handle_delete(struct handle *h, bool force, struct err *err)
     rc = rc < 0 ? rc : cg_remove(&h->cg, err);
     if (rc < 0) {
         return rc;
+    }
+    if (h->state.systemd_unit) {
+        cg_systemd_stop(h->state.systemd_unit);
     }
     run_poststop(&h->state);
     state_remove(&h->state);

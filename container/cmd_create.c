@@ -157,13 +157,8 @@ static int create(const struct globals *g, const struct create_options *o, struc
     if (rc < 0) {
         return rc;
     }
-    if (g->systemd_cgroup) {
-        return err_set(err, -EOPNOTSUPP,
-                       access("/run/systemd/private", F_OK) < 0
-                           ? "--systemd-cgroup: systemd is not running here"
-                           : "--systemd-cgroup is not supported; use the cgroupfs manager");
-    }
     c->no_cgroups = g->no_cgroups;
+    c->systemd = g->systemd_cgroup;
     int root_fd = state_open_root(g->root, true, err);
     if (root_fd < 0) {
         return root_fd;

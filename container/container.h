@@ -30,6 +30,7 @@ struct container {
     bool no_new_keyring;
     bool run; /* no start needed: the first process goes on to execve by itself */
     bool no_cgroups;
+    bool systemd; /* the cgroup is a scope of systemd's */
     unsigned preserve_fds;
     const char *console_socket; /* path, or NULL */
     const char *ns_socket;      /* path that gets the user and network namespaces, or NULL */
