@@ -247,6 +247,7 @@ void container_init(struct container *c)
     in->exec = (struct proc_exec){.process = &c->config.process,
                                   .lnx = &c->config.lnx,
                                   .seccomp = c->seccomp,
+                                  .landlock = &c->config.landlock,
                                   .preserve_fds = c->preserve_fds,
                                   .agent_fd = c->agent_fd};
     int rc = prepare(in, &err);

@@ -89,6 +89,9 @@ static int check(struct container *c, struct err *err)
     if (config->has_process && config->process.arg_count == 0) {
         return err_set(err, -EINVAL, "process.args is missing or empty");
     }
+    if ((rc = landlock_check(&config->landlock, err)) < 0) {
+        return rc;
+    }
     if ((rc = sysctl_check(config, err)) < 0 || (rc = proc_check_labels(&config->process, err)) < 0) {
         return rc;
     }
