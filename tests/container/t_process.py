@@ -227,6 +227,19 @@ def exec_cpu_affinity(box):
 
 
 @test
+def memory_policy(box):
+    box.config["linux"]["memoryPolicy"] = {"mode": "MPOL_BIND", "nodes": "0"}
+    if not os.path.exists("/proc/self/numa_maps"):
+        contains(box.run("true", ok=False).err, "linux.memoryPolicy")
+        raise Skip("a kernel without NUMA: it is an error")
+    contains(box.run("cat", "/proc/self/numa_maps").out, " bind:0")
+    for bad in ({"mode": "MPOL_X"}, {"mode": "MPOL_BIND", "nodes": "x"}, {"mode": "MPOL_BIND", "nodes": "64"},
+                {"mode": "MPOL_BIND", "nodes": "0", "flags": ["X"]}):
+        box.config["linux"]["memoryPolicy"] = bad
+        contains(box.run("true", ok=False).err, "linux.memoryPolicy")
+
+
+@test
 def landlock(box):
     """By annotation: files, ports, and what is refused."""
     import ctypes
