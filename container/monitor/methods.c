@@ -266,24 +266,39 @@ static void m_quit(struct client *c, json_t *id, json_t *params)
 static const struct {
     const char *name;
     void (*fn)(struct client *c, json_t *id, json_t *params); /* takes id */
+    const char *params[2];                                    /* what it knows */
 } methods[] = {
-    {"status", m_status},
-    {"start", m_start},
-    {"stop", m_stop},
-    {"kill", m_kill},
-    {"pause", m_pause},
-    {"resume", m_resume},
-    {"stats", m_stats},
-    {"top", m_top},
-    {"attach", m_attach},
-    {"resize", m_resize},
-    {"subscribe", m_subscribe},
-    {"job_status", m_job_status},
-    {"job_wait", m_job_wait},
-    {"jobs", m_jobs},
-    {"job_cancel", m_job_cancel},
-    {"quit", m_quit},
+    {"status", m_status, {NULL}},
+    {"start", m_start, {NULL}},
+    {"stop", m_stop, {"force"}},
+    {"kill", m_kill, {"signal"}},
+    {"pause", m_pause, {NULL}},
+    {"resume", m_resume, {NULL}},
+    {"stats", m_stats, {NULL}},
+    {"top", m_top, {NULL}},
+    {"attach", m_attach, {"channel"}},
+    {"resize", m_resize, {"rows", "columns"}},
+    {"subscribe", m_subscribe, {NULL}},
+    {"jobs", m_jobs, {NULL}},
+    {"job_status", m_job_status, {"job"}},
+    {"job_wait", m_job_wait, {"job"}},
+    {"job_cancel", m_job_cancel, {"job"}},
+    {"quit", m_quit, {NULL}},
 };
+
+/* A parameter that the method doesn't know; NULL: there is none. */
+static const char *unknown_param(json_t *params, const char *const known[2])
+{
+    const char *key;
+    json_t *value;
+    json_object_foreach(params, key, value)
+    {
+        if ((!known[0] || strcmp(key, known[0]) != 0) && (!known[1] || strcmp(key, known[1]) != 0)) {
+            return key;
+        }
+    }
+    return NULL;
+}
 
 void method_call(struct client *c, json_t *request)
 {
@@ -297,10 +312,16 @@ void method_call(struct client *c, json_t *request)
         return;
     }
     for (size_t i = 0; i < ARRAY_SIZE(methods); i++) {
-        if (strcmp(name, methods[i].name) == 0) {
-            methods[i].fn(c, id, params);
-            return;
+        if (strcmp(name, methods[i].name) != 0) {
+            continue;
         }
+        const char *unknown = unknown_param(params, methods[i].params);
+        if (unknown) {
+            server_error(c, id, "bad_params", NULL, "%s: there is no parameter '%.64s'", name, unknown);
+        } else {
+            methods[i].fn(c, id, params);
+        }
+        return;
     }
-    server_error(c, id, "no_such_method", NULL, "there is no method '%s'", name);
+    server_error(c, id, "no_such_method", NULL, "there is no method '%.64s'", name);
 }

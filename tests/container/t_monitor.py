@@ -1,5 +1,6 @@
 """fonda-monitor: starting, log, exit status, control protocol, restarts, health checks, and what it costs."""
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -96,6 +97,7 @@ def pause_stats_and_errors(box, start):
     equal(c.call("status")["state"], "running")
     equal(c.call("nonsense", ok=False)["code"], "no_such_method")
     equal(c.call("kill", signal="NOPE", ok=False)["code"], "bad_params")
+    equal(c.call("kill", signals="HUP", ok=False)["code"], "bad_params")
     equal(c.call("attach", channel="x", ok=False)["code"], "bad_params")
     equal(c.call("resize", rows=0, columns=5, ok=False)["code"], "bad_params")
     equal(c.call("resize", rows=5, columns=5, ok=False)["code"], "no_terminal")
@@ -296,6 +298,38 @@ def a_check_that_hangs_is_ended_and_counts(box, start):
     w = start("sleep", "100", options=["--health-cmd", "sleep 1000", "--health-interval", "1", "--health-timeout", "1",
                                        "--health-retries", "1", "--health-on-failure", "kill"])
     equal(w.wait()["exit"]["signal"], 9)
+
+
+@watched
+def it_survives_nonsense(box, start):
+    """Requests with bytes changed, cut, and sent in pieces; FONDA_TEST_SEED repeats a run."""
+    seed = int(os.environ.get("FONDA_TEST_SEED", time.time_ns()))
+    print(f"# seed {seed}")
+    rng = random.Random(seed)
+    # Changed bytes may leave a kill that is meant: the container comes back then.
+    w = start("sleep", "1000", options=["--stdin", "--restart", "always"])
+    monitor = w.client().call("status")["monitor_pid"]
+    good = [b'{"id":1,"method":"status"}', b'{"id":{"a":[1]},"method":"kill","params":{"signal":"WINCH"}}', b'{"method":"subscribe"}',
+            b'{"id":3,"method":"attach","params":{"channel":"stdio"}}', b'{"id":4,"method":"resize","params":{"rows":9,"columns":9}}',
+            b'{"id":5,"method":"job_wait","params":{"job":"stop-1"}}', b'{"id":6,"method":"stats"}', b'{"id":7,"method":"top"}']
+    for _ in range(400):
+        data = b""
+        for _ in range(rng.randint(1, 4)):
+            line = bytearray(rng.choice(good))
+            for _ in range(rng.choice((0, 0, 1, 3))):
+                line[rng.randrange(len(line))] = rng.choice(b'{}[]",:\\\0\xff\n 019ae')
+            data += bytes(line[:rng.randint(0, len(line))] if rng.random() < 0.1 else line) + b"\n"
+        c = w.client()
+        try:
+            c.socket.sendall(data[:len(data) // 2])
+            c.socket.sendall(data[len(data) // 2:])
+            if rng.random() < 0.5:
+                c.socket.settimeout(0.01)
+                c.socket.recv(4096)
+        except OSError:
+            pass
+        c.close()
+    equal(w.client().call("status")["monitor_pid"], monitor)
 
 
 @watched
