@@ -348,7 +348,8 @@ static int create_steps(struct container *c, struct err *err)
 {
     int rc = fault_step("state", err);
     if (rc < 0 || (rc = check(c, err)) < 0 || (rc = cg_open(c->cg, err)) < 0 ||
-        (rc = (c->systemd ? cg_systemd_choose : cg_choose)(c->cg, c->config.lnx.cgroups_path, c->state.id, err)) < 0) {
+        (rc = (c->systemd ? cg_systemd_choose : cg_choose)(c->cg, c->config.lnx.cgroups_path, c->state.id,
+                                                           err)) < 0) {
         return rc;
     }
     const struct oci_namespace *user = &c->config.lnx.ns[NS_USER];
