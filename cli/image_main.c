@@ -1,5 +1,5 @@
 /*
- * fonda-image: works on disk images with block/ directly, without a daemon. `fonda image` ends here.
+ * fonda-image: works on disk images with block/, and on OCI images with image/, directly, without a daemon. `fonda image` ends here.
  */
 #include <errno.h>
 #include <signal.h>
@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "cli/image.h"
+#include "cli/oci.h"
 
 static const struct {
     const char *name, *about;
@@ -21,7 +22,25 @@ static const struct {
     {"rebase", "put an overlay over another backing image", image_cmd_rebase},
     {"commit", "write an overlay's contents into its backing image", image_cmd_commit},
     {"snapshot", "list, create, apply and delete internal snapshots", image_cmd_snapshot},
+}, oci_commands[] = {
+    {"pull", "get an image from a registry", oci_cmd_pull},
+    {"push", "send an image to a registry", oci_cmd_push},
+    {"build", "make an image from a Containerfile", oci_cmd_build},
+    {"list", "the images in the store", oci_cmd_list},
+    {"inspect", "an image's manifest and configuration", oci_cmd_inspect},
+    {"history", "the steps that made an image", oci_cmd_history},
+    {"diff", "what a layer changed, or what differs between images", oci_cmd_diff},
+    {"tag", "give an image one more name", oci_cmd_tag},
+    {"commit", "make an image from a container's writable layer", oci_cmd_commit},
+    {"save", "write images into an archive", oci_cmd_save},
+    {"load", "read images from an archive", oci_cmd_load},
+    {"import", "make an image from a tar with a root file system", oci_cmd_import},
+    {"layer", "writable layers over images", oci_cmd_layer},
+    {"remove", "take names away, and what nothing else needs", oci_cmd_remove},
+    {"prune", "remove what nothing needs", oci_cmd_prune},
 };
+
+typedef int (*command_fn)(int argc, char **argv);
 
 static volatile sig_atomic_t interrupted;
 
@@ -32,9 +51,13 @@ static void on_interrupt(int signal)
 
 static void print_usage(FILE *out)
 {
-    fprintf(out, "usage: fonda image COMMAND [OPTIONS] ...\n\nCommands:\n");
+    fprintf(out, "usage: fonda image COMMAND [OPTIONS] ...\n\nDisk images:\n");
     for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
         fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].about);
+    }
+    fprintf(out, "\nOCI images:\n");
+    for (size_t i = 0; i < ARRAY_SIZE(oci_commands); i++) {
+        fprintf(out, "  %-10s %s\n", oci_commands[i].name, oci_commands[i].about);
     }
     fprintf(out, "\n'fonda image COMMAND --help' says more about a command.\n");
 }
@@ -134,6 +157,44 @@ void image_progress_end(bool shown)
     }
 }
 
+/* `commit` is there for both kinds: a disk's takes one file, a container's a layer and a name. */
+static bool is_layer_commit(int argc, char **argv)
+{
+    struct oci_args target = {0};
+    static const struct option_spec known[] = {
+        OCI_OPT_STORE,
+        OCI_OPT("message", OPTION_STRING, message, NULL, NULL),
+        OCI_OPT("author", OPTION_STRING, author, NULL, NULL),
+        OCI_OPT("compression", OPTION_STRING, compression, NULL, NULL),
+    };
+    unsigned words = 0;
+    for (int next = 1; next < argc; words += next < argc, next++) {
+        next = options_parse(known, ARRAY_SIZE(known), argc, argv, next, &target, NULL);
+        if (next < 0) {
+            return false;
+        }
+    }
+    return words == 2;
+}
+
+static command_fn find_command(int argc, char **argv)
+{
+    if (strcmp(argv[0], "commit") == 0) {
+        return is_layer_commit(argc, argv) ? oci_cmd_commit : image_cmd_commit;
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
+        if (strcmp(commands[i].name, argv[0]) == 0) {
+            return commands[i].run;
+        }
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(oci_commands); i++) {
+        if (strcmp(oci_commands[i].name, argv[0]) == 0) {
+            return oci_commands[i].run;
+        }
+    }
+    return NULL;
+}
+
 int main(int argc, char **argv)
 {
     log_init("fonda image", LOG_LEVEL_WARNING);
@@ -147,10 +208,9 @@ int main(int argc, char **argv)
         print_usage(stdout);
         return IMAGE_EXIT_OK;
     }
-    for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
-        if (strcmp(commands[i].name, argv[1]) == 0) {
-            return commands[i].run(argc - 1, argv + 1);
-        }
+    command_fn run = find_command(argc - 1, argv + 1);
+    if (run) {
+        return run(argc - 1, argv + 1);
     }
     log_error("unknown command '%s' (see 'fonda image --help')", argv[1]);
     return IMAGE_EXIT_USAGE;
