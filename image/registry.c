@@ -202,6 +202,7 @@ static int perform(struct registry_conn *c, struct sink *sink, struct reply *rep
                        c->registry->host);
     case CURLE_SSL_CONNECT_ERROR:
         return err_set(err, -EPROTO, "registry '%s' does not speak TLS: %s (--insecure allows plain HTTP)", c->registry->host, text);
+    case CURLE_RANGE_ERROR: return err_set(err, -ERANGE, "registry '%s' cannot go on with a download: %s", c->registry->host, text);
     case CURLE_COULDNT_RESOLVE_HOST: return err_set(err, -EHOSTUNREACH, "registry '%s' is unknown: %s", c->registry->host, text);
     case CURLE_COULDNT_CONNECT: return err_set(err, -ECONNREFUSED, "cannot reach registry '%s': %s", c->registry->host, text);
     default: return err_set(err, -EIO, "registry '%s': %s", c->registry->host, text);
@@ -589,7 +590,7 @@ int registry_get_blob(struct registry_conn *conn, const struct descriptor *d, in
         }
         rc = request(conn, url, &q, &sink, &reply, err);
         /* libcurl itself refuses an answer without Content-Range to a request with Range: start anew. */
-        bool no_range = before > 0 && sink.done == before && (rc == -EIO || reply.status == 416 || reply.status == 200);
+        bool no_range = before > 0 && sink.done == before && (rc == -ERANGE || (rc == 0 && reply.status == 416));
         if (no_range) {
             digest_done(state);
             if (ftruncate(fd, 0) < 0 || lseek(fd, 0, SEEK_SET) < 0 || digest_init(state) < 0) {
@@ -613,7 +614,8 @@ int registry_get_blob(struct registry_conn *conn, const struct descriptor *d, in
             usleep(200000u << try);
         }
     }
-    return sink.done == d->size_bytes ? 0 : err_set(err, -EIO, "cannot download blob %.19s", d->digest);
+    return sink.done == d->size_bytes ? 0 : err_set(err, -EIO, "registry '%s' does not give blob %.19s as a whole", conn->registry->ref.host,
+                                                    d->digest);
 }
 
 /* ---- push ---- */

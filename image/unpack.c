@@ -92,7 +92,7 @@ static int clean_path(const char *raw, char ret_path[static PATH_MAX], struct er
         return err_set(err, -ENAMETOOLONG, "the layer has a path of more than %u bytes, or one that is not text",
                        IMAGE_PATH_BYTES_MAX);
     }
-    if (raw[0] == '/') {
+    if (raw[0] == '/' && raw[strspn(raw, "/")]) { /* "/" alone, the root, is what umoci writes for it */
         return err_set(err, -EBADMSG, "the layer has the absolute path '%.200s', which is refused", raw);
     }
     for (const char *p = raw; *p;) {
