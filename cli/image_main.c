@@ -1,5 +1,6 @@
 /*
- * fonda-image: works on disk images with block/, and on OCI images with image/, directly, without a daemon. `fonda image` ends here.
+ * fonda-image: works on disk images with block/, and on OCI images with image/, directly, without a daemon.
+ * `fonda image` ends here.
  */
 #include <errno.h>
 #include <signal.h>
@@ -13,31 +14,33 @@
 static const struct {
     const char *name, *about;
     int (*run)(int argc, char **argv);
-} commands[] = {
-    {"create", "make an empty image, or an overlay over another", image_cmd_create},
-    {"info", "what an image is", image_cmd_info},
-    {"convert", "copy an image into another format", image_cmd_convert},
-    {"check", "look for damage, and repair it", image_cmd_check},
-    {"resize", "change the disk's size", image_cmd_resize},
-    {"rebase", "put an overlay over another backing image", image_cmd_rebase},
-    {"commit", "write an overlay's contents into its backing image", image_cmd_commit},
-    {"snapshot", "list, create, apply and delete internal snapshots", image_cmd_snapshot},
-}, oci_commands[] = {
-    {"pull", "get an image from a registry", oci_cmd_pull},
-    {"push", "send an image to a registry", oci_cmd_push},
-    {"build", "make an image from a Containerfile", oci_cmd_build},
-    {"list", "the images in the store", oci_cmd_list},
-    {"inspect", "an image's manifest and configuration", oci_cmd_inspect},
-    {"history", "the steps that made an image", oci_cmd_history},
-    {"diff", "what a layer changed, or what differs between images", oci_cmd_diff},
-    {"tag", "give an image one more name", oci_cmd_tag},
-    {"commit", "make an image from a container's writable layer", oci_cmd_commit},
-    {"save", "write images into an archive", oci_cmd_save},
-    {"load", "read images from an archive", oci_cmd_load},
-    {"import", "make an image from a tar with a root file system", oci_cmd_import},
-    {"layer", "writable layers over images", oci_cmd_layer},
-    {"remove", "take names away, and what nothing else needs", oci_cmd_remove},
-    {"prune", "remove what nothing needs", oci_cmd_prune},
+} commands[] =
+    {
+        {"create", "make an empty image, or an overlay over another", image_cmd_create},
+        {"info", "what an image is", image_cmd_info},
+        {"convert", "copy an image into another format", image_cmd_convert},
+        {"check", "look for damage, and repair it", image_cmd_check},
+        {"resize", "change the disk's size", image_cmd_resize},
+        {"rebase", "put an overlay over another backing image", image_cmd_rebase},
+        {"commit", "write an overlay's contents into its backing image", image_cmd_commit},
+        {"snapshot", "list, create, apply and delete internal snapshots", image_cmd_snapshot},
+},
+  oci_commands[] = {
+      {"pull", "get an image from a registry", oci_cmd_pull},
+      {"push", "send an image to a registry", oci_cmd_push},
+      {"build", "make an image from a Containerfile", oci_cmd_build},
+      {"list", "the images in the store", oci_cmd_list},
+      {"inspect", "an image's manifest and configuration", oci_cmd_inspect},
+      {"history", "the steps that made an image", oci_cmd_history},
+      {"diff", "what a layer changed, or what differs between images", oci_cmd_diff},
+      {"tag", "give an image one more name", oci_cmd_tag},
+      {"commit", "make an image from a container's writable layer", oci_cmd_commit},
+      {"save", "write images into an archive", oci_cmd_save},
+      {"load", "read images from an archive", oci_cmd_load},
+      {"import", "make an image from a tar with a root file system", oci_cmd_import},
+      {"layer", "writable layers over images", oci_cmd_layer},
+      {"remove", "take names away, and what nothing else needs", oci_cmd_remove},
+      {"prune", "remove what nothing needs", oci_cmd_prune},
 };
 
 typedef int (*command_fn)(int argc, char **argv);

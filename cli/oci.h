@@ -1,5 +1,6 @@
 /*
- * The commands of fonda-image that work on OCI images: they share options, the opened store, and the way to show progress.
+ * The commands of fonda-image that work on OCI images: they share options, the opened store, and the way to
+ * show progress.
  */
 #ifndef FONDA_CLI_OCI_H
 #define FONDA_CLI_OCI_H
@@ -32,8 +33,8 @@ struct oci_args {
         OCI_OPT("insecure", OPTION_FLAG, insecure, NULL,                                                     \
                 "allow plain HTTP, and TLS whose certificate is not checked"),                               \
         OCI_OPT("tls-verify", OPTION_STRING, tls_verify, "BOOL", "false: the same as --insecure"),           \
-        {"parallel", OPTION_UINT, offsetof(struct oci_args, parallel), 1, 16, "N",                           \
-         "transfers at a time (default: 4)"},                                                                \
+        {"parallel", OPTION_UINT, offsetof(struct oci_args, parallel), 1,                                    \
+         16,         "N",         "transfers at a time (default: 4)"},                                       \
         OCI_OPT("quiet", OPTION_FLAG, quiet, NULL, "no progress")
 #define OCI_OPT_MAX_LAYER                                                                                    \
     {                                                                                                        \

@@ -38,7 +38,8 @@ int oci_cmd_list(int argc, char **argv)
     struct image_args rest;
     struct err err = {0};
     int status;
-    if (!image_args(argc, argv, specs, ARRAY_SIZE(specs), &args, "[OPTIONS]\n\nLists the images in the store.", 0, 0, &rest, &status)) {
+    if (!image_args(argc, argv, specs, ARRAY_SIZE(specs), &args,
+                    "[OPTIONS]\n\nLists the images in the store.", 0, 0, &rest, &status)) {
         return status;
     }
     struct image_store *store = oci_open(&args);
@@ -64,14 +65,15 @@ int oci_cmd_list(int argc, char **argv)
         format_size(image_bytes(image), size, sizeof(size));
         platform_format(&image->config.platform, platform);
         if (args.json) {
-            json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:s, s:s*, s:I}", "name", names[i], "id", image->doc.config.digest,
-                                                  "digest", image->manifest.digest, "platform", platform, "created", created,
-                                                  "size_bytes", (json_int_t)image_bytes(image)));
+            json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:s, s:s*, s:I}", "name", names[i], "id",
+                                                  image->doc.config.digest, "digest", image->manifest.digest,
+                                                  "platform", platform, "created", created, "size_bytes",
+                                                  (json_int_t)image_bytes(image)));
         } else if (args.quiet) {
             printf("%.12s\n", digest_hex(image->doc.config.digest));
         } else {
-            printf("%-40s %-14.12s %-16s %-21.19s %s\n", image_ref_short(names[i]), digest_hex(image->doc.config.digest), platform,
-                   created ? created : "", size);
+            printf("%-40s %-14.12s %-16s %-21.19s %s\n", image_ref_short(names[i]),
+                   digest_hex(image->doc.config.digest), platform, created ? created : "", size);
         }
         image_free(image);
     }
@@ -92,7 +94,8 @@ int oci_cmd_inspect(int argc, char **argv)
     struct err err = {0};
     int status;
     if (!image_args(argc, argv, specs, ARRAY_SIZE(specs), &args,
-                    "IMAGE [OPTIONS]\n\nAn image's manifest and configuration as JSON.", 1, 1, &rest, &status)) {
+                    "IMAGE [OPTIONS]\n\nAn image's manifest and configuration as JSON.", 1, 1, &rest,
+                    &status)) {
         return status;
     }
     struct image_store *store = oci_open(&args);
@@ -106,8 +109,9 @@ int oci_cmd_inspect(int argc, char **argv)
         for (unsigned i = 0; i < image->config.diff_count; i++) {
             json_array_append_new(chain, json_string(image->chain_ids[i]));
         }
-        json_t *root = json_pack("{s:s, s:s, s:s, s:I, s:o, s:O, s:O}", "name", image->name, "id", image->doc.config.digest, "digest",
-                                 image->manifest.digest, "size_bytes", (json_int_t)image_bytes(image), "chain_ids", chain, "manifest",
+        json_t *root = json_pack("{s:s, s:s, s:s, s:I, s:o, s:O, s:O}", "name", image->name, "id",
+                                 image->doc.config.digest, "digest", image->manifest.digest, "size_bytes",
+                                 (json_int_t)image_bytes(image), "chain_ids", chain, "manifest",
                                  image->doc.json, "config", image->config.json);
         json_dumpf(root, stdout, JSON_INDENT(2));
         printf("\n");
@@ -127,8 +131,9 @@ int oci_cmd_history(int argc, char **argv)
     struct image_args rest;
     struct err err = {0};
     int status;
-    if (!image_args(argc, argv, specs, ARRAY_SIZE(specs), &args, "IMAGE [OPTIONS]\n\nThe steps that made an image, the newest first.", 1,
-                    1, &rest, &status)) {
+    if (!image_args(argc, argv, specs, ARRAY_SIZE(specs), &args,
+                    "IMAGE [OPTIONS]\n\nThe steps that made an image, the newest first.", 1, 1, &rest,
+                    &status)) {
         return status;
     }
     struct image_store *store = oci_open(&args);
@@ -152,7 +157,8 @@ int oci_cmd_history(int argc, char **argv)
             if (has) {
                 format_size(image->doc.layers[layer].size_bytes, size, sizeof(size));
             }
-            printf("%-14.12s %-21.19s %-10s %.*s%s%s\n", has ? digest_hex(image->config.diff_ids[layer]) : "-", created ? created : "", size,
+            printf("%-14.12s %-21.19s %-10s %.*s%s%s\n",
+                   has ? digest_hex(image->config.diff_ids[layer]) : "-", created ? created : "", size,
                    args.no_trunc ? 1000000 : 80, by ? by : "", comment ? "  # " : "", comment ? comment : "");
         }
     }
@@ -175,7 +181,8 @@ int oci_cmd_diff(int argc, char **argv)
     int status;
     if (!image_args(argc, argv, specs, ARRAY_SIZE(specs), &args,
                     "IMAGE|CONTAINER-LAYER [IMAGE] [OPTIONS]\n\n"
-                    "What the topmost layer of an image or the writable layer of a container changed (A added, C changed,\n"
+                    "What the topmost layer of an image or the writable layer of a container changed (A "
+                    "added, C changed,\n"
                     "D deleted), or what the second image has other than the first.",
                     1, 2, &rest, &status)) {
         return status;

@@ -23,12 +23,13 @@ int oci_cmd_tag(int argc, char **argv)
     struct image_args rest;
     struct err err = {0};
     int status;
-    if (!image_args(argc, argv, specs, ARRAY_SIZE(specs), &args, "IMAGE NAME [OPTIONS]\n\nGives an image one more name.", 2, 2, &rest,
-                    &status)) {
+    if (!image_args(argc, argv, specs, ARRAY_SIZE(specs), &args,
+                    "IMAGE NAME [OPTIONS]\n\nGives an image one more name.", 2, 2, &rest, &status)) {
         return status;
     }
     struct image_store *store = oci_open(&args);
-    return store ? close_with(store, image_tag(store, rest.args[0], rest.args[1], &err), &err) : IMAGE_EXIT_FAILED;
+    return store ? close_with(store, image_tag(store, rest.args[0], rest.args[1], &err), &err)
+                 : IMAGE_EXIT_FAILED;
 }
 
 int oci_cmd_remove(int argc, char **argv)
@@ -42,8 +43,8 @@ int oci_cmd_remove(int argc, char **argv)
     struct err err = {0};
     int status, rc = 0;
     if (!image_args(argc, argv, specs, ARRAY_SIZE(specs), &args,
-                    "IMAGE... [OPTIONS]\n\nTakes names away, and what no other image or container needs.", 1, IMAGE_ARGS_MAX, &rest,
-                    &status)) {
+                    "IMAGE... [OPTIONS]\n\nTakes names away, and what no other image or container needs.", 1,
+                    IMAGE_ARGS_MAX, &rest, &status)) {
         return status;
     }
     struct image_store *store = oci_open(&args);
@@ -70,7 +71,8 @@ int oci_cmd_prune(int argc, char **argv)
     struct err err = {0};
     int status;
     if (!image_args(argc, argv, specs, ARRAY_SIZE(specs), &args,
-                    "[OPTIONS]\n\nRemoves what nothing needs: unnamed images, layers, and remains of interrupted downloads.\n"
+                    "[OPTIONS]\n\nRemoves what nothing needs: unnamed images, layers, and remains of "
+                    "interrupted downloads.\n"
                     "Waits for other commands on the store.",
                     0, 0, &rest, &status)) {
         return status;
@@ -118,7 +120,8 @@ int oci_cmd_commit(int argc, char **argv)
     if (!store) {
         return IMAGE_EXIT_FAILED;
     }
-    struct image_commit commit = {.message = args.message, .author = args.author, .zstd = args.compression[0] == 'z'};
+    struct image_commit commit = {
+        .message = args.message, .author = args.author, .zstd = args.compression[0] == 'z'};
     int rc = image_rootfs_open(store, rest.args[0], &rootfs, &err);
     rc = rc < 0 ? rc : image_rootfs_commit(store, rootfs, rest.args[1], &commit, digest, &err);
     if (rc == 0) {
@@ -165,7 +168,8 @@ static int run_layer(struct image_store *store, const struct image_args *rest, s
             rc = image_rootfs_unmount(rootfs, err);
         }
     } else {
-        return err_set(err, -EINVAL, "expected create NAME IMAGE, mount NAME, unmount NAME, remove NAME or list");
+        return err_set(err, -EINVAL,
+                       "expected create NAME IMAGE, mount NAME, unmount NAME, remove NAME or list");
     }
     image_rootfs_close(rootfs);
     return rc;
@@ -180,7 +184,8 @@ int oci_cmd_layer(int argc, char **argv)
     int status;
     if (!image_args(argc, argv, specs, ARRAY_SIZE(specs), &args,
                     "create NAME IMAGE | mount NAME | unmount NAME | remove NAME | list\n\n"
-                    "Writable layers over images. 'mount' prints the folder (as root; others see it in their namespace only).",
+                    "Writable layers over images. 'mount' prints the folder (as root; others see it in their "
+                    "namespace only).",
                     1, 3, &rest, &status)) {
         return status;
     }

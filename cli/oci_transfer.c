@@ -37,7 +37,8 @@ static void show_progress(void *opaque, const struct image_progress *p)
         char done[32], total[32];
         format_size(p->done, done, sizeof(done));
         format_size(p->total, total, sizeof(total));
-        fprintf(stderr, "\r\033[K%s (%u of %u): %s of %s%s", p->what, p->index + 1, p->count, done, total, p->done == p->total ? "\n" : "");
+        fprintf(stderr, "\r\033[K%s (%u of %u): %s of %s%s", p->what, p->index + 1, p->count, done, total,
+                p->done == p->total ? "\n" : "");
     } else if (p->done == p->total) {
         fprintf(stderr, "%s (%u of %u): %" PRIu64 " bytes\n", p->what, p->index + 1, p->count, p->total);
     }
@@ -45,8 +46,12 @@ static void show_progress(void *opaque, const struct image_progress *p)
 
 int oci_registry_options(const struct oci_args *args, struct image_options *ret_options)
 {
-    struct image_options options = {.platform = args->platform, .insecure = args->insecure, .auth_file = args->auth_file,
-                                    .credentials = args->creds, .cert_dir = args->cert_dir, .parallel = (unsigned)args->parallel,
+    struct image_options options = {.platform = args->platform,
+                                    .insecure = args->insecure,
+                                    .auth_file = args->auth_file,
+                                    .credentials = args->creds,
+                                    .cert_dir = args->cert_dir,
+                                    .parallel = (unsigned)args->parallel,
                                     .progress = args->quiet ? NULL : show_progress};
     if (args->tls_verify && strcmp(args->tls_verify, "false") == 0) {
         options.insecure = true;
@@ -68,7 +73,8 @@ int oci_cmd_pull(int argc, char **argv)
 {
     static const struct option_spec specs[] = {
         OCI_OPT_STORE,
-        OCI_OPT("platform", OPTION_STRING, platform, "OS/ARCH", "which variant, such as linux/arm64 (default: this host's)"),
+        OCI_OPT("platform", OPTION_STRING, platform, "OS/ARCH",
+                "which variant, such as linux/arm64 (default: this host's)"),
         OCI_OPTS_REGISTRY,
         OCI_OPT_MAX_LAYER,
     };
@@ -107,7 +113,8 @@ int oci_cmd_push(int argc, char **argv)
     struct err err = {0};
     int status;
     if (!image_args(argc, argv, specs, ARRAY_SIZE(specs), &args,
-                    "IMAGE [TARGET] [OPTIONS]\n\nSends an image to a registry, under its own or another name.\n\nExamples:\n"
+                    "IMAGE [TARGET] [OPTIONS]\n\nSends an image to a registry, under its own or another "
+                    "name.\n\nExamples:\n"
                     "  fonda image push registry.example/app:1.2\n"
                     "  fonda image push app:1.2 --insecure localhost:5000/app:1.2",
                     1, 2, &rest, &status) ||
@@ -157,7 +164,9 @@ int oci_cmd_save(int argc, char **argv)
         return IMAGE_EXIT_FAILED;
     }
     struct image_store *store = oci_open(&args);
-    int rc = store ? image_save(store, rest.args, rest.count, docker ? IMAGE_ARCHIVE_DOCKER : IMAGE_ARCHIVE_OCI, fd, &err) : -EIO;
+    int rc = store ? image_save(store, rest.args, rest.count,
+                                docker ? IMAGE_ARCHIVE_DOCKER : IMAGE_ARCHIVE_OCI, fd, &err)
+                   : -EIO;
     if (rc == 0 && args.output && close(fd) < 0) {
         rc = err_sys(&err, -errno, "cannot write '%s'", args.output);
     }
@@ -186,15 +195,18 @@ int oci_cmd_load(int argc, char **argv)
     static const struct option_spec specs[] = {
         OCI_OPT_STORE,
         OCI_OPT("name", OPTION_STRING, name, "NAME", "call the image so, whatever the archive says"),
-        OCI_OPT("platform", OPTION_STRING, platform, "OS/ARCH", "which variant of an index (default: this host's)"),
+        OCI_OPT("platform", OPTION_STRING, platform, "OS/ARCH",
+                "which variant of an index (default: this host's)"),
         OCI_OPT_MAX_LAYER,
     };
     struct oci_args args = {0};
     struct image_args rest;
     struct err err = {0};
     int status;
-    if (!image_args(argc, argv, specs, ARRAY_SIZE(specs), &args,
-                    "[FILE] [OPTIONS]\n\nReads images from an OCI or Docker archive (default: from standard input).", 0, 1, &rest, &status)) {
+    if (!image_args(
+            argc, argv, specs, ARRAY_SIZE(specs), &args,
+            "[FILE] [OPTIONS]\n\nReads images from an OCI or Docker archive (default: from standard input).",
+            0, 1, &rest, &status)) {
         return status;
     }
     int fd = open_input(rest.count ? rest.args[0] : NULL);
@@ -210,7 +222,8 @@ int oci_cmd_import(int argc, char **argv)
 {
     static const struct option_spec specs[] = {
         OCI_OPT_STORE,
-        OCI_OPT("platform", OPTION_STRING, platform, "OS/ARCH", "what the files are for (default: this host's)"),
+        OCI_OPT("platform", OPTION_STRING, platform, "OS/ARCH",
+                "what the files are for (default: this host's)"),
         OCI_OPT_MAX_LAYER,
     };
     struct oci_args args = {0};
@@ -218,10 +231,12 @@ int oci_cmd_import(int argc, char **argv)
     struct err err = {0};
     char digest[DIGEST_SIZE];
     int status;
-    if (!image_args(argc, argv, specs, ARRAY_SIZE(specs), &args,
-                    "TAR NAME [OPTIONS]\n\nMakes an image of one layer from a tar with a root file system ('-': standard input).\n\n"
-                    "Example:\n  debootstrap bookworm root && tar -C root -c . | fonda image import - debian:mine",
-                    2, 2, &rest, &status)) {
+    if (!image_args(
+            argc, argv, specs, ARRAY_SIZE(specs), &args,
+            "TAR NAME [OPTIONS]\n\nMakes an image of one layer from a tar with a root file system ('-': "
+            "standard input).\n\n"
+            "Example:\n  debootstrap bookworm root && tar -C root -c . | fonda image import - debian:mine",
+            2, 2, &rest, &status)) {
         return status;
     }
     int fd = open_input(rest.args[0]);

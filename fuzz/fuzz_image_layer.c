@@ -1,5 +1,6 @@
 /*
- * Fuzz target: a layer, compressed or not, unpacked into a folder of its own. A file beside that folder must not change.
+ * Fuzz target: a layer, compressed or not, unpacked into a folder of its own. A file beside that folder must
+ * not change.
  */
 #include <fcntl.h>
 #include <stdio.h>

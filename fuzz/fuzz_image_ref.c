@@ -1,5 +1,6 @@
 /*
- * Fuzz target: image references and platforms. What is accepted, written out again and read again, has to stay the same.
+ * Fuzz target: image references and platforms. What is accepted, written out again and read again, has to
+ * stay the same.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -20,8 +21,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     if (image_ref_parse(text, &ref, &err) == 0) {
         image_ref_format(&ref, name);
-        if (image_ref_parse(name, &again, &err) != 0 || strcmp(ref.host, again.host) != 0 || strcmp(ref.name, again.name) != 0 ||
-            strcmp(ref.tag, again.tag) != 0 || strcmp(ref.digest, again.digest) != 0) {
+        if (image_ref_parse(name, &again, &err) != 0 || strcmp(ref.host, again.host) != 0 ||
+            strcmp(ref.name, again.name) != 0 || strcmp(ref.tag, again.tag) != 0 ||
+            strcmp(ref.digest, again.digest) != 0) {
             abort();
         }
     }

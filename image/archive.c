@@ -1,6 +1,7 @@
 /*
- * Archives: oci-archive (a tar with an OCI image layout) and docker-archive (manifest.json, Docker's `docker save`), out and in.
- * What comes in is hostile: blobs are spooled into the store's tmp/, hashed, and used by digest only.
+ * Archives: oci-archive (a tar with an OCI image layout) and docker-archive (manifest.json, Docker's `docker
+ * save`), out and in. What comes in is hostile: blobs are spooled into the store's tmp/, hashed, and used by
+ * digest only.
  */
 #include <archive.h>
 #include <archive_entry.h>
@@ -30,7 +31,8 @@ static int put_header(struct archive *a, const char *name, uint64_t size, struct
     archive_entry_set_mtime(entry, 0, 0);
     int status = archive_write_header(a, entry);
     archive_entry_free(entry);
-    return status == ARCHIVE_OK ? 0 : err_set(err, -EIO, "cannot write the archive: %s", archive_error_string(a));
+    return status == ARCHIVE_OK ? 0
+                                : err_set(err, -EIO, "cannot write the archive: %s", archive_error_string(a));
 }
 
 static int put_text(struct archive *a, const char *name, json_t *json, struct err *err)
@@ -38,7 +40,9 @@ static int put_text(struct archive *a, const char *name, json_t *json, struct er
     auto_free char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
     json_decref(json);
     int rc = text ? put_header(a, name, strlen(text), err) : err_set(err, -ENOMEM, "no memory");
-    return rc < 0 || archive_write_data(a, text, strlen(text)) >= 0 ? rc : err_set(err, -EIO, "cannot write the archive");
+    return rc < 0 || archive_write_data(a, text, strlen(text)) >= 0
+               ? rc
+               : err_set(err, -EIO, "cannot write the archive");
 }
 
 static int put_stream(struct archive *a, int fd, struct err *err)
@@ -54,7 +58,8 @@ static int put_stream(struct archive *a, int fd, struct err *err)
     return n < 0 ? err_sys(err, -errno, "cannot read a blob") : 0;
 }
 
-static int put_blob(struct image_store *store, struct archive *a, json_t *seen, const struct descriptor *d, struct err *err)
+static int put_blob(struct image_store *store, struct archive *a, json_t *seen, const struct descriptor *d,
+                    struct err *err)
 {
     char name[STORE_TEMP_MAX];
     uint64_t size;
@@ -68,7 +73,8 @@ static int put_blob(struct image_store *store, struct archive *a, json_t *seen, 
     return rc < 0 ? rc : put_stream(a, fd, err);
 }
 
-static int save_oci(struct image_store *store, struct archive *a, struct image **images, unsigned count, struct err *err)
+static int save_oci(struct image_store *store, struct archive *a, struct image **images, unsigned count,
+                    struct err *err)
 {
     json_t *seen = json_object(), *list = json_array();
     int rc = 0;
@@ -76,8 +82,9 @@ static int save_oci(struct image_store *store, struct archive *a, struct image *
         struct image *image = images[i];
         const char *colon = strrchr(image->name, ':');
         json_t *item = descriptor_json(&image->manifest);
-        json_object_set_new(item, "annotations", json_pack("{s:s, s:s}", REF_NAME, count > 1 || !colon ? image->name : colon + 1,
-                                                           FULL_NAME, image->name));
+        json_object_set_new(item, "annotations",
+                            json_pack("{s:s, s:s}", REF_NAME, count > 1 || !colon ? image->name : colon + 1,
+                                      FULL_NAME, image->name));
         json_array_append_new(list, item);
         rc = put_blob(store, a, seen, &image->manifest, err);
         rc = rc < 0 ? rc : put_blob(store, a, seen, &image->doc.config, err);
@@ -87,16 +94,18 @@ static int save_oci(struct image_store *store, struct archive *a, struct image *
     }
     rc = rc < 0 ? rc : put_text(a, "oci-layout", json_pack("{s:s}", "imageLayoutVersion", "1.0.0"), err);
     rc = rc < 0 ? rc
-                : put_text(a, "index.json", json_pack("{s:i, s:s, s:O}", "schemaVersion", 2, "mediaType", MEDIA_OCI_INDEX, "manifests",
-                                                      list), err);
+                : put_text(a, "index.json",
+                           json_pack("{s:i, s:s, s:O}", "schemaVersion", 2, "mediaType", MEDIA_OCI_INDEX,
+                                     "manifests", list),
+                           err);
     json_decref(list);
     json_decref(seen);
     return rc;
 }
 
 /* docker-archive has its layers uncompressed, named after their diff IDs. */
-static int put_plain_layer(struct image_store *store, struct archive *a, json_t *seen, const char *blob, const char *diff_id,
-                           struct err *err)
+static int put_plain_layer(struct image_store *store, struct archive *a, json_t *seen, const char *blob,
+                           const char *diff_id, struct err *err)
 {
     char name[STORE_TEMP_MAX], check[DIGEST_SIZE];
     struct layer_stream *stream = NULL;
@@ -123,13 +132,16 @@ static int put_plain_layer(struct image_store *store, struct archive *a, json_t 
     const void *data;
     ssize_t n = 0;
     while (rc == 0 && (n = layer_stream_read(stream, &data)) > 0) {
-        rc = archive_write_data(a, data, (size_t)n) == n ? 0 : err_set(err, -EIO, "cannot write the archive: %s", archive_error_string(a));
+        rc = archive_write_data(a, data, (size_t)n) == n
+                 ? 0
+                 : err_set(err, -EIO, "cannot write the archive: %s", archive_error_string(a));
     }
     layer_stream_free(stream);
     return rc < 0 ? rc : n < 0 ? err_set(err, (int)n, "cannot read layer %.19s", blob) : 0;
 }
 
-static int save_docker(struct image_store *store, struct archive *a, struct image **images, unsigned count, struct err *err)
+static int save_docker(struct image_store *store, struct archive *a, struct image **images, unsigned count,
+                       struct err *err)
 {
     json_t *seen = json_object(), *list = json_array();
     int rc = 0;
@@ -151,7 +163,8 @@ static int save_docker(struct image_store *store, struct archive *a, struct imag
             json_array_append_new(layers, json_string(layer));
             rc = put_plain_layer(store, a, seen, image->doc.layers[j].digest, image->config.diff_ids[j], err);
         }
-        json_array_append_new(list, json_pack("{s:s, s:[s], s:o}", "Config", name, "RepoTags", image->name, "Layers", layers));
+        json_array_append_new(
+            list, json_pack("{s:s, s:[s], s:o}", "Config", name, "RepoTags", image->name, "Layers", layers));
     }
     rc = rc < 0 ? rc : put_text(a, "manifest.json", json_incref(list), err);
     json_decref(list);
@@ -159,7 +172,8 @@ static int save_docker(struct image_store *store, struct archive *a, struct imag
     return rc;
 }
 
-int image_save(struct image_store *store, const char *const *names, unsigned count, enum image_archive kind, int fd, struct err *err)
+int image_save(struct image_store *store, const char *const *names, unsigned count, enum image_archive kind,
+               int fd, struct err *err)
 {
     auto_free struct image **images = calloc(count + 1, sizeof(struct image *));
     struct archive *a = archive_write_new();
@@ -168,11 +182,14 @@ int image_save(struct image_store *store, const char *const *names, unsigned cou
     for (unsigned i = 0; rc == 0 && i < count; i++) {
         rc = image_lookup(store, names[i], &images[i], err);
     }
-    if (rc == 0 && (archive_write_set_format_ustar(a) != ARCHIVE_OK || archive_write_set_format_pax_restricted(a) != ARCHIVE_OK ||
+    if (rc == 0 && (archive_write_set_format_ustar(a) != ARCHIVE_OK ||
+                    archive_write_set_format_pax_restricted(a) != ARCHIVE_OK ||
                     archive_write_open_fd(a, fd) != ARCHIVE_OK)) {
         rc = err_set(err, -EIO, "cannot write the archive: %s", archive_error_string(a));
     }
-    rc = rc < 0 ? rc : kind == IMAGE_ARCHIVE_OCI ? save_oci(store, a, images, count, err) : save_docker(store, a, images, count, err);
+    rc = rc < 0                      ? rc
+         : kind == IMAGE_ARCHIVE_OCI ? save_oci(store, a, images, count, err)
+                                     : save_docker(store, a, images, count, err);
     if (rc == 0 && archive_write_close(a) != ARCHIVE_OK) {
         rc = err_set(err, -EIO, "cannot write the archive: %s", archive_error_string(a));
     }
@@ -238,8 +255,10 @@ static int read_members(struct load *l, int fd)
     struct archive *a = archive_read_new();
     struct archive_entry *entry;
     int rc = a ? 0 : err_set(l->err, -ENOMEM, "no memory");
-    if (rc == 0 && (archive_read_support_format_tar(a) != ARCHIVE_OK || archive_read_support_filter_gzip(a) != ARCHIVE_OK ||
-                    archive_read_support_filter_zstd(a) != ARCHIVE_OK || archive_read_open_fd(a, fd, 256 * 1024) != ARCHIVE_OK)) {
+    if (rc == 0 && (archive_read_support_format_tar(a) != ARCHIVE_OK ||
+                    archive_read_support_filter_gzip(a) != ARCHIVE_OK ||
+                    archive_read_support_filter_zstd(a) != ARCHIVE_OK ||
+                    archive_read_open_fd(a, fd, 256 * 1024) != ARCHIVE_OK)) {
         rc = err_set(l->err, -EBADMSG, "this is not an image archive: %s", archive_error_string(a));
     }
     for (unsigned count = 0; rc == 0; count++) {
@@ -247,14 +266,16 @@ static int read_members(struct load *l, int fd)
         if (status == ARCHIVE_EOF) {
             break;
         }
-        const char *name = status == ARCHIVE_OK || status == ARCHIVE_WARN ? archive_entry_pathname(entry) : NULL;
+        const char *name =
+            status == ARCHIVE_OK || status == ARCHIVE_WARN ? archive_entry_pathname(entry) : NULL;
         if (!name) {
             rc = err_set(l->err, -EBADMSG, "the archive is damaged: %s", archive_error_string(a));
         } else if (count >= MEMBERS_MAX) {
             rc = err_set(l->err, -E2BIG, "the archive has more than %u members", MEMBERS_MAX);
         } else {
             name += strncmp(name, "./", 2) == 0 ? 2 : 0;
-            const char *link = archive_entry_symlink(entry) ? archive_entry_symlink(entry) : archive_entry_hardlink(entry);
+            const char *link =
+                archive_entry_symlink(entry) ? archive_entry_symlink(entry) : archive_entry_hardlink(entry);
             if (archive_entry_filetype(entry) == AE_IFREG && !link) {
                 rc = take_member(l, a, name);
             } else if (link) {
@@ -322,7 +343,9 @@ static int load_text(struct load *l, const char *member, json_t **ret_json)
     if (rc == 0) {
         json_error_t error;
         *ret_json = json_loadb(text, size, 0, &error);
-        rc = *ret_json ? 0 : err_set(l->err, -EINVAL, "'%s' in the archive is not valid JSON: line %d: %s", member, error.line, error.text);
+        rc = *ret_json ? 0
+                       : err_set(l->err, -EINVAL, "'%s' in the archive is not valid JSON: line %d: %s",
+                                 member, error.line, error.text);
     }
     return rc;
 }
@@ -334,7 +357,8 @@ static int load_oci(struct load *l)
     const json_t *list = json_object_get(root, "manifests");
     size_t count = json_array_size(list);
     if (rc == 0 && (count == 0 || count > IMAGE_INDEX_ENTRIES_MAX)) {
-        rc = err_set(l->err, -EINVAL, "the archive's index.json has no images, or more than IMAGE_INDEX_ENTRIES_MAX");
+        rc = err_set(l->err, -EINVAL,
+                     "the archive's index.json has no images, or more than IMAGE_INDEX_ENTRIES_MAX");
     }
     for (size_t i = 0; rc == 0 && i < count; i++) {
         const json_t *item = json_array_get(list, i), *notes = json_object_get(item, "annotations");
@@ -344,7 +368,8 @@ static int load_oci(struct load *l)
         struct descriptor d;
         rc = descriptor_parse(item, "an image in the archive", &d, l->err);
         if (rc == 0 && !name) {
-            rc = err_set(l->err, -EINVAL, "the archive does not say what its image is called: give it a name by --name");
+            rc = err_set(l->err, -EINVAL,
+                         "the archive does not say what its image is called: give it a name by --name");
         }
         if (rc == 0 && !store_has_blob(l->store, d.digest)) {
             rc = err_set(l->err, -EBADMSG, "the archive has no blob %.19s", d.digest);
@@ -363,7 +388,8 @@ static int load_docker_image(struct load *l, const json_t *item)
     int rc = member_blob(l, json_string_value(json_object_get(item, "Config")), &config);
     strcpy(config.media_type, MEDIA_OCI_CONFIG);
     if (rc == 0 && count > IMAGE_LAYERS_MAX) {
-        rc = err_set(l->err, -E2BIG, "an image in the archive has more than IMAGE_LAYERS_MAX (%u) layers", IMAGE_LAYERS_MAX);
+        rc = err_set(l->err, -E2BIG, "an image in the archive has more than IMAGE_LAYERS_MAX (%u) layers",
+                     IMAGE_LAYERS_MAX);
     }
     for (size_t i = 0; rc == 0 && i < count; i++) {
         uint8_t magic[2] = {0};
@@ -383,7 +409,8 @@ static int load_docker_image(struct load *l, const json_t *item)
     rc = store_put_blob(l->store, text, manifest.size_bytes, manifest.digest, l->err);
     if (rc == 0 && (l->name || json_array_size(tags) == 0)) {
         rc = l->name ? finish_image(l, l->name, &manifest)
-                     : err_set(l->err, -EINVAL, "the archive does not say what its image is called: give it a name by --name");
+                     : err_set(l->err, -EINVAL,
+                               "the archive does not say what its image is called: give it a name by --name");
     }
     for (size_t i = 0; rc == 0 && !l->name && i < json_array_size(tags); i++) {
         const char *tag = json_string_value(json_array_get(tags, i));
@@ -410,15 +437,22 @@ int image_load(struct image_store *store, int fd, const char *name, const struct
                void (*on_name)(void *opaque, const char *name), void *opaque, struct err *err)
 {
     static const struct image_options none;
-    struct load l = {.store = store, .options = options ? options : &none, .members = json_object(), .name = name,
-                     .on_name = on_name, .opaque = opaque, .err = err};
+    struct load l = {.store = store,
+                     .options = options ? options : &none,
+                     .members = json_object(),
+                     .name = name,
+                     .on_name = on_name,
+                     .opaque = opaque,
+                     .err = err};
     auto_close int lock = store_lock(store, false, true, err);
     int rc = lock < 0 ? lock : read_members(&l, fd);
     if (rc == 0) {
-        rc = json_object_get(l.members, "index.json")      ? load_oci(&l)
-             : json_object_get(l.members, "manifest.json") ? load_docker(&l)
-                                                           : err_set(err, -EINVAL, "this is no image archive: neither index.json (OCI) "
-                                                                                   "nor manifest.json (Docker) is in it");
+        rc = json_object_get(l.members, "index.json") ? load_oci(&l)
+             : json_object_get(l.members, "manifest.json")
+                 ? load_docker(&l)
+                 : err_set(err, -EINVAL,
+                           "this is no image archive: neither index.json (OCI) "
+                           "nor manifest.json (Docker) is in it");
     }
     json_decref(l.members);
     return rc < 0 ? err_prefix(err, "cannot load") : 0;

@@ -49,25 +49,29 @@ static int decode_basic(const char *base64, struct auth *ret_auth, struct err *e
     return auth_from_text((const char *)plain, ret_auth, err);
 }
 
-/* "https://index.docker.io/v1/" is how Docker writes docker.io. Returns the length of the prefix of HOST/NAME that key is, or 0. */
+/* "https://index.docker.io/v1/" is how Docker writes docker.io. Returns the length of the prefix of HOST/NAME
+ * that key is, or 0. */
 static size_t match_key(const char *key, const char *host, const char *name)
 {
-    const char *p = strncmp(key, "https://", 8) == 0 ? key + 8 : strncmp(key, "http://", 7) == 0 ? key + 7 : key;
+    const char *p = strncmp(key, "https://", 8) == 0  ? key + 8
+                    : strncmp(key, "http://", 7) == 0 ? key + 7
+                                                      : key;
     size_t length = strcspn(p, "/");
     bool docker = strcmp(host, "docker.io") == 0 && length == 15 && strncmp(p, "index.docker.io", 15) == 0;
     if (!docker && (strlen(host) != length || strncmp(p, host, length) != 0)) {
         return 0;
     }
     p += length;
-    if (docker || p != key + length || !*p || strcmp(p, "/") == 0 || strncmp(p, "/v1", 3) == 0 || strncmp(p, "/v2", 3) == 0) {
+    if (docker || p != key + length || !*p || strcmp(p, "/") == 0 || strncmp(p, "/v1", 3) == 0 ||
+        strncmp(p, "/v2", 3) == 0) {
         return length;
     }
     size_t path = strlen(++p);
     return strncmp(name, p, path) == 0 && (!name[path] || name[path] == '/') ? length + 1 + path : 0;
 }
 
-int auth_parse(const char *text, size_t size, const char *host, const char *name, struct auth *ret_auth, char ret_helper[static 64],
-               struct err *err)
+int auth_parse(const char *text, size_t size, const char *host, const char *name, struct auth *ret_auth,
+               char ret_helper[static 64], struct err *err)
 {
     json_error_t error;
     json_t *root = json_loadb(text, size, 0, &error);
@@ -99,8 +103,11 @@ int auth_parse(const char *text, size_t size, const char *host, const char *name
         helper = store && !json_object_get(found, "auth") ? store : NULL;
     }
     if (helper) {
-        if (strlen(helper) > 40 || strspn(helper, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") != strlen(helper)) {
-            rc = err_set(err, -EINVAL, "names the credential helper '%.40s', which is no name of a program", helper);
+        if (strlen(helper) > 40 ||
+            strspn(helper, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") !=
+                strlen(helper)) {
+            rc = err_set(err, -EINVAL, "names the credential helper '%.40s', which is no name of a program",
+                         helper);
         } else {
             strcpy(ret_helper, helper);
         }
@@ -179,7 +186,8 @@ static int ask_helper(const char *helper, const char *host, struct auth *ret_aut
     return found; /* helpers answer with a sentence when they know nothing */
 }
 
-static int try_file(const char *path, bool must, const char *host, const char *name, struct auth *ret_auth, struct err *err)
+static int try_file(const char *path, bool must, const char *host, const char *name, struct auth *ret_auth,
+                    struct err *err)
 {
     auto_free char *text = NULL;
     size_t size;
@@ -195,13 +203,15 @@ static int try_file(const char *path, bool must, const char *host, const char *n
     return helper[0] ? ask_helper(helper, host, ret_auth, err) : rc;
 }
 
-int auth_find(const char *auth_file, const char *host, const char *name, struct auth *ret_auth, struct err *err)
+int auth_find(const char *auth_file, const char *host, const char *name, struct auth *ret_auth,
+              struct err *err)
 {
     const char *given = auth_file ? auth_file : getenv("REGISTRY_AUTH_FILE");
     if (given && *given) {
         return try_file(given, true, host, name, ret_auth, err);
     }
-    const char *runtime = getenv("XDG_RUNTIME_DIR"), *config = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
+    const char *runtime = getenv("XDG_RUNTIME_DIR"), *config = getenv("XDG_CONFIG_HOME"),
+               *home = getenv("HOME");
     const char *docker = getenv("DOCKER_CONFIG");
     char paths[4][4096];
     if (runtime) {
@@ -209,7 +219,11 @@ int auth_find(const char *auth_file, const char *host, const char *name, struct 
     } else {
         snprintf(paths[0], sizeof(paths[0]), "/run/containers/%u/auth.json", getuid());
     }
-    snprintf(paths[1], sizeof(paths[1]), "%s%s/containers/auth.json", config ? config : home ? home : "", config ? "" : "/.config");
+    snprintf(paths[1], sizeof(paths[1]), "%s%s/containers/auth.json",
+             config ? config
+             : home ? home
+                    : "",
+             config ? "" : "/.config");
     snprintf(paths[2], sizeof(paths[2]), "%s/config.json", docker ? docker : "/nonexistent");
     snprintf(paths[3], sizeof(paths[3]), "%s/.docker/config.json", home ? home : "");
     for (unsigned i = 0; i < ARRAY_SIZE(paths); i++) {

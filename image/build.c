@@ -1,9 +1,11 @@
 /*
- * Builds an image from a Containerfile. A stage is an image that grows: steps that change files run in a writable layer, which is
- * packed, put into the store and unpacked as the next layer; the others change the configuration only.
+ * Builds an image from a Containerfile. A stage is an image that grows: steps that change files run in a
+ * writable layer, which is packed, put into the store and unpacked as the next layer; the others change the
+ * configuration only.
  *
- * The cache: cache/KEY names the image that a step made. The key is the digest of the chain of layers below, the configuration as it
- * was, the step's words with variables replaced, the build arguments that it can see, and the contents of what it copies.
+ * The cache: cache/KEY names the image that a step made. The key is the digest of the chain of layers below,
+ * the configuration as it was, the step's words with variables replaced, the build arguments that it can see,
+ * and the contents of what it copies.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -37,8 +39,8 @@ struct builder {
     char **ignore;
     struct err *err;
     /* of the stage at work */
-    struct image *image; /* what the next step stands on */
-    json_t *doc;         /* the configuration as it is now */
+    struct image *image;        /* what the next step stands on */
+    json_t *doc;                /* the configuration as it is now */
     json_t *args, *global_args; /* name -> value */
 };
 
@@ -68,7 +70,8 @@ static const char *from_env(json_t *env, const char *name, size_t length)
 static const char *lookup(void *opaque, const char *name, size_t length)
 {
     struct builder *b = opaque;
-    const char *value = b->doc ? from_env(json_object_get(json_object_get(b->doc, "config"), "Env"), name, length) : NULL;
+    const char *value =
+        b->doc ? from_env(json_object_get(json_object_get(b->doc, "config"), "Env"), name, length) : NULL;
     char key[256];
     if (value || length >= sizeof(key)) {
         return value;
@@ -101,7 +104,8 @@ static int do_arg(struct builder *b, const struct cf_step *step)
             rc = cf_expand(equals + 1, b->file.escape, lookup, b, &value, b->err);
         }
         struct platform host;
-        const char *given = build_arg(b->build, *w), *global = json_string_value(json_object_get(b->global_args, *w));
+        const char *given = build_arg(b->build, *w),
+                   *global = json_string_value(json_object_get(b->global_args, *w));
         const char *use = given ? given : value ? value : b->doc ? global : NULL;
         if (!use && rc == 0 && platform_parse(b->build->options->platform, &host, NULL) == 0) {
             use = strcmp(*w, "TARGETARCH") == 0 ? host.arch : strcmp(*w, "TARGETOS") == 0 ? host.os : NULL;
@@ -170,7 +174,9 @@ static int do_pairs(struct builder *b, const struct cf_step *step)
                 labels = json_object();
                 json_object_set_new(config_of(b), "Labels", labels);
             }
-            rc = json_object_set_new(labels, name, json_string(text)) < 0 ? err_set(b->err, -EINVAL, "a label is no UTF-8") : 0;
+            rc = json_object_set_new(labels, name, json_string(text)) < 0
+                     ? err_set(b->err, -EINVAL, "a label is no UTF-8")
+                     : 0;
         }
         free(name);
         free(text);
@@ -236,7 +242,9 @@ static int parse_duration(const char *text, json_int_t *ret_ns, struct err *err)
 
 static int do_healthcheck(struct builder *b, const struct cf_step *step)
 {
-    static const char *const keys[][2] = {{"interval", "Interval"}, {"timeout", "Timeout"}, {"start-period", "StartPeriod"},
+    static const char *const keys[][2] = {{"interval", "Interval"},
+                                          {"timeout", "Timeout"},
+                                          {"start-period", "StartPeriod"},
                                           {"start-interval", "StartInterval"}};
     json_t *health = json_object();
     size_t n = strcspn(step->text, " \t");
@@ -290,7 +298,8 @@ static int do_keys(struct builder *b, const struct cf_step *step)
     for (char **w = step->json ? step->json : words; rc == 0 && *w; w++) {
         char *text = NULL, *key = NULL;
         rc = cf_expand(*w, b->file.escape, lookup, b, &text, b->err);
-        if (rc == 0 && asprintf(&key, "%s%s", text, step->kind == CF_EXPOSE && !strchr(text, '/') ? "/tcp" : "") >= 0) {
+        if (rc == 0 &&
+            asprintf(&key, "%s%s", text, step->kind == CF_EXPOSE && !strchr(text, '/') ? "/tcp" : "") >= 0) {
             json_object_set_new(set, key, json_object());
         }
         free(key);
@@ -313,14 +322,17 @@ static int set_word(struct builder *b, const struct cf_step *step, const char *m
 
 typedef int (*work_fn)(struct builder *b, struct image_rootfs *rootfs, void *opaque);
 
-static void cache_key(struct builder *b, const char *words, const char *content, char ret_key[static DIGEST_SIZE])
+static void cache_key(struct builder *b, const char *words, const char *content,
+                      char ret_key[static DIGEST_SIZE])
 {
     struct digest_state state;
     auto_free char *config = json_dumps(config_of(b), JSON_COMPACT | JSON_SORT_KEYS);
     auto_free char *args = json_dumps(b->args, JSON_COMPACT | JSON_SORT_KEYS);
-    const char *below = b->image->config.diff_count ? b->image->chain_ids[b->image->config.diff_count - 1] : "scratch";
-    const char *const parts[] = {"fonda build 1", below, b->image->config.platform.arch, config ? config : "", args ? args : "", words,
-                                 content};
+    const char *below =
+        b->image->config.diff_count ? b->image->chain_ids[b->image->config.diff_count - 1] : "scratch";
+    const char *const parts[] = {
+        "fonda build 1", below,  b->image->config.platform.arch, config ? config : "", args ? args : "",
+        words,           content};
     if (digest_init(&state) < 0) {
         strcpy(ret_key, "");
         return;
@@ -436,7 +448,8 @@ static int work_run(struct builder *b, struct image_rootfs *rootfs, void *opaque
     auto_free char *script = NULL;
     if (step->heredoc_count) {
         const struct cf_heredoc *doc = &step->heredocs[0];
-        bool alone = step->heredoc_count == 1 && strncmp(step->text, "<<", 2) == 0 && !strpbrk(step->text, " \t");
+        bool alone =
+            step->heredoc_count == 1 && strncmp(step->text, "<<", 2) == 0 && !strpbrk(step->text, " \t");
         if (alone) {
             script = strdup(doc->text);
         } else {
@@ -451,7 +464,8 @@ static int work_run(struct builder *b, struct image_rootfs *rootfs, void *opaque
             }
         }
     }
-    json_t *command = step->json && !script ? to_json(step->json) : shell_command(b, script ? script : step->text);
+    json_t *command =
+        step->json && !script ? to_json(step->json) : shell_command(b, script ? script : step->text);
     auto_free const char **args = calloc(json_array_size(command) + 1, sizeof(char *));
     auto_free const char **vars = calloc(json_array_size(all) + 1, sizeof(char *));
     for (size_t i = 0; args && i < json_array_size(command); i++) {
@@ -460,8 +474,12 @@ static int work_run(struct builder *b, struct image_rootfs *rootfs, void *opaque
     for (size_t i = 0; vars && i < json_array_size(all); i++) {
         vars[i] = json_string_value(json_array_get(all, i));
     }
-    struct run run = {.runtime = b->build->runtime, .user = json_string_value(json_object_get(config, "User")),
-                      .cwd = cwd && *cwd ? cwd : "/", .args = (char *const *)args, .env = vars, .network_none = b->build->network_none};
+    struct run run = {.runtime = b->build->runtime,
+                      .user = json_string_value(json_object_get(config, "User")),
+                      .cwd = cwd && *cwd ? cwd : "/",
+                      .args = (char *const *)args,
+                      .env = vars,
+                      .network_none = b->build->network_none};
     int rc = args && vars ? build_run(b->store, rootfs, &run, b->err) : err_set(b->err, -ENOMEM, "no memory");
     json_decref(command);
     json_decref(all);
@@ -491,7 +509,9 @@ static int copy_all(struct builder *b, struct copy_call *call, int root)
         if (doc) {
             char *text = NULL;
             rc = doc->expand ? cf_expand(doc->text, 0, lookup, b, &text, b->err) : 0;
-            rc = rc < 0 ? rc : build_copy_text(&call->copy, doc->name, text ? text : doc->text, root, call->dest, b->err);
+            rc = rc < 0 ? rc
+                        : build_copy_text(&call->copy, doc->name, text ? text : doc->text, root, call->dest,
+                                          b->err);
             free(text);
         } else {
             sources[plain++] = call->words[i];
@@ -511,7 +531,8 @@ static int work_copy(struct builder *b, struct image_rootfs *rootfs, void *opaqu
     if (rc == 0 && call->chown) {
         rc = build_find_user(root, call->chown, &call->copy.uid, &call->copy.gid, b->err);
         if (rc == 0 && !strchr(call->chown, ':')) {
-            call->copy.gid = call->copy.uid; /* as Docker has it: COPY --chown=USER means the same number for the group */
+            call->copy.gid =
+                call->copy.uid; /* as Docker has it: COPY --chown=USER means the same number for the group */
         }
     }
     return rc < 0 ? rc : copy_all(b, call, root);
@@ -530,8 +551,12 @@ static int find_stage(struct builder *b, const char *name, unsigned before)
 
 static int do_copy(struct builder *b, const struct cf_step *step, unsigned stage)
 {
-    struct copy_call call = {.step = step, .copy = {.source = b->context, .ignore = b->ignore, .mode = -1, .layer_max = b->store->layer_max,
-                                                    .unpack = step->kind == CF_ADD}};
+    struct copy_call call = {.step = step,
+                             .copy = {.source = b->context,
+                                      .ignore = b->ignore,
+                                      .mode = -1,
+                                      .layer_max = b->store->layer_max,
+                                      .unpack = step->kind == CF_ADD}};
     const char *from = cf_flag(step, "from"), *mode = cf_flag(step, "chmod"), *cwd;
     struct image_rootfs *other = NULL;
     struct image *image = NULL;
@@ -548,10 +573,14 @@ static int do_copy(struct builder *b, const struct cf_step *step, unsigned stage
     }
     call.words = calloc(call.count + 1, sizeof(*call.words));
     for (unsigned i = 0; rc == 0 && i < call.count; i++) {
-        rc = strncmp(words[i], "<<", 2) == 0 ? (call.words[i] = strdup(words[i])) ? 0 : -ENOMEM
-                                             : cf_expand(words[i], b->file.escape, lookup, b, &call.words[i], b->err);
-        if (rc == 0 && step->kind == CF_ADD && (strncmp(call.words[i], "http://", 7) == 0 || strncmp(call.words[i], "https://", 8) == 0)) {
-            rc = err_set(b->err, -ENOTSUP, "ADD of a URL is not supported: fetch it in a RUN step, or copy it into the context");
+        rc = strncmp(words[i], "<<", 2) == 0
+                 ? (call.words[i] = strdup(words[i])) ? 0 : -ENOMEM
+                 : cf_expand(words[i], b->file.escape, lookup, b, &call.words[i], b->err);
+        if (rc == 0 && step->kind == CF_ADD &&
+            (strncmp(call.words[i], "http://", 7) == 0 || strncmp(call.words[i], "https://", 8) == 0)) {
+            rc =
+                err_set(b->err, -ENOTSUP,
+                        "ADD of a URL is not supported: fetch it in a RUN step, or copy it into the context");
         }
     }
     if (rc == 0 && mode) {
@@ -568,7 +597,11 @@ static int do_copy(struct builder *b, const struct cf_step *step, unsigned stage
     if (rc == 0) {
         cwd = json_string_value(json_object_get(config_of(b), "WorkingDir"));
         const char *dest = call.words[call.count - 1];
-        if (snprintf(call.dest, sizeof(call.dest), "%s%s%s", dest[0] == '/' ? "" : cwd && *cwd ? cwd : "/", dest[0] == '/' ? "" : "/",
+        if (snprintf(call.dest, sizeof(call.dest), "%s%s%s",
+                     dest[0] == '/' ? ""
+                     : cwd && *cwd  ? cwd
+                                    : "/",
+                     dest[0] == '/' ? "" : "/",
                      strcmp(dest, ".") == 0 ? "./" : dest) >= (int)sizeof(call.dest)) {
             rc = err_set(b->err, -ENAMETOOLONG, "the destination is too long");
         }
@@ -593,8 +626,9 @@ static int do_copy(struct builder *b, const struct cf_step *step, unsigned stage
     digest_done(&state);
     if (rc == 0) {
         char *text = NULL;
-        if (asprintf(&text, "%s %s%s%s%s%s%s%s", cf_kind_name(step->kind), from ? "--from=" : "", from ? from : "", from ? " " : "",
-                     chown ? "--chown=" : "", chown ? chown : "", chown ? " " : "", step->text) < 0) {
+        if (asprintf(&text, "%s %s%s%s%s%s%s%s", cf_kind_name(step->kind), from ? "--from=" : "",
+                     from ? from : "", from ? " " : "", chown ? "--chown=" : "", chown ? chown : "",
+                     chown ? " " : "", step->text) < 0) {
             text = NULL;
         }
         rc = text ? layer_step(b, text, content, work_copy, &call) : -ENOMEM;
@@ -656,7 +690,11 @@ static int do_workdir(struct builder *b, const struct cf_step *step)
     while (n > 1 && text[n - 1] == '/') {
         text[--n] = '\0';
     }
-    if (asprintf(&path, "%s%s%s", text[0] == '/' ? "" : old ? old : "", text[0] == '/' || (old && strcmp(old, "/") == 0) ? "" : "/", text) < 0 ||
+    if (asprintf(&path, "%s%s%s",
+                 text[0] == '/' ? ""
+                 : old          ? old
+                                : "",
+                 text[0] == '/' || (old && strcmp(old, "/") == 0) ? "" : "/", text) < 0 ||
         asprintf(&words, "WORKDIR %s", path) < 0) {
         return -ENOMEM;
     }
@@ -665,9 +703,12 @@ static int do_workdir(struct builder *b, const struct cf_step *step)
     int *stack = NULL;
     struct stat st;
     rc = rc < 0 ? rc : image_stack(b->store, b->image, &stack, b->err);
-    bool there = rc == 0 && layer_lookup(stack, b->image->config.diff_count, path + strspn(path, "/"), &st) >= 0;
+    bool there =
+        rc == 0 && layer_lookup(stack, b->image->config.diff_count, path + strspn(path, "/"), &st) >= 0;
     layer_close_stack(stack, b->image->config.diff_count);
-    return rc < 0 ? rc : there ? image_document_add(b->doc, NULL, words, NULL, NULL) : layer_step(b, words, "", work_mkdir, path);
+    return rc < 0  ? rc
+           : there ? image_document_add(b->doc, NULL, words, NULL, NULL)
+                   : layer_step(b, words, "", work_mkdir, path);
 }
 
 /* ---- stages ---- */
@@ -708,7 +749,8 @@ static int do_from(struct builder *b, unsigned stage)
     b->args = json_object();
     rc = rc < 0 ? rc : move_to(b, &manifest);
     if (rc == 0 && b->image->config.onbuild[0]) {
-        rc = err_set(b->err, -ENOTSUP, "the base image '%s' has ONBUILD steps, which are not supported", base);
+        rc =
+            err_set(b->err, -ENOTSUP, "the base image '%s' has ONBUILD steps, which are not supported", base);
     }
     return rc;
 }
@@ -732,8 +774,9 @@ static int do_step(struct builder *b, const struct cf_step *step, unsigned stage
     case CF_USER: rc = set_word(b, step, "User"); break;
     case CF_STOPSIGNAL: rc = set_word(b, step, "StopSignal"); break;
     case CF_SHELL:
-        rc = step->json ? json_object_set_new(config_of(b), "Shell", to_json(step->json))
-                        : err_set(b->err, -EINVAL, "SHELL wants a JSON array, such as [\"/bin/bash\", \"-c\"]");
+        rc = step->json
+                 ? json_object_set_new(config_of(b), "Shell", to_json(step->json))
+                 : err_set(b->err, -EINVAL, "SHELL wants a JSON array, such as [\"/bin/bash\", \"-c\"]");
         break;
     case CF_HEALTHCHECK: rc = do_healthcheck(b, step); break;
     case CF_MAINTAINER: rc = json_object_set_new(b->doc, "author", json_string(step->text)); break;
@@ -754,7 +797,8 @@ static int find_stages(struct builder *b)
         const struct cf_step *step = &b->file.steps[i];
         if (step->kind == CF_FROM) {
             if (b->stage_count == CONTAINERFILE_STAGES_MAX) {
-                return err_set(b->err, -E2BIG, "more than CONTAINERFILE_STAGES_MAX (%u) stages", CONTAINERFILE_STAGES_MAX);
+                return err_set(b->err, -E2BIG, "more than CONTAINERFILE_STAGES_MAX (%u) stages",
+                               CONTAINERFILE_STAGES_MAX);
             }
             char **words = NULL;
             int rc = cf_split(step->text, b->file.escape, &words, b->err);
@@ -774,7 +818,8 @@ static int find_stages(struct builder *b)
                 return rc;
             }
         } else if (b->stage_count == 0 && step->kind != CF_ARG) {
-            return err_set(b->err, -EINVAL, "line %u: %s before the first FROM", step->line, cf_kind_name(step->kind));
+            return err_set(b->err, -EINVAL, "line %u: %s before the first FROM", step->line,
+                           cf_kind_name(step->kind));
         }
         if (b->stage_count) {
             b->stages[b->stage_count - 1].end = i + 1;
@@ -794,7 +839,8 @@ static void mark_needed(struct builder *b, unsigned stage)
         char base[256];
         const char *name = cf_flag(step, "from");
         if (step->kind == CF_FROM) {
-            snprintf(base, sizeof(base), "%.*s", (int)MIN(strcspn(step->text, " \t"), sizeof(base) - 1), step->text);
+            snprintf(base, sizeof(base), "%.*s", (int)MIN(strcspn(step->text, " \t"), sizeof(base) - 1),
+                     step->text);
             name = base;
             for (unsigned j = 0; strchr(base, '$') && j < stage; j++) {
                 mark_needed(b, j); /* any of them may be meant */
@@ -813,7 +859,8 @@ static int run_stage(struct builder *b, unsigned stage, unsigned *done, unsigned
     for (unsigned i = b->stages[stage].first; rc == 0 && i < b->stages[stage].end; i++) {
         const struct cf_step *step = &b->file.steps[i];
         char line[256];
-        snprintf(line, sizeof(line), "STEP %u/%u: %s %.200s", ++*done, total, cf_kind_name(step->kind), step->text);
+        snprintf(line, sizeof(line), "STEP %u/%u: %s %.200s", ++*done, total, cf_kind_name(step->kind),
+                 step->text);
         if (b->build->line) {
             b->build->line(b->build->opaque, line);
         }
@@ -851,21 +898,27 @@ static int load_file(struct builder *b)
         name = "Dockerfile";
         rc = fs_read_file(dir, name, CONTAINERFILE_BYTES_MAX, &text, &size, b->err);
         if (rc == -ENOENT) {
-            return err_set(b->err, rc, "'%s' has neither a Containerfile nor a Dockerfile (see --file)", build->context_dir);
+            return err_set(b->err, rc, "'%s' has neither a Containerfile nor a Dockerfile (see --file)",
+                           build->context_dir);
         }
     }
     rc = rc < 0 ? rc : containerfile_parse(text, size, &b->file, b->err);
     return rc < 0 ? err_prefix(b->err, "%s", name) : build_read_ignore(b->context, name, &b->ignore, b->err);
 }
 
-int image_build(struct image_store *store, const struct image_build *build, char ret_digest[static DIGEST_SIZE], struct err *err)
+int image_build(struct image_store *store, const struct image_build *build,
+                char ret_digest[static DIGEST_SIZE], struct err *err)
 {
     struct err own = {0};
     struct builder *b = calloc(1, sizeof(*b));
     if (!b) {
         return err_set(err, -ENOMEM, "no memory");
     }
-    *b = (struct builder){.store = store, .build = build, .context = -1, .err = err ? err : &own, .args = json_object(),
+    *b = (struct builder){.store = store,
+                          .build = build,
+                          .context = -1,
+                          .err = err ? err : &own,
+                          .args = json_object(),
                           .global_args = json_object()};
     auto_close int lock = store_lock(store, false, true, b->err);
     int rc = lock < 0 ? lock : load_file(b);

@@ -1,6 +1,6 @@
 /*
- * COPY and ADD: from a folder into a root, or into a digest that says what would be copied (for the cache). Both ends are foreign:
- * paths are resolved below their roots only.
+ * COPY and ADD: from a folder into a root, or into a digest that says what would be copied (for the cache).
+ * Both ends are foreign: paths are resolved below their roots only.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -19,7 +19,8 @@
 
 /* ---- .containerignore ---- */
 
-/* Docker's patterns: components by fnmatch, "**" for any number of them; a match of a folder is a match of what is in it. */
+/* Docker's patterns: components by fnmatch, "**" for any number of them; a match of a folder is a match of
+ * what is in it. */
 static bool match(const char *pattern, const char *path)
 {
     char name[NAME_MAX + 1], part[NAME_MAX + 1];
@@ -43,7 +44,8 @@ static bool match(const char *pattern, const char *path)
     }
     snprintf(part, sizeof(part), "%.*s", (int)p, pattern);
     snprintf(name, sizeof(name), "%.*s", (int)n, path);
-    return fnmatch(part, name, 0) == 0 && match(pattern[p] ? pattern + p + 1 : "", path[n] ? path + n + 1 : "");
+    return fnmatch(part, name, 0) == 0 &&
+           match(pattern[p] ? pattern + p + 1 : "", path[n] ? path + n + 1 : "");
 }
 
 bool build_ignored(char *const *patterns, const char *path)
@@ -51,8 +53,8 @@ bool build_ignored(char *const *patterns, const char *path)
     bool ignored = false;
     for (; patterns && *patterns; patterns++) {
         bool not = **patterns == '!';
-        if (ignored == not && match(*patterns + not, path)) {
-            ignored = !not;
+        if (ignored == not &&match(*patterns + not, path)) {
+            ignored = !not ;
         }
     }
     return ignored;
@@ -83,14 +85,15 @@ int build_read_ignore(int context, const char *containerfile, char ***ret_patter
         }
         line[n] = '\0';
         bool not = *line == '!';
-        char *from = line + not;
+        char *from = line + not ;
         from += *from == '/';
         if (!*from || *line == '#') {
             continue;
         }
         if (count == CONTAINERFILE_WORDS_MAX) {
             cf_free_words(patterns);
-            return err_set(err, -E2BIG, "the ignore file has more than CONTAINERFILE_WORDS_MAX (%u) patterns", CONTAINERFILE_WORDS_MAX);
+            return err_set(err, -E2BIG, "the ignore file has more than CONTAINERFILE_WORDS_MAX (%u) patterns",
+                           CONTAINERFILE_WORDS_MAX);
         }
         if (asprintf(&patterns[count], "%s%s", not ? "!" : "", from) < 0) {
             patterns[count] = NULL;
@@ -105,7 +108,8 @@ int build_read_ignore(int context, const char *containerfile, char ***ret_patter
 /* ---- users ---- */
 
 /* Field number of the line in file whose first field is name. */
-static int find_in(int root, const char *file, const char *name, unsigned field, uint32_t *ret_id, uint32_t *ret_next)
+static int find_in(int root, const char *file, const char *name, unsigned field, uint32_t *ret_id,
+                   uint32_t *ret_next)
 {
     auto_close int fd = fs_open(root, file, O_RDONLY | O_NONBLOCK, 0, FS_IN_ROOT);
     auto_free char *text = calloc(1, MiB);
@@ -116,7 +120,8 @@ static int find_in(int root, const char *file, const char *name, unsigned field,
         for (unsigned i = 0; i < 7 && line; i++) {
             parts[i] = strsep(&line, ":");
         }
-        bool same = parts[0] && (strcmp(parts[0], name) == 0 || (field == 3 && parts[2] && strcmp(parts[2], name) == 0));
+        bool same = parts[0] &&
+                    (strcmp(parts[0], name) == 0 || (field == 3 && parts[2] && strcmp(parts[2], name) == 0));
         if (same && parts[2]) {
             *ret_id = (uint32_t)strtoul(parts[2], NULL, 10);
             if (ret_next && parts[3]) {
@@ -161,11 +166,12 @@ static void hash_text(struct digest_state *digest, const char *text)
     digest_update(digest, text, strlen(text) + 1);
 }
 
-static int hash_node(struct copy *c, int dir, const char *name, const char *path, const struct stat *st, struct err *err)
+static int hash_node(struct copy *c, int dir, const char *name, const char *path, const struct stat *st,
+                     struct err *err)
 {
     char head[128], sum[DIGEST_SIZE];
-    snprintf(head, sizeof(head), "%o %u %u %d", st->st_mode, c->keep_owner ? st->st_uid : c->uid, c->keep_owner ? st->st_gid : c->gid,
-             c->mode);
+    snprintf(head, sizeof(head), "%o %u %u %d", st->st_mode, c->keep_owner ? st->st_uid : c->uid,
+             c->keep_owner ? st->st_gid : c->gid, c->mode);
     hash_text(c->digest, path);
     hash_text(c->digest, head);
     if (S_ISREG(st->st_mode)) {
@@ -193,15 +199,16 @@ static int own(struct copy *c, int to_dir, const char *to, const struct stat *st
 }
 
 /* from in from_dir (path: below the source, for patterns) to the name to in to_dir. */
-static int copy_tree(struct copy *c, int from_dir, const char *from, const char *path, int to_dir, const char *to, unsigned depth,
-                     struct err *err);
+static int copy_tree(struct copy *c, int from_dir, const char *from, const char *path, int to_dir,
+                     const char *to, unsigned depth, struct err *err);
 
 static int copy_contents(struct copy *c, int from, const char *path, int to, unsigned depth, struct err *err)
 {
     struct dirent **list = NULL;
     char proc[FS_PROC_MAX];
     fs_proc_path(from, proc);
-    int n = scandir(proc, &list, NULL, alphasort), rc = n < 0 ? err_sys(err, -errno, "cannot read '%s'", path) : 0;
+    int n = scandir(proc, &list, NULL, alphasort),
+        rc = n < 0 ? err_sys(err, -errno, "cannot read '%s'", path) : 0;
     for (int i = 0; i < n; i++) {
         const char *name = list[i]->d_name;
         char below[PATH_MAX];
@@ -216,12 +223,13 @@ static int copy_contents(struct copy *c, int from, const char *path, int to, uns
     return rc;
 }
 
-static int copy_tree(struct copy *c, int from_dir, const char *from, const char *path, int to_dir, const char *to, unsigned depth,
-                     struct err *err)
+static int copy_tree(struct copy *c, int from_dir, const char *from, const char *path, int to_dir,
+                     const char *to, unsigned depth, struct err *err)
 {
     struct stat st, old;
     if (depth > IMAGE_TREE_DEPTH_MAX) {
-        return err_set(err, -ELOOP, "the tree is deeper than IMAGE_TREE_DEPTH_MAX (%u)", IMAGE_TREE_DEPTH_MAX);
+        return err_set(err, -ELOOP, "the tree is deeper than IMAGE_TREE_DEPTH_MAX (%u)",
+                       IMAGE_TREE_DEPTH_MAX);
     }
     int rc = layer_stat(from_dir, from, &st);
     if (rc < 0) {
@@ -255,7 +263,8 @@ static int copy_tree(struct copy *c, int from_dir, const char *from, const char 
     }
     if (rc == 0 && folder) {
         auto_close int sub = openat(from_dir, from, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-        auto_close int target = c->digest ? -1 : openat(to_dir, to, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        auto_close int target =
+            c->digest ? -1 : openat(to_dir, to, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         rc = sub < 0 || (target < 0 && !c->digest) ? err_sys(err, -errno, "cannot open '%s'", path)
                                                    : copy_contents(c, sub, path, target, depth, err);
     }
@@ -269,7 +278,8 @@ static bool is_archive(int dir, const char *name)
     uint8_t head[512];
     auto_close int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
     ssize_t n = fd < 0 ? 0 : read(fd, head, sizeof(head));
-    return (n >= 2 && head[0] == 0x1f && head[1] == 0x8b) || (n >= 4 && memcmp(head, "\x28\xb5\x2f\xfd", 4) == 0) ||
+    return (n >= 2 && head[0] == 0x1f && head[1] == 0x8b) ||
+           (n >= 4 && memcmp(head, "\x28\xb5\x2f\xfd", 4) == 0) ||
            (n == 512 && memcmp(head + 257, "ustar", 5) == 0); /* POSIX.1-2017 pax, "ustar Header Block" */
 }
 
@@ -292,7 +302,8 @@ static int unpack_into(struct copy *c, int dir, const char *name, int root, cons
 /* ---- where to ---- */
 
 /* One source, whose parent folder is dir. many: there are more. */
-static int copy_one(struct copy *c, int dir, const char *name, const char *path, int root, const char *dest, bool many, struct err *err)
+static int copy_one(struct copy *c, int dir, const char *name, const char *path, int root, const char *dest,
+                    bool many, struct err *err)
 {
     struct stat st;
     char target[2 * PATH_MAX];
@@ -333,14 +344,15 @@ static int copy_one(struct copy *c, int dir, const char *name, const char *path,
     if (slash) {
         *slash = '\0';
     }
-    auto_close int parent = slash ? fs_mkdirs(root, target, FS_IN_ROOT) : fs_open(root, ".", O_PATH | O_DIRECTORY, 0, FS_IN_ROOT);
+    auto_close int parent =
+        slash ? fs_mkdirs(root, target, FS_IN_ROOT) : fs_open(root, ".", O_PATH | O_DIRECTORY, 0, FS_IN_ROOT);
     return parent < 0 ? err_sys(err, parent, "cannot make the folder '/%s'", slash ? target : "")
                       : copy_tree(c, dir, name, path, parent, leaf, 0, err);
 }
 
 /* Expands a pattern's components from rest on, below dir (whose path is path), and copies what matches. */
-static int each_match(struct copy *c, int dir, const char *path, const char *rest, int root, const char *dest, bool many, unsigned *count,
-                      struct err *err)
+static int each_match(struct copy *c, int dir, const char *path, const char *rest, int root, const char *dest,
+                      bool many, unsigned *count, struct err *err)
 {
     char part[NAME_MAX + 1], below[PATH_MAX];
     rest += strspn(rest, "/");
@@ -353,10 +365,12 @@ static int each_match(struct copy *c, int dir, const char *path, const char *res
     struct dirent **list = NULL;
     char proc[FS_PROC_MAX];
     fs_proc_path(dir, proc);
-    int entries = scandir(proc, &list, NULL, alphasort), rc = entries < 0 ? err_sys(err, -errno, "cannot read '%s'", path) : 0;
+    int entries = scandir(proc, &list, NULL, alphasort),
+        rc = entries < 0 ? err_sys(err, -errno, "cannot read '%s'", path) : 0;
     for (int i = 0; i < entries; i++) {
         const char *name = list[i]->d_name;
-        if (rc == 0 && strcmp(name, ".") != 0 && strcmp(name, "..") != 0 && fnmatch(part, name, FNM_PERIOD) == 0 &&
+        if (rc == 0 && strcmp(name, ".") != 0 && strcmp(name, "..") != 0 &&
+            fnmatch(part, name, FNM_PERIOD) == 0 &&
             snprintf(below, sizeof(below), "%s%s%s", path, *path ? "/" : "", name) < (int)sizeof(below)) {
             if (last && !build_ignored(c->ignore, below)) {
                 rc = copy_one(c, dir, name, below, root, dest, many, err);
@@ -392,7 +406,8 @@ static void clean(const char *path, char out[static PATH_MAX])
     out[used] = '\0';
 }
 
-int build_copy(struct copy *copy, char *const *sources, unsigned count, int root, const char *dest, struct err *err)
+int build_copy(struct copy *copy, char *const *sources, unsigned count, int root, const char *dest,
+               struct err *err)
 {
     char to[PATH_MAX + 1];
     clean(dest, to);
@@ -410,8 +425,9 @@ int build_copy(struct copy *copy, char *const *sources, unsigned count, int root
             /* The whole context. */
             auto_close int into = copy->digest ? -1 : fs_mkdirs(root, to, FS_IN_ROOT);
             auto_close int target = into < 0 ? -1 : openat(into, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-            rc = !copy->digest && target < 0 ? err_sys(err, into < 0 ? into : -errno, "cannot make '%s'", dest)
-                                             : copy_contents(copy, dir, "", target, 0, err);
+            rc = !copy->digest && target < 0
+                     ? err_sys(err, into < 0 ? into : -errno, "cannot make '%s'", dest)
+                     : copy_contents(copy, dir, "", target, 0, err);
             found = 1;
         } else if (strpbrk(from, "*?[")) {
             rc = each_match(copy, dir, "", from, root, to, true, &found, err);
@@ -419,9 +435,11 @@ int build_copy(struct copy *copy, char *const *sources, unsigned count, int root
             const char *leaf, *slash = strrchr(from, '/');
             auto_free char *folder = slash ? strndup(from, (size_t)(slash - from)) : strdup(".");
             leaf = slash ? slash + 1 : from;
-            auto_close int parent = folder ? fs_open(copy->source, folder, O_RDONLY | O_DIRECTORY, 0, FS_IN_ROOT) : -ENOMEM;
+            auto_close int parent =
+                folder ? fs_open(copy->source, folder, O_RDONLY | O_DIRECTORY, 0, FS_IN_ROOT) : -ENOMEM;
             struct stat st;
-            if (parent >= 0 && fstatat(parent, leaf, &st, AT_SYMLINK_NOFOLLOW) == 0 && !build_ignored(copy->ignore, from)) {
+            if (parent >= 0 && fstatat(parent, leaf, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+                !build_ignored(copy->ignore, from)) {
                 rc = copy_one(copy, parent, leaf, from, root, to, count > 1, err);
                 found = 1;
             }
@@ -437,7 +455,8 @@ int build_copy(struct copy *copy, char *const *sources, unsigned count, int root
     return 0;
 }
 
-int build_copy_text(struct copy *copy, const char *name, const char *text, int root, const char *dest, struct err *err)
+int build_copy_text(struct copy *copy, const char *name, const char *text, int root, const char *dest,
+                    struct err *err)
 {
     char to[PATH_MAX + NAME_MAX + 2];
     size_t length = strlen(dest);
@@ -455,12 +474,15 @@ int build_copy_text(struct copy *copy, const char *name, const char *text, int r
     if (slash) {
         *slash = '\0';
     }
-    auto_close int parent = slash ? fs_mkdirs(root, to, FS_IN_ROOT) : fs_open(root, ".", O_PATH | O_DIRECTORY, 0, FS_IN_ROOT);
+    auto_close int parent =
+        slash ? fs_mkdirs(root, to, FS_IN_ROOT) : fs_open(root, ".", O_PATH | O_DIRECTORY, 0, FS_IN_ROOT);
     if (parent >= 0) {
         unlinkat(parent, leaf, 0);
     }
-    auto_close int fd = parent < 0 ? -1 : openat(parent, leaf, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
+    auto_close int fd =
+        parent < 0 ? -1 : openat(parent, leaf, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
     int rc = fd < 0 ? (parent < 0 ? parent : -errno) : fs_write_all(fd, text, strlen(text));
     return rc < 0 ? err_sys(err, rc, "cannot write '%s'", dest)
-                  : layer_set_owner(parent, leaf, copy->uid, copy->gid, copy->mode >= 0 ? (mode_t)copy->mode : 0644, err);
+                  : layer_set_owner(parent, leaf, copy->uid, copy->gid,
+                                    copy->mode >= 0 ? (mode_t)copy->mode : 0644, err);
 }

@@ -43,7 +43,8 @@ static bool same_metadata(const struct stat *x, const struct stat *y)
     if ((S_ISCHR(x->st_mode) || S_ISBLK(x->st_mode)) && x->st_rdev != y->st_rdev) {
         return false;
     }
-    return x->st_size == y->st_size && x->st_mtim.tv_sec == y->st_mtim.tv_sec && x->st_mtim.tv_nsec == y->st_mtim.tv_nsec;
+    return x->st_size == y->st_size && x->st_mtim.tv_sec == y->st_mtim.tv_sec &&
+           x->st_mtim.tv_nsec == y->st_mtim.tv_nsec;
 }
 
 static int by_text(const void *a, const void *b)
@@ -97,7 +98,8 @@ static int walk_upper(struct walk *w, int dir, const char *path, bool fresh, uns
 {
     char **names = NULL;
     if (depth > IMAGE_TREE_DEPTH_MAX) {
-        return err_set(w->err, -ELOOP, "the tree is deeper than IMAGE_TREE_DEPTH_MAX (%u)", IMAGE_TREE_DEPTH_MAX);
+        return err_set(w->err, -ELOOP, "the tree is deeper than IMAGE_TREE_DEPTH_MAX (%u)",
+                       IMAGE_TREE_DEPTH_MAX);
     }
     int rc = raw_names(dir, &names);
     if (rc == 0 && !fresh && layer_is_opaque(dir)) {
@@ -130,7 +132,8 @@ static int walk_upper(struct walk *w, int dir, const char *path, bool fresh, uns
     return rc;
 }
 
-int changes_of_upper(int upper, const int *stack, unsigned count, image_change_fn fn, void *opaque, struct err *err)
+int changes_of_upper(int upper, const int *stack, unsigned count, image_change_fn fn, void *opaque,
+                     struct err *err)
 {
     struct err own = {0};
     struct walk w = {.a = stack, .a_count = count, .fn = fn, .opaque = opaque, .err = err ? err : &own};
@@ -143,7 +146,8 @@ static int walk_between(struct walk *w, const char *path, unsigned depth)
 {
     char **old = NULL, **new = NULL;
     if (depth > IMAGE_TREE_DEPTH_MAX) {
-        return err_set(w->err, -ELOOP, "the tree is deeper than IMAGE_TREE_DEPTH_MAX (%u)", IMAGE_TREE_DEPTH_MAX);
+        return err_set(w->err, -ELOOP, "the tree is deeper than IMAGE_TREE_DEPTH_MAX (%u)",
+                       IMAGE_TREE_DEPTH_MAX);
     }
     int rc = layer_list(w->a, w->a_count, path, &old, w->err);
     rc = rc < 0 ? rc : layer_list(w->b, w->b_count, path, &new, w->err);
@@ -174,10 +178,17 @@ static int walk_between(struct walk *w, const char *path, unsigned depth)
     return rc;
 }
 
-int changes_between(const int *a, unsigned a_count, const int *b, unsigned b_count, image_change_fn fn, void *opaque, struct err *err)
+int changes_between(const int *a, unsigned a_count, const int *b, unsigned b_count, image_change_fn fn,
+                    void *opaque, struct err *err)
 {
     struct err own = {0};
-    struct walk w = {.a = a, .a_count = a_count, .b = b, .b_count = b_count, .fn = fn, .opaque = opaque, .err = err ? err : &own};
+    struct walk w = {.a = a,
+                     .a_count = a_count,
+                     .b = b,
+                     .b_count = b_count,
+                     .fn = fn,
+                     .opaque = opaque,
+                     .err = err ? err : &own};
     w.err->code = 0;
     int rc = walk_between(&w, "", 0);
     return rc < 0 && !w.err->code ? err_sys(err, rc, "cannot compare trees") : rc;

@@ -34,15 +34,16 @@ static int on_change(void *opaque, enum image_change change, const char *path)
     return layer_pack_change(walk->pack, walk->tree, change, path, walk->err);
 }
 
-int image_pack_rootfs(struct image_store *store, struct image_rootfs *rootfs, bool zstd, struct descriptor *ret_layer,
-                      char ret_diff_id[static DIGEST_SIZE], struct err *err)
+int image_pack_rootfs(struct image_store *store, struct image_rootfs *rootfs, bool zstd,
+                      struct descriptor *ret_layer, char ret_diff_id[static DIGEST_SIZE], struct err *err)
 {
     struct commit_walk walk = {.err = err};
     int rc = layer_pack_new(store, zstd, &walk.pack, err);
     if (rc < 0) {
         return rc;
     }
-    auto_close int tree = open(rootfs->flattened ? rootfs->dir : rootfs->upper, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    auto_close int tree =
+        open(rootfs->flattened ? rootfs->dir : rootfs->upper, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     walk.tree = tree;
     rc = tree < 0 ? err_sys(err, -errno, "cannot open the layer of '%s'", rootfs->name)
                   : image_rootfs_diff(rootfs, on_change, &walk, err);
@@ -58,15 +59,16 @@ json_t *image_document(const struct image *base, const struct platform *platform
     if (base) {
         return json_deep_copy(base->config.json);
     }
-    json_t *root = json_pack("{s:s, s:s, s:{}, s:{s:s, s:[]}, s:[]}", "os", platform->os, "architecture", platform->arch, "config",
-                             "rootfs", "type", "layers", "diff_ids", "history");
+    json_t *root = json_pack("{s:s, s:s, s:{}, s:{s:s, s:[]}, s:[]}", "os", platform->os, "architecture",
+                             platform->arch, "config", "rootfs", "type", "layers", "diff_ids", "history");
     if (platform->variant[0]) {
         json_object_set_new(root, "variant", json_string(platform->variant));
     }
     return root;
 }
 
-int image_document_add(json_t *root, const char *diff_id, const char *created_by, const char *comment, const char *author)
+int image_document_add(json_t *root, const char *diff_id, const char *created_by, const char *comment,
+                       const char *author)
 {
     char now[32];
     timestamp(now);
@@ -99,8 +101,8 @@ int image_document_add(json_t *root, const char *diff_id, const char *created_by
 }
 
 /* Layers of base (may be NULL) and one more. */
-int image_write_over(struct image_store *store, const struct image *base, const struct descriptor *layer, json_t *document,
-                     struct descriptor *ret_manifest, struct err *err)
+int image_write_over(struct image_store *store, const struct image *base, const struct descriptor *layer,
+                     json_t *document, struct descriptor *ret_manifest, struct err *err)
 {
     unsigned count = base ? base->doc.layer_count : 0;
     auto_free struct descriptor *layers = calloc(count + 1, sizeof(*layers));
@@ -121,8 +123,9 @@ int image_write_over(struct image_store *store, const struct image *base, const 
     return image_write(store, layers, count, document, ret_manifest, err);
 }
 
-int image_rootfs_commit(struct image_store *store, struct image_rootfs *rootfs, const char *name, const struct image_commit *commit,
-                 char ret_digest[static DIGEST_SIZE], struct err *err)
+int image_rootfs_commit(struct image_store *store, struct image_rootfs *rootfs, const char *name,
+                        const struct image_commit *commit, char ret_digest[static DIGEST_SIZE],
+                        struct err *err)
 {
     char key[REF_TEXT_MAX], diff_id[DIGEST_SIZE];
     struct descriptor layer, d = {.size_bytes = 0}, manifest;
@@ -140,9 +143,10 @@ int image_rootfs_commit(struct image_store *store, struct image_rootfs *rootfs, 
     if (commit->config) {
         json_object_set(document, "config", commit->config);
     }
-    rc = image_document_add(document, diff_id, commit->created_by ? commit->created_by : "fonda image commit", commit->message,
-                            commit->author);
-    rc = rc < 0 ? err_set(err, rc, "no memory") : image_write_over(store, base, &layer, document, &manifest, err);
+    rc = image_document_add(document, diff_id, commit->created_by ? commit->created_by : "fonda image commit",
+                            commit->message, commit->author);
+    rc = rc < 0 ? err_set(err, rc, "no memory")
+                : image_write_over(store, base, &layer, document, &manifest, err);
     json_decref(document);
     image_free(base);
     rc = rc < 0 ? rc : image_from_manifest(store, key, &manifest, &made, err);
@@ -201,7 +205,7 @@ int image_import(struct image_store *store, int from, const char *name, const ch
         return fd;
     }
     if (pread(fd, magic, 4, 0) == 4) {
-        strcpy(layer.media_type, magic[0] == 0x1f && magic[1] == 0x8b ? MEDIA_OCI_LAYER_GZIP
+        strcpy(layer.media_type, magic[0] == 0x1f && magic[1] == 0x8b   ? MEDIA_OCI_LAYER_GZIP
                                  : magic[0] == 0x28 && magic[1] == 0xb5 ? MEDIA_OCI_LAYER_ZSTD
                                                                         : MEDIA_OCI_LAYER);
     }

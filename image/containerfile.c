@@ -10,8 +10,9 @@
 #include "base/util.h"
 #include "image/limits.h"
 
-static const char *const names[] = {"ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "LABEL",
-                                    "MAINTAINER", "ONBUILD", "RUN", "SHELL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR"};
+static const char *const names[] = {"ADD",    "ARG",   "CMD",         "COPY",  "ENTRYPOINT", "ENV",
+                                    "EXPOSE", "FROM",  "HEALTHCHECK", "LABEL", "MAINTAINER", "ONBUILD",
+                                    "RUN",    "SHELL", "STOPSIGNAL",  "USER",  "VOLUME",     "WORKDIR"};
 
 const char *cf_kind_name(enum cf_kind kind)
 {
@@ -110,12 +111,12 @@ int cf_split(const char *text, char escape, char ***ret_words, struct err *err)
     return err_set(err, -E2BIG, "more than CONTAINERFILE_WORDS_MAX (%u) words", CONTAINERFILE_WORDS_MAX);
 }
 
-static int expand_into(struct text *out, const char *word, size_t size, char escape, bool quotes, cf_lookup lookup, void *opaque,
-                       unsigned depth, struct err *err);
+static int expand_into(struct text *out, const char *word, size_t size, char escape, bool quotes,
+                       cf_lookup lookup, void *opaque, unsigned depth, struct err *err);
 
 /* At "$": replaces a variable; returns how many bytes it took, or an error. */
-static ssize_t variable(struct text *out, const char *p, const char *end, char escape, cf_lookup lookup, void *opaque, unsigned depth,
-                        struct err *err)
+static ssize_t variable(struct text *out, const char *p, const char *end, char escape, cf_lookup lookup,
+                        void *opaque, unsigned depth, struct err *err)
 {
     const char *name = p + 1, *q = name;
     bool brace = q < end && *q == '{';
@@ -160,8 +161,8 @@ static ssize_t variable(struct text *out, const char *p, const char *end, char e
     return rc < 0 ? rc : q + 1 - p;
 }
 
-static int expand_into(struct text *out, const char *word, size_t size, char escape, bool quotes, cf_lookup lookup, void *opaque,
-                       unsigned depth, struct err *err)
+static int expand_into(struct text *out, const char *word, size_t size, char escape, bool quotes,
+                       cf_lookup lookup, void *opaque, unsigned depth, struct err *err)
 {
     const char *end = word + size;
     char quote = 0;
@@ -170,7 +171,8 @@ static int expand_into(struct text *out, const char *word, size_t size, char esc
     }
     for (const char *p = word; p < end;) {
         if (out->size > CONTAINERFILE_VALUE_MAX) {
-            return err_set(err, -E2BIG, "a word becomes longer than CONTAINERFILE_VALUE_MAX (%u)", CONTAINERFILE_VALUE_MAX);
+            return err_set(err, -E2BIG, "a word becomes longer than CONTAINERFILE_VALUE_MAX (%u)",
+                           CONTAINERFILE_VALUE_MAX);
         }
         if (*p == escape && p + 1 < end && quote != '\'') {
             /* In double quotes the escape stays in front of what it has no meaning for. */
@@ -202,7 +204,8 @@ int cf_expand(const char *word, char escape, cf_lookup lookup, void *opaque, cha
 {
     struct text out = {0};
     int rc = add(&out, "", 0);
-    rc = rc < 0 ? err_set(err, rc, "no memory") : expand_into(&out, word, strlen(word), escape, escape != 0, lookup, opaque, 0, err);
+    rc = rc < 0 ? err_set(err, rc, "no memory")
+                : expand_into(&out, word, strlen(word), escape, escape != 0, lookup, opaque, 0, err);
     if (rc < 0) {
         free(out.p);
         return rc;
@@ -234,7 +237,8 @@ static bool next_line(struct reader *r, const char **ret_line, size_t *ret_size)
     return true;
 }
 
-/* A whole instruction: lines that end with the escape are joined, comment and empty lines in between left out. 1, 0: the end. */
+/* A whole instruction: lines that end with the escape are joined, comment and empty lines in between left
+ * out. 1, 0: the end. */
 static int next_instruction(struct reader *r, struct text *out, unsigned *ret_line)
 {
     const char *line;
@@ -281,7 +285,8 @@ static int read_heredocs(struct reader *r, struct cf_step *step, struct err *err
         char quote = *name == '"' || *name == '\'' ? *name : 0;
         name += quote != 0;
         size_t length = 0;
-        while (isalnum((unsigned char)name[length]) || name[length] == '_' || name[length] == '.' || name[length] == '-') {
+        while (isalnum((unsigned char)name[length]) || name[length] == '_' || name[length] == '.' ||
+               name[length] == '-') {
             length++;
         }
         if (length == 0 || (quote && name[length] != quote)) {
@@ -324,7 +329,8 @@ static char **parse_json(const char *text)
 {
     json_t *list = *text == '[' ? json_loads(text, 0, NULL) : NULL;
     size_t count = json_array_size(list);
-    char **words = json_is_array(list) && count < CONTAINERFILE_WORDS_MAX ? calloc(count + 1, sizeof(*words)) : NULL;
+    char **words =
+        json_is_array(list) && count < CONTAINERFILE_WORDS_MAX ? calloc(count + 1, sizeof(*words)) : NULL;
     for (size_t i = 0; words && i < count; i++) {
         const char *s = json_string_value(json_array_get(list, i));
         words[i] = s ? strdup(s) : NULL;
@@ -337,7 +343,8 @@ static char **parse_json(const char *text)
     return words;
 }
 
-static int parse_step(struct reader *r, const char *text, unsigned line, struct cf_step *step, struct err *err)
+static int parse_step(struct reader *r, const char *text, unsigned line, struct cf_step *step,
+                      struct err *err)
 {
     size_t n = strcspn(text, " \t"), count = 0;
     step->line = line;
@@ -351,14 +358,16 @@ static int parse_step(struct reader *r, const char *text, unsigned line, struct 
     }
     step->kind = (enum cf_kind)kind;
     const char *p = text + n;
-    bool flags = kind == CF_FROM || kind == CF_RUN || kind == CF_COPY || kind == CF_ADD || kind == CF_HEALTHCHECK;
+    bool flags =
+        kind == CF_FROM || kind == CF_RUN || kind == CF_COPY || kind == CF_ADD || kind == CF_HEALTHCHECK;
     while (step->flags) {
         p += strspn(p, " \t");
         if (!flags || strncmp(p, "--", 2) != 0) {
             break;
         }
         n = strcspn(p, " \t");
-        char **more = count < CONTAINERFILE_WORDS_MAX ? reallocarray(step->flags, count + 2, sizeof(*more)) : NULL;
+        char **more =
+            count < CONTAINERFILE_WORDS_MAX ? reallocarray(step->flags, count + 2, sizeof(*more)) : NULL;
         if (!more) {
             return err_set(err, -E2BIG, "line %u: too many flags", line);
         }
@@ -420,9 +429,12 @@ int containerfile_parse(const char *text, size_t size, struct containerfile *ret
     r.escape = file.escape;
     unsigned line = 0;
     while (rc == 0 && (rc = next_instruction(&r, &instruction, &line)) > 0) {
-        struct cf_step *steps = file.count < CONTAINERFILE_STEPS_MAX ? reallocarray(file.steps, file.count + 1, sizeof(*steps)) : NULL;
+        struct cf_step *steps = file.count < CONTAINERFILE_STEPS_MAX
+                                    ? reallocarray(file.steps, file.count + 1, sizeof(*steps))
+                                    : NULL;
         if (!steps) {
-            rc = err_set(err, -E2BIG, "the Containerfile has more than CONTAINERFILE_STEPS_MAX (%u) steps", CONTAINERFILE_STEPS_MAX);
+            rc = err_set(err, -E2BIG, "the Containerfile has more than CONTAINERFILE_STEPS_MAX (%u) steps",
+                         CONTAINERFILE_STEPS_MAX);
             break;
         }
         file.steps = steps;

@@ -17,8 +17,8 @@ int digest_check(const char *text, const char *what, struct err *err)
     if (digest_valid(text)) {
         return 0;
     }
-    return err_set(err, -EINVAL, "%s has the digest '%.100s': expected 'sha256:' and 64 hexadecimal digits", what,
-                   text ? text : "");
+    return err_set(err, -EINVAL, "%s has the digest '%.100s': expected 'sha256:' and 64 hexadecimal digits",
+                   what, text ? text : "");
 }
 
 int digest_init(struct digest_state *state)

@@ -1,6 +1,6 @@
 /*
- * Digests as OCI writes them ("sha256:" and 64 lower-case hexadecimal digits; image specification, descriptor.md,
- * "Digests"), and their calculation. Other algorithms are refused by name.
+ * Digests as OCI writes them ("sha256:" and 64 lower-case hexadecimal digits; image specification,
+ * descriptor.md, "Digests"), and their calculation. Other algorithms are refused by name.
  */
 #ifndef FONDA_IMAGE_DIGEST_H
 #define FONDA_IMAGE_DIGEST_H

@@ -55,7 +55,8 @@ static int walk_canonical(int root, const char *done)
     return dir < 0 ? -errno : dir;
 }
 
-/* What openat2() does, by hand. A racing change of the tree leads to an error or to an older state, never outside. */
+/* What openat2() does, by hand. A racing change of the tree leads to an error or to an older state, never
+ * outside. */
 static int walk_open(int root, const char *path, int flags, mode_t mode, enum fs_how how)
 {
     char done[PATH_MAX] = "", rest[2 * PATH_MAX], name[NAME_MAX + 1];
@@ -311,7 +312,8 @@ int fs_write_file(int dir, const char *name, const void *data, size_t size, stru
 {
     char temporary[PATH_MAX];
     static unsigned serial;
-    snprintf(temporary, sizeof(temporary), "%s.new-%d-%u", name, getpid(), __atomic_fetch_add(&serial, 1, __ATOMIC_RELAXED));
+    snprintf(temporary, sizeof(temporary), "%s.new-%d-%u", name, getpid(),
+             __atomic_fetch_add(&serial, 1, __ATOMIC_RELAXED));
     auto_close int fd = openat(dir, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     int rc = fd < 0 ? -errno : fs_write_all(fd, data, size);
     if (rc == 0 && (fsync(fd) < 0 || renameat(dir, temporary, dir, name) < 0)) {
@@ -395,7 +397,8 @@ int fs_copy_xattrs(int from, int to)
             continue;
         }
         ssize_t n = getxattr(from_path, name, value, IMAGE_XATTR_BYTES_MAX);
-        if (n >= 0 && setxattr(to_path, name, value, (size_t)n, 0) < 0 && errno != ENOTSUP && errno != EPERM) {
+        if (n >= 0 && setxattr(to_path, name, value, (size_t)n, 0) < 0 && errno != ENOTSUP &&
+            errno != EPERM) {
             return -errno;
         }
     }
@@ -450,7 +453,8 @@ int fs_copy_node(int from_dir, const char *from, int to_dir, const char *to, str
     return 0;
 }
 
-/* Files with more than one link, as they were met: a small open hash of (device, inode) to path in the target. */
+/* Files with more than one link, as they were met: a small open hash of (device, inode) to path in the
+ * target. */
 struct links {
     struct link {
         dev_t dev;
@@ -487,7 +491,8 @@ static int links_add(struct links *links, const struct stat *st, const char *pat
     return item->path ? 0 : -ENOMEM;
 }
 
-static int copy_below(int from, int to, int top, const char *path, struct links *links, unsigned depth, struct err *err)
+static int copy_below(int from, int to, int top, const char *path, struct links *links, unsigned depth,
+                      struct err *err)
 {
     int list_fd = openat(from, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *list = list_fd < 0 || depth > IMAGE_TREE_DEPTH_MAX ? NULL : fdopendir(list_fd);
@@ -505,7 +510,8 @@ static int copy_below(int from, int to, int top, const char *path, struct links 
         if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) {
             continue;
         }
-        if (snprintf(below, sizeof(below), "%s%s%s", path, *path ? "/" : "", e->d_name) >= (int)sizeof(below)) {
+        if (snprintf(below, sizeof(below), "%s%s%s", path, *path ? "/" : "", e->d_name) >=
+            (int)sizeof(below)) {
             rc = err_set(err, -ENAMETOOLONG, "a path in the tree is longer than %d bytes", PATH_MAX);
             break;
         }
@@ -516,7 +522,8 @@ static int copy_below(int from, int to, int top, const char *path, struct links 
         bool dir = S_ISDIR(st.st_mode), shared = !dir && st.st_nlink > 1;
         const char *first = shared ? links_find(links, &st) : NULL;
         if (first) {
-            rc = linkat(top, first, to, e->d_name, 0) < 0 ? err_sys(err, -errno, "cannot link '/%s'", below) : 0;
+            rc = linkat(top, first, to, e->d_name, 0) < 0 ? err_sys(err, -errno, "cannot link '/%s'", below)
+                                                          : 0;
             continue;
         }
         rc = fs_copy_node(from, e->d_name, to, e->d_name, err);
@@ -524,7 +531,8 @@ static int copy_below(int from, int to, int top, const char *path, struct links 
             rc = links_add(links, &st, below);
         }
         if (rc == 0 && dir) {
-            auto_close int sub_from = openat(from, e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+            auto_close int sub_from =
+                openat(from, e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
             auto_close int sub_to = openat(to, e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
             rc = sub_from < 0 || sub_to < 0 ? err_sys(err, -errno, "cannot open '/%s'", below)
                                             : copy_below(sub_from, sub_to, top, below, links, depth + 1, err);

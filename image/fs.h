@@ -1,6 +1,7 @@
 /*
- * Files in trees that somebody else filled: opening without being led outside, removing, copying, and replacing small files so
- * that a crash leaves the old one or the new one. All paths are relative to a directory descriptor.
+ * Files in trees that somebody else filled: opening without being led outside, removing, copying, and
+ * replacing small files so that a crash leaves the old one or the new one. All paths are relative to a
+ * directory descriptor.
  */
 #ifndef FONDA_IMAGE_FS_H
 #define FONDA_IMAGE_FS_H
@@ -40,10 +41,12 @@ int fs_copy_data(int from, int to, uint64_t size);
 int fs_copy_xattrs(int from, int to);
 /* One file, link, node or empty folder with its owner, mode and times; contents too. */
 int fs_copy_node(int from_dir, const char *from, int to_dir, const char *to, struct err *err);
-/* What is below the folder from into the folder to, which exists. Hard links within the tree stay hard links. */
+/* What is below the folder from into the folder to, which exists. Hard links within the tree stay hard links.
+ */
 int fs_copy_tree(int from, int to, struct err *err);
 
-/* For tests: whether FONDA_IMAGE_FORCE, a list with commas, has word: no-openat2, no-overlay, no-reflink, no-subuid. */
+/* For tests: whether FONDA_IMAGE_FORCE, a list with commas, has word: no-openat2, no-overlay, no-reflink,
+ * no-subuid. */
 bool fs_forced(const char *word);
 
 /* Path of an O_PATH descriptor in /proc, for the calls that take no descriptor. */

@@ -1,6 +1,6 @@
 /*
- * Names, and what may go: tag, remove, prune. Whatever a name, a container or the build cache reaches stays; the rest is found by
- * marking, under the lock that nobody else holds then.
+ * Names, and what may go: tag, remove, prune. Whatever a name, a container or the build cache reaches stays;
+ * the rest is found by marking, under the lock that nobody else holds then.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -23,7 +23,8 @@ static void mark(json_t *set, const char *digest)
     json_object_set_new(set, digest_hex(digest), json_true());
 }
 
-static int mark_image(struct image_store *store, const struct descriptor *d, struct marks *marks, unsigned depth, struct err *err)
+static int mark_image(struct image_store *store, const struct descriptor *d, struct marks *marks,
+                      unsigned depth, struct err *err)
 {
     auto_free char *text = NULL;
     size_t size;
@@ -66,7 +67,8 @@ static int mark_image(struct image_store *store, const struct descriptor *d, str
 }
 
 /* Manifests that containers stand on. */
-static int each_container(struct image_store *store, int (*fn)(void *opaque, const char *container, const struct descriptor *d),
+static int each_container(struct image_store *store,
+                          int (*fn)(void *opaque, const char *container, const struct descriptor *d),
                           void *opaque, struct err *err)
 {
     char **names = NULL;
@@ -111,7 +113,8 @@ static int mark_cache(struct image_store *store, struct marks *marks, struct err
     for (struct dirent *e; list && rc == 0 && (e = readdir(list));) {
         auto_free char *text = NULL;
         struct descriptor d;
-        if (e->d_name[0] != '.' && fs_read_file(fd, e->d_name, IMAGE_STORE_JSON_MAX, &text, NULL, NULL) == 0) {
+        if (e->d_name[0] != '.' &&
+            fs_read_file(fd, e->d_name, IMAGE_STORE_JSON_MAX, &text, NULL, NULL) == 0) {
             json_t *root = json_loads(text, 0, NULL);
             if (descriptor_parse(root, "a build step", &d, NULL) == 0) {
                 rc = mark_image(store, &d, marks, 0, err);
@@ -134,7 +137,9 @@ static uint64_t tree_bytes(int dir, const char *name, unsigned depth)
         return 0;
     }
     uint64_t total = (uint64_t)st.st_blocks * 512;
-    int fd = S_ISDIR(st.st_mode) && depth < IMAGE_TREE_DEPTH_MAX ? openat(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) : -1;
+    int fd = S_ISDIR(st.st_mode) && depth < IMAGE_TREE_DEPTH_MAX
+                 ? openat(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+                 : -1;
     DIR *list = fd < 0 ? NULL : fdopendir(fd);
     for (struct dirent *e; list && (e = readdir(list));) {
         if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0) {
@@ -148,12 +153,14 @@ static uint64_t tree_bytes(int dir, const char *name, unsigned depth)
 }
 
 /* Removes what isn't in keep (NULL: everything but lists of what is unsynced). */
-static int sweep(struct image_store *store, const char *folder, const json_t *keep, unsigned *count, uint64_t *freed, struct err *err)
+static int sweep(struct image_store *store, const char *folder, const json_t *keep, unsigned *count,
+                 uint64_t *freed, struct err *err)
 {
     int fd = openat(store->fd, folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC), rc = 0;
     DIR *list = fd < 0 ? NULL : fdopendir(fd);
     for (struct dirent *e; list && rc == 0 && (e = readdir(list));) {
-        if (e->d_name[0] == '.' || (keep ? json_object_get(keep, e->d_name) != NULL : strncmp(e->d_name, "unsynced-", 9) == 0)) {
+        if (e->d_name[0] == '.' ||
+            (keep ? json_object_get(keep, e->d_name) != NULL : strncmp(e->d_name, "unsynced-", 9) == 0)) {
             continue;
         }
         *freed += tree_bytes(fd, e->d_name, 0);
@@ -229,7 +236,8 @@ int image_prune(struct image_store *store, struct image_prune *prune, struct err
     return rc < 0 ? rc : collect(store, prune, err);
 }
 
-int image_remove(struct image_store *store, const char *name, bool force, uint64_t *ret_freed, struct err *err)
+int image_remove(struct image_store *store, const char *name, bool force, uint64_t *ret_freed,
+                 struct err *err)
 {
     auto_close int lock = store_lock(store, true, true, err);
     struct store_entry entry;
@@ -245,7 +253,8 @@ int image_remove(struct image_store *store, const char *name, bool force, uint64
         rc = each_container(store, is_user, &find, err);
     }
     if (rc == 0 && find.container[0] && !force) {
-        rc = err_set(err, -EBUSY, "image '%s' is used by container '%s': remove that first, or use --force", name, find.container);
+        rc = err_set(err, -EBUSY, "image '%s' is used by container '%s': remove that first, or use --force",
+                     name, find.container);
     }
     rc = rc < 0 ? rc : store_untag(store, entry.name, err);
     struct image_prune prune = {0};
@@ -266,7 +275,8 @@ int image_tag(struct image_store *store, const char *source, const char *name, s
     return rc < 0 ? rc : store_tag(store, key, &entry.manifest, err);
 }
 
-int image_names(struct image_store *store, char (**ret_names)[REF_TEXT_MAX], size_t *ret_count, struct err *err)
+int image_names(struct image_store *store, char (**ret_names)[REF_TEXT_MAX], size_t *ret_count,
+                struct err *err)
 {
     auto_free struct store_entry *entries = NULL;
     size_t count = 0;

@@ -1,5 +1,6 @@
 /*
- * Layers in the store: making them (stage, then publish), and looking at a stack of them as overlayfs would show it.
+ * Layers in the store: making them (stage, then publish), and looking at a stack of them as overlayfs would
+ * show it.
  */
 #include "image/layer.h"
 
@@ -53,8 +54,10 @@ int layer_set_owner(int dir, const char *name, uid_t uid, gid_t gid, mode_t mode
     if (!in_xattr && fchownat(fd, "", uid, gid, AT_EMPTY_PATH) < 0) {
         if (errno == EINVAL) {
             return err_set(err, -EINVAL,
-                           "belongs to %u:%u, which the ids of this user namespace don't reach: add a range of 65536 ids to "
-                           "/etc/subuid and /etc/subgid (usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER)",
+                           "belongs to %u:%u, which the ids of this user namespace don't reach: add a range "
+                           "of 65536 ids to "
+                           "/etc/subuid and /etc/subgid (usermod --add-subuids 100000-165535 --add-subgids "
+                           "100000-165535 USER)",
                            uid, gid);
         }
         return err_sys(err, -errno, "cannot set the owner");
@@ -85,7 +88,8 @@ bool layer_is_opaque(int dir)
 
 /* ---- a stack of layers ---- */
 
-/* 1: name is in the layer; 0: it isn't; -ENOENT: the layer hides it. *ret_opaque: lower layers add nothing to it. */
+/* 1: name is in the layer; 0: it isn't; -ENOENT: the layer hides it. *ret_opaque: lower layers add nothing to
+ * it. */
 static int look(int layer, const char *path, struct stat *ret_stat, bool *ret_opaque)
 {
     *ret_opaque = false;
@@ -150,7 +154,8 @@ int layer_list(const int *stack, unsigned count, const char *path, char ***ret_n
         if (found < 0 || (found && !S_ISDIR(st.st_mode))) {
             break;
         }
-        int fd = found ? openat(stack[i], *path ? path : ".", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) : -1;
+        int fd = found ? openat(stack[i], *path ? path : ".", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+                       : -1;
         DIR *list = fd < 0 ? NULL : fdopendir(fd);
         for (struct dirent *e; list && rc == 0 && (e = readdir(list));) {
             if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) {
@@ -207,16 +212,20 @@ static int apply_layer(int from, int to, unsigned depth, struct err *err)
         if (list_fd >= 0) {
             close(list_fd);
         }
-        return err_set(err, -ELOOP, "cannot read a folder of a layer, or it is deeper than IMAGE_TREE_DEPTH_MAX");
+        return err_set(err, -ELOOP,
+                       "cannot read a folder of a layer, or it is deeper than IMAGE_TREE_DEPTH_MAX");
     }
     int rc = 0;
     for (struct dirent *e; rc == 0 && (e = readdir(list));) {
         struct stat st, old;
-        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0 || fstatat(from, e->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0) {
+        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0 ||
+            fstatat(from, e->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0) {
             continue;
         }
         bool exists = fstatat(to, e->d_name, &old, AT_SYMLINK_NOFOLLOW) == 0;
-        auto_close int sub = S_ISDIR(st.st_mode) ? openat(from, e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) : -1;
+        auto_close int sub = S_ISDIR(st.st_mode)
+                                 ? openat(from, e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+                                 : -1;
         bool keep = sub >= 0 && exists && S_ISDIR(old.st_mode) && !layer_is_opaque(sub);
         if (exists && !keep) {
             rc = fs_remove_tree(to, e->d_name);
@@ -228,7 +237,8 @@ static int apply_layer(int from, int to, unsigned depth, struct err *err)
         }
         if (rc == 0 && sub >= 0) {
             auto_close int target = openat(to, e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-            rc = target < 0 ? err_sys(err, -errno, "cannot open '%s'", e->d_name) : apply_layer(sub, target, depth + 1, err);
+            rc = target < 0 ? err_sys(err, -errno, "cannot open '%s'", e->d_name)
+                            : apply_layer(sub, target, depth + 1, err);
             struct timespec times[2] = {st.st_atim, st.st_mtim};
             (void)utimensat(to, e->d_name, times, AT_SYMLINK_NOFOLLOW);
         }
@@ -298,14 +308,15 @@ int layer_stage(struct image_store *store, struct layer_job *job, struct err *er
     rc = rc < 0 ? rc : layer_stream_finish(stream, diff_id, &size, err);
     layer_stream_free(stream);
     if (rc == 0 && strcmp(diff_id, job->diff_id) != 0) {
-        rc = err_set(err, -EBADMSG, "the layer unpacks to %s, but the image's config says %s", diff_id, job->diff_id);
+        rc = err_set(err, -EBADMSG, "the layer unpacks to %s, but the image's config says %s", diff_id,
+                     job->diff_id);
     }
     job->staged = rc == 0;
     return rc < 0 ? err_prefix(err, "layer %.19s", job->blob) : 0;
 }
 
-int layer_publish(struct image_store *store, struct layer_job *job, const char (*chain_ids)[DIGEST_SIZE], unsigned index,
-                  struct err *err)
+int layer_publish(struct image_store *store, struct layer_job *job, const char (*chain_ids)[DIGEST_SIZE],
+                  unsigned index, struct err *err)
 {
     char name[STORE_TEMP_MAX], path[STORE_LAYER_MAX];
     if (!job->staged) {
@@ -329,7 +340,8 @@ int layer_publish(struct image_store *store, struct layer_job *job, const char (
     name[length] = '\0';
     if (rc == 0) {
         (void)fs_remove_tree(store->fd, path);
-        rc = renameat(store->fd, name, store->fd, path) < 0 ? err_sys(err, -errno, "cannot rename '%s'", name) : 0;
+        rc = renameat(store->fd, name, store->fd, path) < 0 ? err_sys(err, -errno, "cannot rename '%s'", name)
+                                                            : 0;
     }
     job->staged = rc < 0;
     return rc;
@@ -358,8 +370,8 @@ void layer_close_stack(int *stack, unsigned count)
     free(stack);
 }
 
-int layer_open_stack(struct image_store *store, const char (*chain_ids)[DIGEST_SIZE], unsigned count, int **ret_stack,
-                     struct err *err)
+int layer_open_stack(struct image_store *store, const char (*chain_ids)[DIGEST_SIZE], unsigned count,
+                     int **ret_stack, struct err *err)
 {
     int *stack = malloc((count + 1) * sizeof(*stack));
     if (!stack) {

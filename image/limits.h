@@ -1,13 +1,14 @@
 /*
- * Everything that a registry, an archive or a Containerfile can make grow has its limit here. What exceeds one is refused
- * with a sentence that names the limit.
+ * Everything that a registry, an archive or a Containerfile can make grow has its limit here. What exceeds
+ * one is refused with a sentence that names the limit.
  */
 #ifndef FONDA_IMAGE_LIMITS_H
 #define FONDA_IMAGE_LIMITS_H
 
 #include "base/util.h"
 
-#define IMAGE_MANIFEST_MAX       (4 * MiB) /* OCI distribution 1.1, "Pushing Manifests": registries accept at least this */
+#define IMAGE_MANIFEST_MAX                                                                                   \
+    (4 * MiB) /* OCI distribution 1.1, "Pushing Manifests": registries accept at least this */
 #define IMAGE_CONFIG_MAX         (4 * MiB)
 #define IMAGE_LAYERS_MAX         500u /* overlayfs itself stops at 500 lower directories */
 #define IMAGE_INDEX_ENTRIES_MAX  1000u

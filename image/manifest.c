@@ -1,6 +1,6 @@
 /*
- * Reading and writing of the JSON documents of an image. Text from outside is bounded by the callers (limits.h); jansson bounds
- * the nesting. Every digest and size is checked here, once.
+ * Reading and writing of the JSON documents of an image. Text from outside is bounded by the callers
+ * (limits.h); jansson bounds the nesting. Every digest and size is checked here, once.
  */
 #include "image/manifest.h"
 
@@ -49,7 +49,8 @@ int platform_parse(const char *text, struct platform *ret_platform, struct err *
         }
     }
     if (total == 0 || text[total]) {
-        return err_set(err, -EINVAL, "'%s' is not a platform: write OS/ARCHITECTURE[/VARIANT], such as linux/arm64", text);
+        return err_set(err, -EINVAL,
+                       "'%s' is not a platform: write OS/ARCHITECTURE[/VARIANT], such as linux/arm64", text);
     }
     if (count > 1) {
         snprintf(platform.os, sizeof(platform.os), "%.*s", (int)lengths[0], parts[0]);
@@ -65,7 +66,8 @@ int platform_parse(const char *text, struct platform *ret_platform, struct err *
 
 void platform_format(const struct platform *platform, char ret_text[static 100])
 {
-    snprintf(ret_text, 100, "%s/%s%s%s", platform->os, platform->arch, platform->variant[0] ? "/" : "", platform->variant);
+    snprintf(ret_text, 100, "%s/%s%s%s", platform->os, platform->arch, platform->variant[0] ? "/" : "",
+             platform->variant);
 }
 
 static json_t *load(const char *text, size_t size, const char *what, struct err *err)
@@ -103,7 +105,8 @@ int descriptor_parse(const json_t *json, const char *what, struct descriptor *re
     if (!json_is_object(json)) {
         return err_set(err, -EINVAL, "%s is missing or not an object", what);
     }
-    int rc = copy_text(json_object_get(json, "mediaType"), "a media type", d.media_type, sizeof(d.media_type), err);
+    int rc = copy_text(json_object_get(json, "mediaType"), "a media type", d.media_type, sizeof(d.media_type),
+                       err);
     if (rc < 0) {
         return rc;
     }
@@ -129,7 +132,8 @@ json_t *descriptor_json(const struct descriptor *d)
                      (json_int_t)d->size_bytes);
 }
 
-int document_kind(const char *text, size_t size, const char *media_type, enum document_kind *ret_kind, struct err *err)
+int document_kind(const char *text, size_t size, const char *media_type, enum document_kind *ret_kind,
+                  struct err *err)
 {
     json_t *root = load(text, size, "the manifest", err);
     if (!root) {
@@ -143,14 +147,17 @@ int document_kind(const char *text, size_t size, const char *media_type, enum do
     } else if (strcmp(type, MEDIA_OCI_MANIFEST) == 0 || strcmp(type, MEDIA_DOCKER_MANIFEST) == 0) {
         *ret_kind = DOCUMENT_MANIFEST;
     } else if (json_object_get(root, "fsLayers")) {
-        rc = err_set(err, -ENOTSUP, "the image has a manifest of Docker's schema 1, which is not supported: push it anew with a "
-                                    "current tool");
+        rc = err_set(
+            err, -ENOTSUP,
+            "the image has a manifest of Docker's schema 1, which is not supported: push it anew with a "
+            "current tool");
     } else if (json_is_array(json_object_get(root, "manifests"))) {
         *ret_kind = DOCUMENT_INDEX;
     } else if (json_is_array(json_object_get(root, "layers"))) {
         *ret_kind = DOCUMENT_MANIFEST;
     } else {
-        rc = err_set(err, -ENOTSUP, "the document is neither a manifest nor an index (media type '%.80s')", type);
+        rc = err_set(err, -ENOTSUP, "the document is neither a manifest nor an index (media type '%.80s')",
+                     type);
     }
     json_decref(root);
     return rc;
@@ -180,7 +187,8 @@ int manifest_parse(const char *text, size_t size, const char *media_type, struct
         rc = err_set(err, -E2BIG, "the image's config is larger than IMAGE_CONFIG_MAX");
     }
     if (rc == 0 && (!json_is_array(layers) || json_array_size(layers) > IMAGE_LAYERS_MAX)) {
-        rc = err_set(err, -EINVAL, "the manifest has no layers, or more than IMAGE_LAYERS_MAX (%u)", IMAGE_LAYERS_MAX);
+        rc = err_set(err, -EINVAL, "the manifest has no layers, or more than IMAGE_LAYERS_MAX (%u)",
+                     IMAGE_LAYERS_MAX);
     }
     if (rc == 0) {
         m.layers = calloc(json_array_size(layers) + 1, sizeof(*m.layers));
@@ -230,8 +238,12 @@ int index_parse(const char *text, size_t size, struct image_index *ret_index, st
         if (rc == 0 && p) {
             struct platform *to = &entry->platform;
             rc = copy_text(json_object_get(p, "os"), "a platform", to->os, sizeof(to->os), err);
-            rc = rc < 0 ? rc : copy_text(json_object_get(p, "architecture"), "a platform", to->arch, sizeof(to->arch), err);
-            rc = rc < 0 ? rc : copy_text(json_object_get(p, "variant"), "a platform", to->variant, sizeof(to->variant), err);
+            rc = rc < 0 ? rc
+                        : copy_text(json_object_get(p, "architecture"), "a platform", to->arch,
+                                    sizeof(to->arch), err);
+            rc = rc < 0 ? rc
+                        : copy_text(json_object_get(p, "variant"), "a platform", to->variant,
+                                    sizeof(to->variant), err);
         }
     }
     if (rc < 0) {
@@ -258,11 +270,11 @@ const struct index_entry *index_find(const struct image_index *index, const stru
         if (p->os[0] && (strcmp(p->os, platform->os) != 0 || strcmp(p->arch, platform->arch) != 0)) {
             continue;
         }
-        int score = p->os[0] == '\0'                                                     ? 0
-                    : strcmp(p->variant, platform->variant) == 0                         ? 3
-                    : !platform->variant[0] || !p->variant[0]                            ? 2
+        int score = p->os[0] == '\0'                                                                  ? 0
+                    : strcmp(p->variant, platform->variant) == 0                                      ? 3
+                    : !platform->variant[0] || !p->variant[0]                                         ? 2
                     : strcmp(platform->arch, "arm") == 0 && strcmp(p->variant, platform->variant) > 0 ? -1
-                                                                                         : 1;
+                                                                                                      : 1;
         if (score > best) {
             best = score;
             found = &index->entries[i];
@@ -315,7 +327,8 @@ static int parse_diff_ids(struct image_config *c, struct err *err)
     const json_t *list = json_object_get(json_object_get(c->json, "rootfs"), "diff_ids");
     size_t count = json_array_size(list);
     if (count > IMAGE_LAYERS_MAX) {
-        return err_set(err, -E2BIG, "the image's config has more layers than IMAGE_LAYERS_MAX (%u)", IMAGE_LAYERS_MAX);
+        return err_set(err, -E2BIG, "the image's config has more layers than IMAGE_LAYERS_MAX (%u)",
+                       IMAGE_LAYERS_MAX);
     }
     c->diff_ids = calloc(count + 1, sizeof(*c->diff_ids));
     if (!c->diff_ids) {
@@ -339,10 +352,11 @@ int config_parse_image(const char *text, size_t size, struct image_config *ret_c
         return -EINVAL;
     }
     json_t *run = json_object_get(c.json, "config"), *health = json_object_get(run, "Healthcheck");
-    int rc = copy_text(json_object_get(c.json, "os"), "the config's os", c.platform.os, sizeof(c.platform.os), err);
+    int rc = copy_text(json_object_get(c.json, "os"), "the config's os", c.platform.os, sizeof(c.platform.os),
+                       err);
     rc = rc < 0 ? rc
-                : copy_text(json_object_get(c.json, "architecture"), "the config's architecture", c.platform.arch,
-                            sizeof(c.platform.arch), err);
+                : copy_text(json_object_get(c.json, "architecture"), "the config's architecture",
+                            c.platform.arch, sizeof(c.platform.arch), err);
     rc = rc < 0 ? rc
                 : copy_text(json_object_get(c.json, "variant"), "the config's variant", c.platform.variant,
                             sizeof(c.platform.variant), err);
@@ -356,7 +370,8 @@ int config_parse_image(const char *text, size_t size, struct image_config *ret_c
         c.volumes = keys(json_object_get(run, "Volumes"));
         c.ports = keys(json_object_get(run, "ExposedPorts"));
         c.health.test = strings(json_object_get(health, "Test"));
-        if (!c.env || !c.cmd || !c.entrypoint || !c.shell || !c.onbuild || !c.volumes || !c.ports || !c.health.test) {
+        if (!c.env || !c.cmd || !c.entrypoint || !c.shell || !c.onbuild || !c.volumes || !c.ports ||
+            !c.health.test) {
             rc = err_set(err, -ENOMEM, "no memory");
         }
     }
@@ -391,15 +406,16 @@ void image_config_free(struct image_config *c)
     *c = (struct image_config){0};
 }
 
-char *manifest_write(const struct descriptor *config, const struct descriptor *layers, unsigned count, bool docker)
+char *manifest_write(const struct descriptor *config, const struct descriptor *layers, unsigned count,
+                     bool docker)
 {
     json_t *list = json_array();
     for (unsigned i = 0; i < count; i++) {
         json_array_append_new(list, descriptor_json(&layers[i]));
     }
     json_t *root = json_pack("{s:i, s:s, s:o, s:o}", "schemaVersion", 2, "mediaType",
-                             docker ? MEDIA_DOCKER_MANIFEST : MEDIA_OCI_MANIFEST, "config", descriptor_json(config), "layers",
-                             list);
+                             docker ? MEDIA_DOCKER_MANIFEST : MEDIA_OCI_MANIFEST, "config",
+                             descriptor_json(config), "layers", list);
     char *text = root ? json_dumps(root, JSON_COMPACT) : NULL;
     json_decref(root);
     return text;

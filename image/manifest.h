@@ -1,6 +1,6 @@
 /*
- * Manifests, indexes and configurations: OCI image specification 1.1 and Docker's schema 2, read into checked structs. The JSON
- * that came in stays beside them, so that what Fonda doesn't know survives a commit.
+ * Manifests, indexes and configurations: OCI image specification 1.1 and Docker's schema 2, read into checked
+ * structs. The JSON that came in stays beside them, so that what Fonda doesn't know survives a commit.
  */
 #ifndef FONDA_IMAGE_MANIFEST_H
 #define FONDA_IMAGE_MANIFEST_H
@@ -58,7 +58,8 @@ struct image_index {
     json_t *json;
 };
 
-/* What a container takes over from an image; strings belong to json. Arrays end with NULL and are never NULL themselves. */
+/* What a container takes over from an image; strings belong to json. Arrays end with NULL and are never NULL
+ * themselves. */
 struct image_config {
     struct platform platform;
     const char **env, **cmd, **entrypoint, **volumes, **ports, **shell, **onbuild;
@@ -76,7 +77,8 @@ struct image_config {
 enum document_kind { DOCUMENT_MANIFEST, DOCUMENT_INDEX };
 
 /* What a document is: by its mediaType, or by its members. media_type: what it came with, or NULL. */
-int document_kind(const char *text, size_t size, const char *media_type, enum document_kind *ret_kind, struct err *err);
+int document_kind(const char *text, size_t size, const char *media_type, enum document_kind *ret_kind,
+                  struct err *err);
 int manifest_parse(const char *text, size_t size, const char *media_type, struct image_manifest *ret_manifest,
                    struct err *err);
 void manifest_free(struct image_manifest *manifest);
@@ -88,9 +90,11 @@ int config_parse_image(const char *text, size_t size, struct image_config *ret_c
 void image_config_free(struct image_config *config);
 
 /* A descriptor from JSON; what names it in errors. */
-int descriptor_parse(const json_t *json, const char *what, struct descriptor *ret_descriptor, struct err *err);
+int descriptor_parse(const json_t *json, const char *what, struct descriptor *ret_descriptor,
+                     struct err *err);
 json_t *descriptor_json(const struct descriptor *descriptor); /* new reference, or NULL: no memory */
 /* The manifest's text, in OCI's or Docker's words. Caller frees. */
-char *manifest_write(const struct descriptor *config, const struct descriptor *layers, unsigned count, bool docker);
+char *manifest_write(const struct descriptor *config, const struct descriptor *layers, unsigned count,
+                     bool docker);
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * Becoming root of a user namespace: unshare() here, the maps by newuidmap and newgidmap (which a child runs, because it has to
- * stay outside), or by the process itself where no ranges are configured.
+ * Becoming root of a user namespace: unshare() here, the maps by newuidmap and newgidmap (which a child runs,
+ * because it has to stay outside), or by the process itself where no ranges are configured.
  */
 #include "image/ns.h"
 
@@ -60,7 +60,8 @@ bool layer_owners_in_xattr(void)
 }
 
 /* The first range of the user in /etc/subuid or /etc/subgid: "NAME-OR-UID:START:COUNT". */
-static bool find_range(const char *file, const char *user, uid_t uid, uint64_t *ret_start, uint64_t *ret_count)
+static bool find_range(const char *file, const char *user, uid_t uid, uint64_t *ret_start,
+                       uint64_t *ret_count)
 {
     FILE *f = fopen(file, "re");
     char line[512], number[16];
@@ -105,7 +106,8 @@ static int map_from_outside(pid_t pid, uid_t uid, gid_t gid)
 {
     const struct passwd *pw = getpwuid(uid);
     uint64_t start[2], count[2];
-    if (fs_forced("no-subuid") || !find_range("/etc/subuid", pw ? pw->pw_name : NULL, uid, &start[0], &count[0]) ||
+    if (fs_forced("no-subuid") ||
+        !find_range("/etc/subuid", pw ? pw->pw_name : NULL, uid, &start[0], &count[0]) ||
         !find_range("/etc/subgid", pw ? pw->pw_name : NULL, uid, &start[1], &count[1])) {
         return -ENOENT;
     }
@@ -144,8 +146,11 @@ int image_enter_namespace(struct err *err)
     close(back[1]);
     waitpid(helper, &status, 0);
     if (rc < 0) {
-        /* No namespaces for this user: owners go into attributes, and layers are copied instead of mounted. */
-        return rc == -EPERM || rc == -ENOSPC || rc == -EINVAL ? 0 : err_sys(err, rc, "cannot make a user namespace");
+        /* No namespaces for this user: owners go into attributes, and layers are copied instead of mounted.
+         */
+        return rc == -EPERM || rc == -ENOSPC || rc == -EINVAL
+                   ? 0
+                   : err_sys(err, rc, "cannot make a user namespace");
     }
     if (WIFEXITED(status) && WEXITSTATUS(status) == 1) {
         char map[64];
@@ -155,7 +160,9 @@ int image_enter_namespace(struct err *err)
         snprintf(map, sizeof(map), "0 %u 1", gid);
         rc = rc < 0 ? rc : write_text("/proc/self/gid_map", map);
     } else if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
-        rc = err_set(err, -EPERM, "newuidmap or newgidmap failed: check /etc/subuid and /etc/subgid (Debian: package uidmap)");
+        rc = err_set(
+            err, -EPERM,
+            "newuidmap or newgidmap failed: check /etc/subuid and /etc/subgid (Debian: package uidmap)");
         return rc;
     }
     if (rc == 0 && (setresgid(0, 0, 0) < 0 || setresuid(0, 0, 0) < 0)) {

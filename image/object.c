@@ -40,7 +40,8 @@ int image_chain_ids(const struct image_config *config, char (**ret_ids)[DIGEST_S
     return 0;
 }
 
-int image_resolve_index(struct image_store *store, struct descriptor *in_out, const char *platform_text, struct err *err)
+int image_resolve_index(struct image_store *store, struct descriptor *in_out, const char *platform_text,
+                        struct err *err)
 {
     struct platform platform;
     int rc = platform_parse(platform_text, &platform, err);
@@ -55,7 +56,9 @@ int image_resolve_index(struct image_store *store, struct descriptor *in_out, co
             break;
         }
         if (depth == IMAGE_INDEX_DEPTH_MAX) {
-            return err_set(err, -ELOOP, "the image's indexes are nested deeper than IMAGE_INDEX_DEPTH_MAX (%u)", IMAGE_INDEX_DEPTH_MAX);
+            return err_set(err, -ELOOP,
+                           "the image's indexes are nested deeper than IMAGE_INDEX_DEPTH_MAX (%u)",
+                           IMAGE_INDEX_DEPTH_MAX);
         }
         rc = index_parse(text, size, &index, err);
         if (rc < 0) {
@@ -74,8 +77,8 @@ int image_resolve_index(struct image_store *store, struct descriptor *in_out, co
     return rc;
 }
 
-int image_from_manifest(struct image_store *store, const char *name, const struct descriptor *manifest, struct image **ret_image,
-                        struct err *err)
+int image_from_manifest(struct image_store *store, const char *name, const struct descriptor *manifest,
+                        struct image **ret_image, struct err *err)
 {
     struct image *image = calloc(1, sizeof(*image));
     auto_free char *text = NULL, *config = NULL;
@@ -90,7 +93,8 @@ int image_from_manifest(struct image_store *store, const char *name, const struc
     rc = rc < 0 ? rc : store_read_blob(store, &image->doc.config, IMAGE_CONFIG_MAX, &config, &size, err);
     rc = rc < 0 ? rc : config_parse_image(config, size, &image->config, err);
     if (rc == 0 && image->config.diff_count != image->doc.layer_count) {
-        rc = err_set(err, -EINVAL, "the manifest has %u layers, but the config %u", image->doc.layer_count, image->config.diff_count);
+        rc = err_set(err, -EINVAL, "the manifest has %u layers, but the config %u", image->doc.layer_count,
+                     image->config.diff_count);
     }
     rc = rc < 0 ? rc : image_chain_ids(&image->config, &image->chain_ids, err);
     if (rc < 0) {
@@ -121,7 +125,8 @@ void image_free(struct image *image)
 
 int image_stack(struct image_store *store, const struct image *image, int **ret_stack, struct err *err)
 {
-    return layer_open_stack(store, (const char(*)[DIGEST_SIZE])image->chain_ids, image->config.diff_count, ret_stack, err);
+    return layer_open_stack(store, (const char(*)[DIGEST_SIZE])image->chain_ids, image->config.diff_count,
+                            ret_stack, err);
 }
 
 int image_unpack(struct image_store *store, struct image *image, struct err *err)
@@ -129,7 +134,8 @@ int image_unpack(struct image_store *store, struct image *image, struct err *err
     int rc = 0;
     auto_close int lock = store_lock(store, false, true, err);
     for (unsigned i = 0; lock >= 0 && rc == 0 && i < image->doc.layer_count; i++) {
-        struct layer_job job = {.blob = image->doc.layers[i].digest, .diff_id = image->config.diff_ids[i],
+        struct layer_job job = {.blob = image->doc.layers[i].digest,
+                                .diff_id = image->config.diff_ids[i],
                                 .chain_id = image->chain_ids[i]};
         rc = layer_stage(store, &job, err);
         rc = rc < 0 ? rc : layer_publish(store, &job, (const char(*)[DIGEST_SIZE])image->chain_ids, i, err);
@@ -182,8 +188,9 @@ static void *worker_main(void *arg)
     return NULL;
 }
 
-int image_parallel(unsigned count, unsigned parallel, int (*fn)(void *opaque, unsigned worker, unsigned index, struct err *err),
-                   void *opaque, struct err *err)
+int image_parallel(unsigned count, unsigned parallel,
+                   int (*fn)(void *opaque, unsigned worker, unsigned index, struct err *err), void *opaque,
+                   struct err *err)
 {
     struct pool pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .count = count, .fn = fn, .opaque = opaque};
     pthread_t threads[IMAGE_PARALLEL_MAX];

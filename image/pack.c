@@ -1,6 +1,6 @@
 /*
- * Writing a layer: libarchive makes the tar (pax where it must), this file hashes it, compresses it, hashes that, and puts it into
- * the store. The same changes give the same bytes.
+ * Writing a layer: libarchive makes the tar (pax where it must), this file hashes it, compresses it, hashes
+ * that, and puts it into the store. The same changes give the same bytes.
  */
 #include <archive.h>
 #include <archive_entry.h>
@@ -104,7 +104,8 @@ int layer_pack_new(struct image_store *store, bool zstd, struct layer_pack **ret
     bool good = p->archive && digest_init(&p->plain) == 0 && digest_init(&p->packed) == 0;
     if (zstd) {
         p->zstd = ZSTD_createCStream();
-        good = good && p->zstd && !ZSTD_isError(ZSTD_CCtx_setParameter(p->zstd, ZSTD_c_compressionLevel, ZSTD_LEVEL));
+        good = good && p->zstd &&
+               !ZSTD_isError(ZSTD_CCtx_setParameter(p->zstd, ZSTD_c_compressionLevel, ZSTD_LEVEL));
     } else {
         /* 15 bits of window, and 16 for a gzip header (zlib.h, deflateInit2); it has no time in it. */
         good = good && deflateInit2(&p->gzip, GZIP_LEVEL, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY) == Z_OK;
@@ -153,7 +154,8 @@ void layer_pack_free(struct layer_pack *p)
 
 static int archive_failed(struct layer_pack *p, const char *path, struct err *err)
 {
-    return err_set(err, p->error < 0 ? p->error : -EIO, "cannot write '%s' into the layer: %s", path, archive_error_string(p->archive));
+    return err_set(err, p->error < 0 ? p->error : -EIO, "cannot write '%s' into the layer: %s", path,
+                   archive_error_string(p->archive));
 }
 
 static int add_xattrs(struct archive_entry *entry, int node)
@@ -170,7 +172,8 @@ static int add_xattrs(struct archive_entry *entry, int node)
     }
     for (ssize_t at = 0; at < size; at += (ssize_t)strlen(names + at) + 1) {
         const char *name = names + at;
-        if (strncmp(name, "user.overlay.", 13) == 0 || strncmp(name, "trusted.", 8) == 0 || strcmp(name, LAYER_STAT) == 0 ||
+        if (strncmp(name, "user.overlay.", 13) == 0 || strncmp(name, "trusted.", 8) == 0 ||
+            strcmp(name, LAYER_STAT) == 0 ||
             (strncmp(name, "user.", 5) != 0 && strcmp(name, "security.capability") != 0)) {
             continue;
         }
@@ -182,7 +185,8 @@ static int add_xattrs(struct archive_entry *entry, int node)
     return 0;
 }
 
-static int write_contents(struct layer_pack *p, int dir, const char *leaf, const char *path, uint64_t size, struct err *err)
+static int write_contents(struct layer_pack *p, int dir, const char *leaf, const char *path, uint64_t size,
+                          struct err *err)
 {
     auto_close int fd = openat(dir, leaf, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
     auto_free char *buf = malloc(OUT_SIZE);
@@ -271,9 +275,10 @@ static int write_node(struct layer_pack *p, int tree, const char *path, struct e
     if (status != ARCHIVE_OK && status != ARCHIVE_WARN) {
         return archive_failed(p, path, err);
     }
-    return rc < 0                               ? err_sys(err, rc, "cannot read the attributes of '%s'", path)
-           : S_ISREG(st.st_mode) && !first && st.st_size ? write_contents(p, dir, leaf, path, (uint64_t)st.st_size, err)
-                                                : 0;
+    return rc < 0 ? err_sys(err, rc, "cannot read the attributes of '%s'", path)
+           : S_ISREG(st.st_mode) && !first && st.st_size
+               ? write_contents(p, dir, leaf, path, (uint64_t)st.st_size, err)
+               : 0;
 }
 
 /* The headers of all folders down to path that the last entry doesn't share. */
@@ -304,7 +309,8 @@ static int write_parents(struct layer_pack *p, int tree, const char *path, struc
     return 0;
 }
 
-int layer_pack_change(struct layer_pack *p, int tree, enum image_change change, const char *path, struct err *err)
+int layer_pack_change(struct layer_pack *p, int tree, enum image_change change, const char *path,
+                      struct err *err)
 {
     char folder[PATH_MAX];
     const char *slash = strrchr(path, '/');
@@ -334,7 +340,8 @@ int layer_pack_change(struct layer_pack *p, int tree, enum image_change change, 
     return status != ARCHIVE_OK && status != ARCHIVE_WARN ? archive_failed(p, path, err) : 0;
 }
 
-int layer_pack_finish(struct layer_pack *p, struct descriptor *ret_layer, char ret_diff_id[static DIGEST_SIZE], struct err *err)
+int layer_pack_finish(struct layer_pack *p, struct descriptor *ret_layer,
+                      char ret_diff_id[static DIGEST_SIZE], struct err *err)
 {
     struct descriptor d = {0};
     int rc = archive_write_close(p->archive) != ARCHIVE_OK ? archive_failed(p, "the end", err) : 0;

@@ -1,6 +1,7 @@
 /*
- * Pull and push. Of a pull, every layer is one job: download (going on where an earlier one ended), check, unpack; the jobs run
- * side by side, and layers get their final names in the order of the chain. Nothing is used before its digest was checked.
+ * Pull and push. Of a pull, every layer is one job: download (going on where an earlier one ended), check,
+ * unpack; the jobs run side by side, and layers get their final names in the order of the chain. Nothing is
+ * used before its digest was checked.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -46,7 +47,10 @@ static void on_bytes(void *opaque, uint64_t done)
     meter->shown = done;
     char what[40];
     snprintf(what, sizeof(what), "layer %.19s", meter->d->digest);
-    struct image_progress progress = {.what = what, .done = done, .total = meter->d->size_bytes, .index = meter->index,
+    struct image_progress progress = {.what = what,
+                                      .done = done,
+                                      .total = meter->d->size_bytes,
+                                      .index = meter->index,
                                       .count = meter->transfer->manifest->layer_count};
     pthread_mutex_lock(&meter->transfer->lock);
     options->progress(options->opaque, &progress);
@@ -55,7 +59,8 @@ static void on_bytes(void *opaque, uint64_t done)
 
 /* ---- blobs ---- */
 
-static int download(struct transfer *t, struct registry_conn *conn, const struct descriptor *d, struct meter *meter, struct err *err)
+static int download(struct transfer *t, struct registry_conn *conn, const struct descriptor *d,
+                    struct meter *meter, struct err *err)
 {
     char partial[STORE_TEMP_MAX], digest[DIGEST_SIZE];
     snprintf(partial, sizeof(partial), "tmp/%s.partial", digest_hex(d->digest));
@@ -81,12 +86,15 @@ static int download(struct transfer *t, struct registry_conn *conn, const struct
         digest_update(&state, buf, (size_t)n);
         at += (uint64_t)n;
     }
-    int rc = registry_get_blob(conn, d, fd, (uint64_t)st.st_size, &state, meter ? on_bytes : NULL, meter, err);
+    int rc =
+        registry_get_blob(conn, d, fd, (uint64_t)st.st_size, &state, meter ? on_bytes : NULL, meter, err);
     if (rc == 0) {
         digest_final(&state, digest);
         if (strcmp(digest, d->digest) != 0) {
             unlinkat(t->store->fd, partial, 0);
-            rc = err_set(err, -EBADMSG, "the registry's blob %.19s has another digest (%.19s): it is thrown away", d->digest, digest);
+            rc = err_set(err, -EBADMSG,
+                         "the registry's blob %.19s has another digest (%.19s): it is thrown away", d->digest,
+                         digest);
         } else {
             rc = store_adopt_blob(t->store, partial, d->digest, err);
         }
@@ -97,7 +105,8 @@ static int download(struct transfer *t, struct registry_conn *conn, const struct
     return rc;
 }
 
-static int fetch_blob(struct transfer *t, struct registry_conn *conn, const struct descriptor *d, struct meter *meter, struct err *err)
+static int fetch_blob(struct transfer *t, struct registry_conn *conn, const struct descriptor *d,
+                      struct meter *meter, struct err *err)
 {
     char name[STORE_TEMP_MAX];
     uint64_t size = 0;
@@ -176,10 +185,13 @@ static int pull_layers(struct transfer *t, struct err *err)
     unsigned count = t->manifest->layer_count;
     t->jobs = calloc(count + 1, sizeof(*t->jobs));
     t->done = calloc(count + 1, sizeof(*t->done));
-    int rc = t->jobs && t->done ? image_chain_ids(t->config, &t->chain_ids, err) : err_set(err, -ENOMEM, "no memory");
+    int rc = t->jobs && t->done ? image_chain_ids(t->config, &t->chain_ids, err)
+                                : err_set(err, -ENOMEM, "no memory");
     for (unsigned i = 0; rc == 0 && i < count; i++) {
-        t->jobs[i] = (struct layer_job){.blob = t->manifest->layers[i].digest, .diff_id = t->config->diff_ids[i],
-                                        .chain_id = t->chain_ids[i], .lock = -1};
+        t->jobs[i] = (struct layer_job){.blob = t->manifest->layers[i].digest,
+                                        .diff_id = t->config->diff_ids[i],
+                                        .chain_id = t->chain_ids[i],
+                                        .lock = -1};
     }
     if (rc == 0) {
         rc = image_parallel(count, t->options->parallel, pull_layer, t, err);
@@ -198,7 +210,8 @@ static int pull_layers(struct transfer *t, struct err *err)
 /* ---- manifests ---- */
 
 /* The manifest for the platform: its text and descriptor. */
-static int fetch_manifest(struct transfer *t, const struct image_ref *ref, char **ret_text, struct descriptor *ret_d, struct err *err)
+static int fetch_manifest(struct transfer *t, const struct image_ref *ref, char **ret_text,
+                          struct descriptor *ret_d, struct err *err)
 {
     char reference[MAX(DIGEST_SIZE, REF_TAG_MAX + 1)];
     struct platform platform;
@@ -220,7 +233,9 @@ static int fetch_manifest(struct transfer *t, const struct image_ref *ref, char 
             return err_set(err, -ENOMEM, "no memory");
         }
         if (digest_valid(reference) && (strcmp(d.digest, reference) != 0 || (depth && size != want_size))) {
-            return err_set(err, -EBADMSG, "the registry's manifest for %.19s has another digest (%.19s) or size", reference, d.digest);
+            return err_set(err, -EBADMSG,
+                           "the registry's manifest for %.19s has another digest (%.19s) or size", reference,
+                           d.digest);
         }
         rc = document_kind(text, size, d.media_type, &kind, err);
         if (rc == 0 && kind == DOCUMENT_MANIFEST) {
@@ -235,15 +250,18 @@ static int fetch_manifest(struct transfer *t, const struct image_ref *ref, char 
         if (rc < 0) {
             return rc;
         }
-        const struct index_entry *entry = depth < IMAGE_INDEX_DEPTH_MAX ? index_find(&index, &platform) : NULL;
+        const struct index_entry *entry =
+            depth < IMAGE_INDEX_DEPTH_MAX ? index_find(&index, &platform) : NULL;
         if (entry) {
             strcpy(reference, entry->descriptor.digest);
             want_size = entry->descriptor.size_bytes;
         } else {
             char wanted[100];
             platform_format(&platform, wanted);
-            rc = err_set(err, -ENOENT, "the image has no variant for %s, or its indexes are nested deeper than "
-                                       "IMAGE_INDEX_DEPTH_MAX (choose a variant by --platform)", wanted);
+            rc = err_set(err, -ENOENT,
+                         "the image has no variant for %s, or its indexes are nested deeper than "
+                         "IMAGE_INDEX_DEPTH_MAX (choose a variant by --platform)",
+                         wanted);
         }
         index_free(&index);
     }
@@ -258,8 +276,8 @@ static int fetch_config(struct transfer *t, struct err *err)
     rc = rc < 0 ? rc : store_read_blob(t->store, &t->manifest->config, IMAGE_CONFIG_MAX, &text, &size, err);
     rc = rc < 0 ? rc : config_parse_image(text, size, t->config, err);
     if (rc == 0 && t->config->diff_count != t->manifest->layer_count) {
-        rc = err_set(err, -EINVAL, "the manifest has %u layers, but the config %u: is this an image?", t->manifest->layer_count,
-                     t->config->diff_count);
+        rc = err_set(err, -EINVAL, "the manifest has %u layers, but the config %u: is this an image?",
+                     t->manifest->layer_count, t->config->diff_count);
         image_config_free(t->config);
     }
     return rc;
@@ -272,7 +290,10 @@ int image_pull(struct image_store *store, const char *name, const struct image_o
     struct image_ref ref;
     struct image_manifest manifest = {0};
     struct image_config config = {0};
-    struct transfer t = {.store = store, .options = options ? options : &none, .manifest = &manifest, .config = &config,
+    struct transfer t = {.store = store,
+                         .options = options ? options : &none,
+                         .manifest = &manifest,
+                         .config = &config,
                          .lock = PTHREAD_MUTEX_INITIALIZER};
     char key[REF_TEXT_MAX], put[DIGEST_SIZE];
     auto_free char *text = NULL;
@@ -309,8 +330,8 @@ int image_pull(struct image_store *store, const char *name, const struct image_o
     return rc < 0 ? err_prefix(err, "cannot pull '%s'", name) : 0;
 }
 
-int image_get(struct image_store *store, const char *name, const struct image_options *options, struct image **ret_image,
-              struct err *err)
+int image_get(struct image_store *store, const char *name, const struct image_options *options,
+              struct image **ret_image, struct err *err)
 {
     struct err missing;
     char digest[DIGEST_SIZE];
@@ -350,21 +371,22 @@ static int push_layer(void *opaque, unsigned worker, unsigned index, struct err 
         return fd;
     }
     if (size != d->size_bytes) {
-        return err_set(err, -EUCLEAN, "the store's blob %.19s is damaged: its size is %llu instead of %llu", d->digest,
-                       (unsigned long long)size, (unsigned long long)d->size_bytes);
+        return err_set(err, -EUCLEAN, "the store's blob %.19s is damaged: its size is %llu instead of %llu",
+                       d->digest, (unsigned long long)size, (unsigned long long)d->size_bytes);
     }
     return registry_put_blob(t->conns[worker], d, fd, config ? NULL : on_bytes, &meter, err);
 }
 
-int image_push(struct image_store *store, const char *source, const char *target, const struct image_options *options,
-               char ret_digest[static DIGEST_SIZE], struct err *err)
+int image_push(struct image_store *store, const char *source, const char *target,
+               const struct image_options *options, char ret_digest[static DIGEST_SIZE], struct err *err)
 {
     static const struct image_options none;
     struct image_ref ref;
     struct image *image = NULL;
     auto_free char *text = NULL;
     size_t size;
-    struct transfer t = {.store = store, .options = options ? options : &none, .lock = PTHREAD_MUTEX_INITIALIZER};
+    struct transfer t = {
+        .store = store, .options = options ? options : &none, .lock = PTHREAD_MUTEX_INITIALIZER};
     auto_close int lock = store_lock(store, false, true, err);
     int rc = lock < 0 ? lock : image_lookup(store, source, &image, err);
     rc = rc < 0 ? rc : image_ref_parse(target ? target : image->name, &ref, err);
@@ -378,7 +400,8 @@ int image_push(struct image_store *store, const char *source, const char *target
     rc = rc < 0 ? rc : registry_conn_new(t.registry, &t.conns[0], err);
     rc = rc < 0 ? rc : image_parallel(image->doc.layer_count + 1, t.options->parallel, push_layer, &t, err);
     rc = rc < 0 ? rc
-                : registry_put_manifest(t.conns[0], ref.tag[0] ? ref.tag : image->manifest.digest, image->doc.media_type, text, size, err);
+                : registry_put_manifest(t.conns[0], ref.tag[0] ? ref.tag : image->manifest.digest,
+                                        image->doc.media_type, text, size, err);
     if (rc == 0) {
         strcpy(ret_digest, image->manifest.digest);
     }

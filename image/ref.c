@@ -88,8 +88,10 @@ int image_ref_parse(const char *text, struct image_ref *ret_ref, struct err *err
     if (at) {
         *at = '\0';
         if (!digest_valid(at + 1)) {
-            return err_set(err, -EINVAL,
-                           "'%s' is not an image name: '@' must be followed by 'sha256:' and 64 hexadecimal digits", text);
+            return err_set(
+                err, -EINVAL,
+                "'%s' is not an image name: '@' must be followed by 'sha256:' and 64 hexadecimal digits",
+                text);
         }
         strcpy(ref.digest, at + 1);
     }
@@ -112,8 +114,8 @@ int image_ref_parse(const char *text, struct image_ref *ret_ref, struct err *err
         *colon = '\0';
         if (!tag_valid(colon + 1)) {
             return err_set(err, -EINVAL,
-                           "'%s' is not an image name: a tag has up to %d letters, digits, '_', '.' and '-'", text,
-                           REF_TAG_MAX);
+                           "'%s' is not an image name: a tag has up to %d letters, digits, '_', '.' and '-'",
+                           text, REF_TAG_MAX);
         }
         strcpy(ref.tag, colon + 1);
     } else if (!at) {
@@ -125,7 +127,8 @@ int image_ref_parse(const char *text, struct image_ref *ret_ref, struct err *err
     bool official = strcmp(ref.host, "docker.io") == 0 && !strchr(name, '/');
     if (!name_valid(name) || strlen(name) + (official ? 8 : 0) > REF_NAME_MAX) {
         return err_set(err, -EINVAL,
-                       "'%s' is not an image name: expected [HOST[:PORT]/]NAME[:TAG][@sha256:...], the name in lower case",
+                       "'%s' is not an image name: expected [HOST[:PORT]/]NAME[:TAG][@sha256:...], the name "
+                       "in lower case",
                        text);
     }
     snprintf(ref.name, sizeof(ref.name), "%s%.247s", official ? "library/" : "", name);

@@ -1,6 +1,6 @@
 /*
- * Image references: [HOST[:PORT]/]NAME[:TAG][@DIGEST], with docker.io and library/ as people expect them (grammar:
- * OCI distribution specification 1.1, "Pulling manifests", and what Docker made of it).
+ * Image references: [HOST[:PORT]/]NAME[:TAG][@DIGEST], with docker.io and library/ as people expect them
+ * (grammar: OCI distribution specification 1.1, "Pulling manifests", and what Docker made of it).
  */
 #ifndef FONDA_IMAGE_REF_H
 #define FONDA_IMAGE_REF_H

@@ -1,6 +1,6 @@
 /*
- * Requests, redirects, authorization. Redirects are libcurl's: at most IMAGE_REDIRECTS_MAX, never to another protocol than allowed,
- * and credentials stay with the host they are for.
+ * Requests, redirects, authorization. Redirects are libcurl's: at most IMAGE_REDIRECTS_MAX, never to another
+ * protocol than allowed, and credentials stay with the host they are for.
  */
 #include "image/registry.h"
 
@@ -22,7 +22,7 @@
 #define HEADER_MAX 4096
 #define TOKEN_TEXT 16384
 
-#define ACCEPT                                                                                                                     \
+#define ACCEPT                                                                                               \
     "Accept: " MEDIA_OCI_INDEX ", " MEDIA_OCI_MANIFEST ", " MEDIA_DOCKER_LIST ", " MEDIA_DOCKER_MANIFEST
 
 struct registry {
@@ -180,7 +180,8 @@ static int perform(struct registry_conn *c, struct sink *sink, struct reply *rep
     CURLcode code = curl_easy_perform(c->curl);
     curl_easy_getinfo(c->curl, CURLINFO_RESPONSE_CODE, &reply->status);
     if (sink->too_long) {
-        return err_set(err, -E2BIG, "registry '%s' sends more than %llu bytes", c->registry->host, (unsigned long long)sink->max);
+        return err_set(err, -E2BIG, "registry '%s' sends more than %llu bytes", c->registry->host,
+                       (unsigned long long)sink->max);
     }
     if (sink->error) {
         return err_sys(err, sink->error, "cannot write what the registry sends");
@@ -191,20 +192,27 @@ static int perform(struct registry_conn *c, struct sink *sink, struct reply *rep
     const char *text = c->error[0] ? c->error : curl_easy_strerror(code);
     switch (code) {
     case CURLE_TOO_MANY_REDIRECTS:
-        return err_set(err, -ELOOP, "registry '%s' redirects more than %ld times (IMAGE_REDIRECTS_MAX)", c->registry->host,
-                       IMAGE_REDIRECTS_MAX);
+        return err_set(err, -ELOOP, "registry '%s' redirects more than %ld times (IMAGE_REDIRECTS_MAX)",
+                       c->registry->host, IMAGE_REDIRECTS_MAX);
     case CURLE_PEER_FAILED_VERIFICATION:
-        return err_set(err, -EPROTO, "the certificate of registry '%s' can't be checked: %s (put its CA into "
-                                     "/etc/containers/certs.d/%s/ca.crt, or use --insecure)", c->registry->host, text,
-                       c->registry->host);
+        return err_set(err, -EPROTO,
+                       "the certificate of registry '%s' can't be checked: %s (put its CA into "
+                       "/etc/containers/certs.d/%s/ca.crt, or use --insecure)",
+                       c->registry->host, text, c->registry->host);
     case CURLE_UNSUPPORTED_PROTOCOL:
-        return err_set(err, -EPROTO, "registry '%s' wants plain HTTP or another protocol, which only --insecure allows",
+        return err_set(err, -EPROTO,
+                       "registry '%s' wants plain HTTP or another protocol, which only --insecure allows",
                        c->registry->host);
     case CURLE_SSL_CONNECT_ERROR:
-        return err_set(err, -EPROTO, "registry '%s' does not speak TLS: %s (--insecure allows plain HTTP)", c->registry->host, text);
-    case CURLE_RANGE_ERROR: return err_set(err, -ERANGE, "registry '%s' cannot go on with a download: %s", c->registry->host, text);
-    case CURLE_COULDNT_RESOLVE_HOST: return err_set(err, -EHOSTUNREACH, "registry '%s' is unknown: %s", c->registry->host, text);
-    case CURLE_COULDNT_CONNECT: return err_set(err, -ECONNREFUSED, "cannot reach registry '%s': %s", c->registry->host, text);
+        return err_set(err, -EPROTO, "registry '%s' does not speak TLS: %s (--insecure allows plain HTTP)",
+                       c->registry->host, text);
+    case CURLE_RANGE_ERROR:
+        return err_set(err, -ERANGE, "registry '%s' cannot go on with a download: %s", c->registry->host,
+                       text);
+    case CURLE_COULDNT_RESOLVE_HOST:
+        return err_set(err, -EHOSTUNREACH, "registry '%s' is unknown: %s", c->registry->host, text);
+    case CURLE_COULDNT_CONNECT:
+        return err_set(err, -ECONNREFUSED, "cannot reach registry '%s': %s", c->registry->host, text);
     default: return err_set(err, -EIO, "registry '%s': %s", c->registry->host, text);
     }
 }
@@ -245,12 +253,13 @@ static int fetch_token(struct registry_conn *c, const char *challenge, struct er
     struct reply reply = {0};
     auto_free char *post = NULL;
     char *e_service = curl_easy_escape(c->curl, service, 0), *e_scope = curl_easy_escape(c->curl, scope, 0);
-    snprintf(url, sizeof(url), "%s%cservice=%s&scope=%s", realm, strchr(realm, '?') ? '&' : '?', e_service, e_scope);
+    snprintf(url, sizeof(url), "%s%cservice=%s&scope=%s", realm, strchr(realm, '?') ? '&' : '?', e_service,
+             e_scope);
     bool refresh = r->have_auth && r->auth.identity_token[0];
     if (refresh) {
         char *e_token = curl_easy_escape(c->curl, r->auth.identity_token, 0);
-        if (asprintf(&post, "grant_type=refresh_token&client_id=fonda&service=%s&scope=%s&refresh_token=%s", e_service, e_scope,
-                     e_token) < 0) {
+        if (asprintf(&post, "grant_type=refresh_token&client_id=fonda&service=%s&scope=%s&refresh_token=%s",
+                     e_service, e_scope, e_token) < 0) {
             post = NULL;
         }
         curl_free(e_token);
@@ -270,8 +279,10 @@ static int fetch_token(struct registry_conn *c, const char *challenge, struct er
     const char *token = json_string_value(json_object_get(root, "token"));
     token = token ? token : json_string_value(json_object_get(root, "access_token"));
     if (rc == 0 && (reply.status != 200 || !token || strlen(token) >= TOKEN_TEXT)) {
-        rc = err_set(err, -EACCES, "the token server of registry '%s' gives no token for '%s' (status %ld)%s", r->host, r->ref.name,
-                     reply.status, r->have_auth ? ": check user and password" : ": no credentials are known, see --auth-file");
+        rc = err_set(err, -EACCES, "the token server of registry '%s' gives no token for '%s' (status %ld)%s",
+                     r->host, r->ref.name, reply.status,
+                     r->have_auth ? ": check user and password"
+                                  : ": no credentials are known, see --auth-file");
     }
     if (rc == 0) {
         strcpy(r->token, token);
@@ -296,8 +307,10 @@ static int authorize(struct registry_conn *c, const char *challenge, const char 
     } else if (strncasecmp(challenge, "Basic", 5) == 0 && r->have_auth && !r->basic) {
         r->basic = true;
     } else {
-        rc = err_set(err, -EACCES, r->have_auth ? "registry '%s' refuses the credentials for '%s'"
-                                                : "registry '%s' wants credentials for '%s', and none are known (see --auth-file)",
+        rc = err_set(err, -EACCES,
+                     r->have_auth
+                         ? "registry '%s' refuses the credentials for '%s'"
+                         : "registry '%s' wants credentials for '%s', and none are known (see --auth-file)",
                      r->host, r->ref.name);
     }
     pthread_mutex_unlock(&r->lock);
@@ -342,8 +355,8 @@ static int on_upload_seek(void *opaque, curl_off_t offset, int origin)
     return lseek(*(int *)opaque, offset, origin) < 0 ? CURL_SEEKFUNC_FAIL : CURL_SEEKFUNC_OK;
 }
 
-static int request(struct registry_conn *c, const char *url, struct request *q, struct sink *sink, struct reply *reply,
-                   struct err *err)
+static int request(struct registry_conn *c, const char *url, struct request *q, struct sink *sink,
+                   struct reply *reply, struct err *err)
 {
     char used[TOKEN_TEXT];
     for (unsigned try = 0;; try++) {
@@ -378,10 +391,10 @@ static int request(struct registry_conn *c, const char *url, struct request *q, 
         int rc = perform(c, sink, reply, err);
         curl_slist_free_all(headers);
         if (rc < 0 || reply->status != 401 || try == 2) {
-            return rc < 0 ? rc
-                   : reply->status == 401
-                       ? err_set(err, -EACCES, "registry '%s' refuses access to '%s'", c->registry->host, c->registry->ref.name)
-                       : 0;
+            return rc < 0                 ? rc
+                   : reply->status == 401 ? err_set(err, -EACCES, "registry '%s' refuses access to '%s'",
+                                                    c->registry->host, c->registry->ref.name)
+                                          : 0;
         }
         char challenge[HEADER_MAX];
         strcpy(challenge, reply->authenticate);
@@ -403,7 +416,8 @@ static void add_ca(struct registry *r, const char *dir)
     for (struct dirent *e; list && (e = readdir(list));) {
         const char *dot = strrchr(e->d_name, '.');
         auto_free char *text = NULL;
-        if (dot && strcmp(dot, ".crt") == 0 && fs_read_file(dirfd(list), e->d_name, IMAGE_AUTH_FILE_MAX, &text, NULL, NULL) == 0) {
+        if (dot && strcmp(dot, ".crt") == 0 &&
+            fs_read_file(dirfd(list), e->d_name, IMAGE_AUTH_FILE_MAX, &text, NULL, NULL) == 0) {
             char *all = NULL;
             if (asprintf(&all, "%s%s\n", r->ca ? r->ca : "", text) >= 0) {
                 free(r->ca);
@@ -411,7 +425,8 @@ static void add_ca(struct registry *r, const char *dir)
             }
         } else if (dot && strcmp(dot, ".cert") == 0) {
             snprintf(r->client_cert, sizeof(r->client_cert), "%s/%s", dir, e->d_name);
-            snprintf(r->client_key, sizeof(r->client_key), "%s/%.*s.key", dir, (int)(dot - e->d_name), e->d_name);
+            snprintf(r->client_key, sizeof(r->client_key), "%s/%.*s.key", dir, (int)(dot - e->d_name),
+                     e->d_name);
         }
     }
     if (list) {
@@ -434,7 +449,8 @@ static void find_certificates(struct registry *r)
         /* They come in addition to the system's. */
         auto_free char *system = NULL;
         char *all = NULL;
-        if (fs_read_file(AT_FDCWD, "/etc/ssl/certs/ca-certificates.crt", 16 * MiB, &system, NULL, NULL) == 0 &&
+        if (fs_read_file(AT_FDCWD, "/etc/ssl/certs/ca-certificates.crt", 16 * MiB, &system, NULL, NULL) ==
+                0 &&
             asprintf(&all, "%s\n%s", r->ca, system) >= 0) {
             free(r->ca);
             r->ca = all;
@@ -467,8 +483,8 @@ static int ping(struct registry *r, struct err *err)
     return rc;
 }
 
-int registry_open(const struct image_ref *ref, const struct image_options *options, bool push, struct registry **ret_registry,
-                  struct err *err)
+int registry_open(const struct image_ref *ref, const struct image_options *options, bool push,
+                  struct registry **ret_registry, struct err *err)
 {
     curl_global_init(CURL_GLOBAL_DEFAULT);
     struct registry *r = calloc(1, sizeof(*r));
@@ -531,13 +547,15 @@ void registry_conn_free(struct registry_conn *conn)
 
 /* ---- pull ---- */
 
-static void api_url(const struct registry_conn *c, const char *kind, const char *what, char url[static URL_MAX])
+static void api_url(const struct registry_conn *c, const char *kind, const char *what,
+                    char url[static URL_MAX])
 {
     const struct registry *r = c->registry;
     snprintf(url, URL_MAX, "%s://%s/v2/%s/%s/%s", r->scheme, r->host, r->ref.name, kind, what);
 }
 
-static int status_error(const struct registry_conn *c, const struct reply *reply, const char *what, struct err *err)
+static int status_error(const struct registry_conn *c, const struct reply *reply, const char *what,
+                        struct err *err)
 {
     const struct registry *r = c->registry;
     if (reply->status == 404) {
@@ -546,12 +564,12 @@ static int status_error(const struct registry_conn *c, const struct reply *reply
     if (reply->status == 403) {
         return err_set(err, -EACCES, "registry '%s' refuses access to '%s'", r->ref.host, r->ref.name);
     }
-    return err_set(err, reply->status == 429 || reply->status >= 500 ? -EAGAIN : -EPROTO, "registry '%s' answers %ld for %s of '%s'",
-                   r->ref.host, reply->status, what, r->ref.name);
+    return err_set(err, reply->status == 429 || reply->status >= 500 ? -EAGAIN : -EPROTO,
+                   "registry '%s' answers %ld for %s of '%s'", r->ref.host, reply->status, what, r->ref.name);
 }
 
-int registry_get_manifest(struct registry_conn *conn, const char *reference, char **ret_text, size_t *ret_size,
-                          char ret_media_type[static MEDIA_TYPE_MAX], struct err *err)
+int registry_get_manifest(struct registry_conn *conn, const char *reference, char **ret_text,
+                          size_t *ret_size, char ret_media_type[static MEDIA_TYPE_MAX], struct err *err)
 {
     char url[URL_MAX], what[200];
     struct sink sink = {.max = IMAGE_MANIFEST_MAX, .fd = -1};
@@ -574,11 +592,17 @@ int registry_get_manifest(struct registry_conn *conn, const char *reference, cha
     return 0;
 }
 
-int registry_get_blob(struct registry_conn *conn, const struct descriptor *d, int fd, uint64_t have, struct digest_state *state,
-                      void (*on_bytes)(void *opaque, uint64_t done), void *opaque, struct err *err)
+int registry_get_blob(struct registry_conn *conn, const struct descriptor *d, int fd, uint64_t have,
+                      struct digest_state *state, void (*on_bytes)(void *opaque, uint64_t done), void *opaque,
+                      struct err *err)
 {
     char url[URL_MAX];
-    struct sink sink = {.max = d->size_bytes, .fd = fd, .digest = state, .done = have, .on_bytes = on_bytes, .opaque = opaque};
+    struct sink sink = {.max = d->size_bytes,
+                        .fd = fd,
+                        .digest = state,
+                        .done = have,
+                        .on_bytes = on_bytes,
+                        .opaque = opaque};
     struct reply reply = {0};
     int rc = 0;
     api_url(conn, "blobs", d->digest, url);
@@ -590,7 +614,8 @@ int registry_get_blob(struct registry_conn *conn, const struct descriptor *d, in
         }
         rc = request(conn, url, &q, &sink, &reply, err);
         /* libcurl itself refuses an answer without Content-Range to a request with Range: start anew. */
-        bool no_range = before > 0 && sink.done == before && (rc == -ERANGE || (rc == 0 && reply.status == 416));
+        bool no_range =
+            before > 0 && sink.done == before && (rc == -ERANGE || (rc == 0 && reply.status == 416));
         if (no_range) {
             digest_done(state);
             if (ftruncate(fd, 0) < 0 || lseek(fd, 0, SEEK_SET) < 0 || digest_init(state) < 0) {
@@ -600,8 +625,9 @@ int registry_get_blob(struct registry_conn *conn, const struct descriptor *d, in
         } else if (rc == 0 && reply.status != 200 && reply.status != 206) {
             rc = status_error(conn, &reply, "such a blob", err);
         } else if (rc == 0 && sink.done < d->size_bytes) {
-            rc = err_set(err, -EIO, "registry '%s' ends blob %.19s after %llu of %llu bytes", conn->registry->ref.host, d->digest,
-                         (unsigned long long)sink.done, (unsigned long long)d->size_bytes);
+            rc = err_set(err, -EIO, "registry '%s' ends blob %.19s after %llu of %llu bytes",
+                         conn->registry->ref.host, d->digest, (unsigned long long)sink.done,
+                         (unsigned long long)d->size_bytes);
         }
         bool again = rc == -EIO || rc == -EAGAIN || rc == -ECONNREFUSED || no_range;
         if (rc < 0 && (!again || try + 1 >= IMAGE_TRIES_MAX)) {
@@ -614,8 +640,10 @@ int registry_get_blob(struct registry_conn *conn, const struct descriptor *d, in
             usleep(200000u << try);
         }
     }
-    return sink.done == d->size_bytes ? 0 : err_set(err, -EIO, "registry '%s' does not give blob %.19s as a whole", conn->registry->ref.host,
-                                                    d->digest);
+    return sink.done == d->size_bytes
+               ? 0
+               : err_set(err, -EIO, "registry '%s' does not give blob %.19s as a whole",
+                         conn->registry->ref.host, d->digest);
 }
 
 /* ---- push ---- */
@@ -658,7 +686,8 @@ int registry_put_blob(struct registry_conn *conn, const struct descriptor *d, in
     size_t used = strlen(target);
     snprintf(target + used, sizeof(target) - used, "%cdigest=%s", strchr(target, '?') ? '&' : '?', d->digest);
     sink = (struct sink){.max = IMAGE_TOKEN_MAX, .fd = -1};
-    struct request put = {.upload_fd = fd, .upload_size = d->size_bytes, .header = "Content-Type: application/octet-stream"};
+    struct request put = {
+        .upload_fd = fd, .upload_size = d->size_bytes, .header = "Content-Type: application/octet-stream"};
     rc = request(conn, target, &put, &sink, &reply, err);
     free(sink.text);
     if (rc == 0 && reply.status != 201) {
@@ -670,8 +699,8 @@ int registry_put_blob(struct registry_conn *conn, const struct descriptor *d, in
     return rc;
 }
 
-int registry_put_manifest(struct registry_conn *conn, const char *reference, const char *media_type, const char *text, size_t size,
-                          struct err *err)
+int registry_put_manifest(struct registry_conn *conn, const char *reference, const char *media_type,
+                          const char *text, size_t size, struct err *err)
 {
     char url[URL_MAX], header[200];
     struct sink sink = {.max = IMAGE_TOKEN_MAX, .fd = -1};

@@ -1,13 +1,13 @@
 /*
- * Writable layers: containers/NAME/ with upper and work for overlayfs, merged as the place to mount, and layer.json, which says
- * what image is below. Where overlayfs can't be had, merged is a plain copy.
+ * Writable layers: containers/NAME/ with upper and work for overlayfs, merged as the place to mount, and
+ * layer.json, which says what image is below. Where overlayfs can't be had, merged is a plain copy.
  */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <sys/mount.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -18,16 +18,16 @@
 #include "image/layer.h"
 #include "image/limits.h"
 
-
-
-
 #define NAME_CHARACTERS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-"
 
 static int check_name(const char *name, struct err *err)
 {
     size_t length = strlen(name);
     if (length == 0 || length > 128 || strspn(name, NAME_CHARACTERS) != length || strchr("_.-", name[0])) {
-        return err_set(err, -EINVAL, "'%s' is not a name for a container: it has letters, digits, '_', '.' and '-', at most 128", name);
+        return err_set(
+            err, -EINVAL,
+            "'%s' is not a name for a container: it has letters, digits, '_', '.' and '-', at most 128",
+            name);
     }
     return 0;
 }
@@ -52,7 +52,8 @@ static int fill(struct image_store *store, const char *name, const struct image 
 {
     struct image_rootfs *r = calloc(1, sizeof(*r));
     bool good = r && (r->lower = calloc(image->config.diff_count + 2, sizeof(*r->lower)));
-    good = good && (r->name = strdup(name)) && asprintf(&r->dir, "%s/containers/%s/merged", store->path, name) >= 0 &&
+    good = good && (r->name = strdup(name)) &&
+           asprintf(&r->dir, "%s/containers/%s/merged", store->path, name) >= 0 &&
            asprintf(&r->upper, "%s/containers/%s/upper", store->path, name) >= 0 &&
            asprintf(&r->work, "%s/containers/%s/work", store->path, name) >= 0;
     for (unsigned i = 0; good && i < image->config.diff_count; i++) {
@@ -75,19 +76,21 @@ static int fill(struct image_store *store, const char *name, const struct image 
     return 0;
 }
 
-static int write_record(struct image_store *store, const char *folder, const struct descriptor *manifest, bool flattened, struct err *err)
+static int write_record(struct image_store *store, const char *folder, const struct descriptor *manifest,
+                        bool flattened, struct err *err)
 {
     char path[STORE_TEMP_MAX + NAME_MAX];
     snprintf(path, sizeof(path), "%s/layer.json", folder);
-    json_t *root = json_pack("{s:o, s:b, s:I}", "image", descriptor_json(manifest), "flattened", flattened, "created",
-                             (json_int_t)time(NULL));
+    json_t *root = json_pack("{s:o, s:b, s:I}", "image", descriptor_json(manifest), "flattened", flattened,
+                             "created", (json_int_t)time(NULL));
     auto_free char *text = root ? json_dumps(root, JSON_INDENT(1)) : NULL;
     json_decref(root);
-    return text ? fs_write_file(store->fd, path, text, strlen(text), err) : err_set(err, -ENOMEM, "no memory");
+    return text ? fs_write_file(store->fd, path, text, strlen(text), err)
+                : err_set(err, -ENOMEM, "no memory");
 }
 
-int image_rootfs_create(struct image_store *store, struct image *image, const char *name, struct image_rootfs **ret_rootfs,
-                        struct err *err)
+int image_rootfs_create(struct image_store *store, struct image *image, const char *name,
+                        struct image_rootfs **ret_rootfs, struct err *err)
 {
     char folder[STORE_TEMP_MAX + NAME_MAX], path[2 * NAME_MAX + STORE_TEMP_MAX], temporary[STORE_TEMP_MAX];
     int rc = check_name(name, err);
@@ -114,7 +117,9 @@ int image_rootfs_create(struct image_store *store, struct image *image, const ch
     static const char *const parts[] = {"", "/upper", "/work", "/merged", "/empty"};
     for (unsigned i = 0; rc == 0 && i < ARRAY_SIZE(parts); i++) {
         snprintf(path, sizeof(path), "%s%s", temporary, parts[i]);
-        rc = mkdirat(store->fd, path, i < 1 ? 0711 : 0755) < 0 ? err_sys(err, -errno, "cannot make '%s'", path) : 0;
+        rc = mkdirat(store->fd, path, i < 1 ? 0711 : 0755) < 0
+                 ? err_sys(err, -errno, "cannot make '%s'", path)
+                 : 0;
     }
     /* The mounted root has the attributes of upper. */
     int *stack = NULL;
@@ -140,7 +145,8 @@ int image_rootfs_create(struct image_store *store, struct image *image, const ch
     return fill(store, name, image, false, ret_rootfs, err);
 }
 
-int image_rootfs_open(struct image_store *store, const char *name, struct image_rootfs **ret_rootfs, struct err *err)
+int image_rootfs_open(struct image_store *store, const char *name, struct image_rootfs **ret_rootfs,
+                      struct err *err)
 {
     char path[STORE_TEMP_MAX + NAME_MAX];
     auto_free char *text = NULL;
@@ -165,7 +171,8 @@ int image_rootfs_open(struct image_store *store, const char *name, struct image_
     return rc;
 }
 
-static int open_lower(const struct image_rootfs *rootfs, int **ret_stack, unsigned *ret_count, struct err *err)
+static int open_lower(const struct image_rootfs *rootfs, int **ret_stack, unsigned *ret_count,
+                      struct err *err)
 {
     unsigned count = 0;
     while (rootfs->lower[count]) {
@@ -185,13 +192,15 @@ static int open_lower(const struct image_rootfs *rootfs, int **ret_stack, unsign
     return stack ? 0 : err_set(err, -ENOMEM, "no memory");
 }
 
-/* By the new mount API: one call for each lower folder ("lowerdir+", Linux 6.5), so their number has no limit by length. */
+/* By the new mount API: one call for each lower folder ("lowerdir+", Linux 6.5), so their number has no limit
+ * by length. */
 static int mount_new(const struct image_rootfs *rootfs, const char *target)
 {
     auto_close int fs = (int)syscall(SYS_fsopen, "overlay", FSOPEN_CLOEXEC);
     int rc = fs < 0 ? -errno : 0;
     for (size_t i = 0; rc == 0 && rootfs->lower[i]; i++) {
-        rc = syscall(SYS_fsconfig, fs, FSCONFIG_SET_STRING, "lowerdir+", rootfs->lower[i], 0) < 0 ? -errno : 0;
+        rc =
+            syscall(SYS_fsconfig, fs, FSCONFIG_SET_STRING, "lowerdir+", rootfs->lower[i], 0) < 0 ? -errno : 0;
     }
     if (rc == 0 && (syscall(SYS_fsconfig, fs, FSCONFIG_SET_STRING, "upperdir", rootfs->upper, 0) < 0 ||
                     syscall(SYS_fsconfig, fs, FSCONFIG_SET_STRING, "workdir", rootfs->work, 0) < 0 ||
@@ -200,7 +209,8 @@ static int mount_new(const struct image_rootfs *rootfs, const char *target)
         rc = -errno;
     }
     auto_close int mnt = rc < 0 ? -1 : (int)syscall(SYS_fsmount, fs, FSMOUNT_CLOEXEC, 0);
-    if (rc == 0 && (mnt < 0 || syscall(SYS_move_mount, mnt, "", AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH) < 0)) {
+    if (rc == 0 &&
+        (mnt < 0 || syscall(SYS_move_mount, mnt, "", AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH) < 0)) {
         rc = -errno;
     }
     return rc;
@@ -220,10 +230,11 @@ static int mount_old(const struct image_rootfs *rootfs, const char *target)
             return -E2BIG;
         }
     }
-    int n = snprintf(data + used, sizeof(data) - used, ",upperdir=%s,workdir=%s", rootfs->upper, rootfs->work);
-    return used + (size_t)n >= sizeof(data)                         ? -E2BIG
+    int n =
+        snprintf(data + used, sizeof(data) - used, ",upperdir=%s,workdir=%s", rootfs->upper, rootfs->work);
+    return used + (size_t)n >= sizeof(data)                   ? -E2BIG
            : mount("overlay", target, "overlay", 0, data) < 0 ? -errno
-                                                                    : 0;
+                                                              : 0;
 }
 
 static int flatten(struct image_rootfs *rootfs, struct err *err)
@@ -242,14 +253,17 @@ static int flatten(struct image_rootfs *rootfs, struct err *err)
     rc = fs_remove_tree(store->fd, path);
     rc = rc == 0 && mkdirat(store->fd, path, 0755) < 0 ? -errno : rc;
     auto_close int to = rc < 0 ? -1 : openat(store->fd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    rc = to < 0 ? err_sys(err, rc < 0 ? rc : -errno, "cannot make '%s'", path) : layer_flatten(stack, count, to, err);
+    rc = to < 0 ? err_sys(err, rc < 0 ? rc : -errno, "cannot make '%s'", path)
+                : layer_flatten(stack, count, to, err);
     layer_close_stack(stack, count);
     if (rc == 0) {
         auto_free char *text = NULL;
         snprintf(path, sizeof(path), "%s/layer.json", folder);
         rc = fs_read_file(store->fd, path, IMAGE_STORE_JSON_MAX, &text, NULL, err);
         json_t *root = rc < 0 ? NULL : json_loads(text, 0, NULL);
-        rc = rc < 0 ? rc : descriptor_parse(json_object_get(root, "image"), "the container layer's image", &d, err);
+        rc = rc < 0
+                 ? rc
+                 : descriptor_parse(json_object_get(root, "image"), "the container layer's image", &d, err);
         json_decref(root);
         rc = rc < 0 ? rc : write_record(store, folder, &d, true, err);
     }
@@ -262,7 +276,9 @@ int image_rootfs_mount(struct image_rootfs *rootfs, const char *target, struct e
     if (rootfs->flattened) {
         return 0;
     }
-    int rc = fs_forced("no-overlay") || layer_owners_in_xattr() ? -EOPNOTSUPP : mount_new(rootfs, target ? target : rootfs->dir);
+    int rc = fs_forced("no-overlay") || layer_owners_in_xattr()
+                 ? -EOPNOTSUPP
+                 : mount_new(rootfs, target ? target : rootfs->dir);
     if (rc < 0 && !fs_forced("no-overlay") && !layer_owners_in_xattr()) {
         rc = mount_old(rootfs, target ? target : rootfs->dir);
     }
@@ -337,17 +353,20 @@ int image_rootfs_diff(struct image_rootfs *rootfs, image_change_fn fn, void *opa
     int *stack = NULL;
     unsigned count = 0;
     int rc = open_lower(rootfs, &stack, &count, err);
-    auto_close int tree = rc < 0 ? -1 : open(rootfs->flattened ? rootfs->dir : rootfs->upper, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    auto_close int tree =
+        rc < 0 ? -1
+               : open(rootfs->flattened ? rootfs->dir : rootfs->upper, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (rc == 0) {
-        rc = tree < 0              ? err_sys(err, -errno, "cannot open the layer of '%s'", rootfs->name)
+        rc = tree < 0            ? err_sys(err, -errno, "cannot open the layer of '%s'", rootfs->name)
              : rootfs->flattened ? changes_between(stack, count, &tree, 1, fn, opaque, err)
-                                   : changes_of_upper(tree, stack, count, fn, opaque, err);
+                                 : changes_of_upper(tree, stack, count, fn, opaque, err);
         layer_close_stack(stack, count);
     }
     return rc;
 }
 
-int image_diff(struct image_store *store, struct image *a, struct image *b, image_change_fn fn, void *opaque, struct err *err)
+int image_diff(struct image_store *store, struct image *a, struct image *b, image_change_fn fn, void *opaque,
+               struct err *err)
 {
     int *new = NULL, *old = NULL;
     unsigned count = b->config.diff_count;

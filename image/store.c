@@ -23,9 +23,9 @@ static char *default_path(void)
 {
     char *path = NULL;
     const char *data = getenv("XDG_DATA_HOME"), *home = getenv("HOME");
-    int n = image_host_root()     ? asprintf(&path, "/var/lib/fonda/images")
+    int n = image_host_root()      ? asprintf(&path, "/var/lib/fonda/images")
             : data && *data == '/' ? asprintf(&path, "%s/fonda/images", data)
-                                  : asprintf(&path, "%s/.local/share/fonda/images", home ? home : "");
+                                   : asprintf(&path, "%s/.local/share/fonda/images", home ? home : "");
     return n < 0 ? NULL : path;
 }
 
@@ -71,7 +71,8 @@ static void check_unsynced(struct image_store *store, const char *list_name)
         char digest[DIGEST_SIZE];
         if (strncmp(line, "blobs/sha256/", 13) == 0) {
             auto_close int fd = fs_open(store->fd, line, O_RDONLY, 0, FS_NO_LINKS);
-            if (fd >= 0 && (digest_fd(fd, digest, NULL, NULL) < 0 || strcmp(digest_hex(digest), line + 13) != 0)) {
+            if (fd >= 0 &&
+                (digest_fd(fd, digest, NULL, NULL) < 0 || strcmp(digest_hex(digest), line + 13) != 0)) {
                 unlinkat(store->fd, line, 0);
             }
         } else if (strncmp(line, "layers/", 7) == 0 && !strstr(line, "..")) {
@@ -145,7 +146,8 @@ int image_store_open(const char *path, struct image_store **ret_store, struct er
         image_store_close(store);
         return rc;
     }
-    static const char layout[] = "{\"imageLayoutVersion\":\"1.0.0\"}"; /* image-layout.md, "oci-layout file" */
+    static const char layout[] =
+        "{\"imageLayoutVersion\":\"1.0.0\"}"; /* image-layout.md, "oci-layout file" */
     if (faccessat(store->fd, "oci-layout", F_OK, 0) < 0) {
         rc = fs_write_file(store->fd, "oci-layout", layout, sizeof(layout) - 1, err);
     }
@@ -237,8 +239,8 @@ int store_open_blob(struct image_store *store, const char *digest, uint64_t *ret
     return fd;
 }
 
-int store_read_blob(struct image_store *store, const struct descriptor *d, uint64_t max, char **ret_text, size_t *ret_size,
-                    struct err *err)
+int store_read_blob(struct image_store *store, const struct descriptor *d, uint64_t max, char **ret_text,
+                    size_t *ret_size, struct err *err)
 {
     char path[STORE_TEMP_MAX], digest[DIGEST_SIZE];
     blob_path(d->digest, path);
@@ -249,8 +251,9 @@ int store_read_blob(struct image_store *store, const struct descriptor *d, uint6
         return rc;
     }
     if (digest_bytes(text, size, digest) < 0 || strcmp(digest, d->digest) != 0) {
-        return err_set(err, -EUCLEAN, "the store's blob %.19s is damaged: remove '%s/%s' and pull the image again", d->digest,
-                       store->path, path);
+        return err_set(err, -EUCLEAN,
+                       "the store's blob %.19s is damaged: remove '%s/%s' and pull the image again",
+                       d->digest, store->path, path);
     }
     *ret_text = text;
     *ret_size = size;
@@ -258,8 +261,8 @@ int store_read_blob(struct image_store *store, const struct descriptor *d, uint6
     return 0;
 }
 
-int store_put_blob(struct image_store *store, const void *data, size_t size, char ret_digest[static DIGEST_SIZE],
-                   struct err *err)
+int store_put_blob(struct image_store *store, const void *data, size_t size,
+                   char ret_digest[static DIGEST_SIZE], struct err *err)
 {
     char path[STORE_TEMP_MAX];
     if (digest_bytes(data, size, ret_digest) < 0) {
@@ -272,7 +275,8 @@ int store_put_blob(struct image_store *store, const void *data, size_t size, cha
 int store_temp(struct image_store *store, char ret_name[static STORE_TEMP_MAX], struct err *err)
 {
     static unsigned serial;
-    snprintf(ret_name, STORE_TEMP_MAX, "tmp/new-%d-%u", getpid(), __atomic_fetch_add(&serial, 1, __ATOMIC_RELAXED));
+    snprintf(ret_name, STORE_TEMP_MAX, "tmp/new-%d-%u", getpid(),
+             __atomic_fetch_add(&serial, 1, __ATOMIC_RELAXED));
     unlinkat(store->fd, ret_name, 0);
     int fd = openat(store->fd, ret_name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
     return fd < 0 ? err_sys(err, -errno, "cannot write to the image store '%s'", store->path) : fd;
@@ -312,7 +316,8 @@ static int load_table(struct image_store *store, json_t **ret_root, struct err *
     struct err ignored;
     int rc = fs_read_file(store->fd, "index.json", IMAGE_STORE_JSON_MAX, &text, &size, &ignored);
     if (rc == -ENOENT) {
-        *ret_root = json_pack("{s:i, s:s, s:[]}", "schemaVersion", 2, "mediaType", MEDIA_OCI_INDEX, "manifests");
+        *ret_root =
+            json_pack("{s:i, s:s, s:[]}", "schemaVersion", 2, "mediaType", MEDIA_OCI_INDEX, "manifests");
         return *ret_root ? 0 : err_set(err, -ENOMEM, "no memory");
     }
     json_error_t error = {.text = ""};
@@ -328,7 +333,8 @@ static int load_table(struct image_store *store, json_t **ret_root, struct err *
 static int save_table(struct image_store *store, json_t *root, struct err *err)
 {
     auto_free char *text = json_dumps(root, JSON_INDENT(1));
-    return text ? fs_write_file(store->fd, "index.json", text, strlen(text), err) : err_set(err, -ENOMEM, "no memory");
+    return text ? fs_write_file(store->fd, "index.json", text, strlen(text), err)
+                : err_set(err, -ENOMEM, "no memory");
 }
 
 static const char *entry_name(const json_t *item)
@@ -341,7 +347,8 @@ static int by_name(const void *a, const void *b)
     return strcmp(((const struct store_entry *)a)->name, ((const struct store_entry *)b)->name);
 }
 
-int store_entries(struct image_store *store, struct store_entry **ret_entries, size_t *ret_count, struct err *err)
+int store_entries(struct image_store *store, struct store_entry **ret_entries, size_t *ret_count,
+                  struct err *err)
 {
     json_t *root = NULL;
     int rc = load_table(store, &root, err);
@@ -354,7 +361,8 @@ int store_entries(struct image_store *store, struct store_entry **ret_entries, s
     for (size_t i = 0; entries && i < json_array_size(list); i++) {
         const char *name = entry_name(json_array_get(list, i));
         if (name && strlen(name) < REF_TEXT_MAX &&
-            descriptor_parse(json_array_get(list, i), "an image in the store", &entries[count].manifest, NULL) == 0) {
+            descriptor_parse(json_array_get(list, i), "an image in the store", &entries[count].manifest,
+                             NULL) == 0) {
             strcpy(entries[count++].name, name);
         }
     }
@@ -368,8 +376,10 @@ int store_entries(struct image_store *store, struct store_entry **ret_entries, s
     return 0;
 }
 
-/* Takes name out of the table and puts it in again with manifest (NULL: not). -ENOENT: it wasn't there and isn't put in. */
-static int change_table(struct image_store *store, const char *name, const struct descriptor *manifest, struct err *err)
+/* Takes name out of the table and puts it in again with manifest (NULL: not). -ENOENT: it wasn't there and
+ * isn't put in. */
+static int change_table(struct image_store *store, const char *name, const struct descriptor *manifest,
+                        struct err *err)
 {
     auto_close int lock = store_lock_file(store, "index.lock", err);
     json_t *root = NULL;
@@ -432,7 +442,8 @@ int store_find(struct image_store *store, const char *text, struct store_entry *
         return rc;
     }
     const char *hex = strncmp(text, "sha256:", 7) == 0 ? text + 7 : text;
-    bool is_id = strlen(hex) >= STORE_ID_MIN && strlen(hex) <= DIGEST_HEX && strspn(hex, "0123456789abcdef") == strlen(hex);
+    bool is_id = strlen(hex) >= STORE_ID_MIN && strlen(hex) <= DIGEST_HEX &&
+                 strspn(hex, "0123456789abcdef") == strlen(hex);
     struct image_ref ref;
     char name[REF_TEXT_MAX] = "";
     rc = image_ref_parse(text, &ref, err);
@@ -452,7 +463,8 @@ int store_find(struct image_store *store, const char *text, struct store_entry *
         if (strncmp(digest_hex(entries[i].manifest.digest), hex, strlen(hex)) == 0 ||
             config_matches(store, &entries[i].manifest, hex)) {
             if (found && strcmp(found->manifest.digest, entries[i].manifest.digest) != 0) {
-                return err_set(err, -EINVAL, "'%s' is the beginning of more than one image's id: write more digits", text);
+                return err_set(err, -EINVAL,
+                               "'%s' is the beginning of more than one image's id: write more digits", text);
             }
             found = &entries[i];
         }
@@ -464,7 +476,9 @@ int store_find(struct image_store *store, const char *text, struct store_entry *
         }
     }
     if (!found) {
-        return err_set(err, -ENOENT, "no image '%s' in the store (see 'fonda image list', or 'fonda image pull %s')", text, text);
+        return err_set(err, -ENOENT,
+                       "no image '%s' in the store (see 'fonda image list', or 'fonda image pull %s')", text,
+                       text);
     }
     *ret_entry = *found;
     return 0;

@@ -58,8 +58,8 @@ int layer_stream_new(int fd, uint64_t max_bytes, struct layer_stream **ret_strea
     return rc;
 }
 
-int layer_stream_new_memory(const void *data, size_t size, uint64_t max_bytes, struct layer_stream **ret_stream,
-                            struct err *err)
+int layer_stream_new_memory(const void *data, size_t size, uint64_t max_bytes,
+                            struct layer_stream **ret_stream, struct err *err)
 {
     int rc = new_stream(max_bytes, ret_stream, err);
     if (rc == 0) {
@@ -174,8 +174,10 @@ static ssize_t account(struct layer_stream *s, const void *data, size_t size, co
 {
     s->total += size;
     if (s->total > s->max_bytes) {
-        return err_set(&s->err, -E2BIG, "the layer unpacks to more than %llu bytes (IMAGE_LAYER_BYTES_MAX; raise it by "
-                                        "--max-layer-size)", (unsigned long long)s->max_bytes);
+        return err_set(&s->err, -E2BIG,
+                       "the layer unpacks to more than %llu bytes (IMAGE_LAYER_BYTES_MAX; raise it by "
+                       "--max-layer-size)",
+                       (unsigned long long)s->max_bytes);
     }
     digest_update(&s->digest, data, size);
     *ret_data = data;
@@ -224,7 +226,8 @@ ssize_t layer_stream_read(struct layer_stream *s, const void **ret_data)
     }
 }
 
-int layer_stream_finish(struct layer_stream *s, char ret_diff_id[static DIGEST_SIZE], uint64_t *ret_size, struct err *err)
+int layer_stream_finish(struct layer_stream *s, char ret_diff_id[static DIGEST_SIZE], uint64_t *ret_size,
+                        struct err *err)
 {
     const void *data;
     ssize_t n;

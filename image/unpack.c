@@ -1,6 +1,6 @@
 /*
- * A layer's tar into a folder. The tar is hostile: every path is checked, every parent is opened without following a link, and
- * sizes and numbers have limits.
+ * A layer's tar into a folder. The tar is hostile: every path is checked, every parent is opened without
+ * following a link, and sizes and numbers have limits.
  */
 #include <archive.h>
 #include <archive_entry.h>
@@ -19,7 +19,8 @@
 
 #define HOLE_BYTES (32u * 1024u) /* aligned runs of zeros of this size become holes */
 
-/* Folders whose times are set when everything is inside; those without an entry of their own; links to lower layers. */
+/* Folders whose times are set when everything is inside; those without an entry of their own; links to lower
+ * layers. */
 struct layer_fixups {
     struct fixup {
         enum { FIX_TIMES, FIX_IMPLIED, FIX_LINK, FIX_NONE } kind;
@@ -52,7 +53,8 @@ static int note(struct layer_fixups *f, int kind, const char *path, const char *
         f->items = items;
         f->room = room;
     }
-    struct fixup item = {.kind = kind, .mtime = mtime, .path = strdup(path), .target = target ? strdup(target) : NULL};
+    struct fixup item = {
+        .kind = kind, .mtime = mtime, .path = strdup(path), .target = target ? strdup(target) : NULL};
     if (!item.path || (target && !item.target)) {
         free(item.path);
         free(item.target);
@@ -64,7 +66,8 @@ static int note(struct layer_fixups *f, int kind, const char *path, const char *
 
 static void forget_implied(struct layer_fixups *f, const char *path)
 {
-    /* The entry of a folder comes right behind its first content in the odd tar that has this order: look back a little. */
+    /* The entry of a folder comes right behind its first content in the odd tar that has this order: look
+     * back a little. */
     for (size_t i = f->count; i-- > 0 && f->count - i < 4096;) {
         if (f->items[i].kind == FIX_IMPLIED && strcmp(f->items[i].path, path) == 0) {
             f->items[i].kind = FIX_NONE;
@@ -89,7 +92,8 @@ static int clean_path(const char *raw, char ret_path[static PATH_MAX], struct er
 {
     size_t used = 0;
     if (!raw || strlen(raw) > IMAGE_PATH_BYTES_MAX) {
-        return err_set(err, -ENAMETOOLONG, "the layer has a path of more than %u bytes, or one that is not text",
+        return err_set(err, -ENAMETOOLONG,
+                       "the layer has a path of more than %u bytes, or one that is not text",
                        IMAGE_PATH_BYTES_MAX);
     }
     if (raw[0] == '/' && raw[strspn(raw, "/")]) { /* "/" alone, the root, is what umoci writes for it */
@@ -163,7 +167,9 @@ static int open_folder(struct unpack *u, const char *path)
         }
     }
     if (fd == -ELOOP || fd == -EXDEV || fd == -ENOTDIR) {
-        return err_set(u->err, -EBADMSG, "the layer has files below '%.200s', which is a symbolic link or no folder: refused", path);
+        return err_set(u->err, -EBADMSG,
+                       "the layer has files below '%.200s', which is a symbolic link or no folder: refused",
+                       path);
     }
     if (fd < 0) {
         return err_sys(u->err, fd, "cannot open the folder '%s'", path);
@@ -183,7 +189,9 @@ static int make_whiteout(struct unpack *u, const char *name)
     }
     if (fstatat(u->parent, name, &st, AT_SYMLINK_NOFOLLOW) == 0) {
         /* The layer's own file stays; of a folder, what the lower layers have in it is hidden. */
-        int fd = S_ISDIR(st.st_mode) ? openat(u->parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) : -1;
+        int fd = S_ISDIR(st.st_mode)
+                     ? openat(u->parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+                     : -1;
         int rc = fd >= 0 && fsetxattr(fd, LAYER_OPAQUE, "y", 1, 0) < 0 ? -errno : 0;
         if (fd >= 0) {
             close(fd);
@@ -191,7 +199,8 @@ static int make_whiteout(struct unpack *u, const char *name)
         return rc < 0 ? err_sys(u->err, rc, "cannot make '%s' opaque", name) : 0;
     }
     if (mknodat(u->parent, name, S_IFCHR, 0) < 0) {
-        return err_sys(u->err, -errno, "cannot make the whiteout '%s' (Linux 5.8 or newer is needed without root)", name);
+        return err_sys(u->err, -errno,
+                       "cannot make the whiteout '%s' (Linux 5.8 or newer is needed without root)", name);
     }
     return 0;
 }
@@ -279,14 +288,16 @@ static int set_xattrs(struct unpack *u, struct archive_entry *entry, int dir, co
             strcmp(key, LAYER_STAT) == 0 || size > IMAGE_XATTR_BYTES_MAX) {
             continue;
         }
-        if (setxattr(path, key, value, size, 0) < 0 && errno != ENOTSUP && errno != EPERM && errno != EINVAL) {
+        if (setxattr(path, key, value, size, 0) < 0 && errno != ENOTSUP && errno != EPERM &&
+            errno != EINVAL) {
             return err_sys(u->err, -errno, "cannot set the attribute '%.60s' of '%s'", key, name);
         }
     }
     return 0;
 }
 
-static int set_metadata(struct unpack *u, struct archive_entry *entry, int dir, const char *name, const char *path)
+static int set_metadata(struct unpack *u, struct archive_entry *entry, int dir, const char *name,
+                        const char *path)
 {
     bool folder = archive_entry_filetype(entry) == AE_IFDIR, link = archive_entry_filetype(entry) == AE_IFLNK;
     la_int64_t uid = archive_entry_uid(entry), gid = archive_entry_gid(entry);
@@ -301,7 +312,8 @@ static int set_metadata(struct unpack *u, struct archive_entry *entry, int dir, 
     if (!link) {
         rc = set_xattrs(u, entry, dir, name);
     }
-    struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {archive_entry_mtime(entry), archive_entry_mtime_nsec(entry)}};
+    struct timespec times[2] = {{.tv_nsec = UTIME_OMIT},
+                                {archive_entry_mtime(entry), archive_entry_mtime_nsec(entry)}};
     if (rc == 0 && folder) {
         rc = note(u->fixups, FIX_TIMES, path, NULL, times[1]);
     } else if (rc == 0) {
@@ -322,18 +334,21 @@ static int make_hard_link(struct unpack *u, const char *raw_target, const char *
     struct stat st;
     if (dir < 0 || fstatat(dir, leaf, &st, AT_SYMLINK_NOFOLLOW) < 0) {
         if (dir == -ELOOP || dir == -EXDEV) {
-            return err_set(u->err, -EBADMSG, "'%s' in the layer is a hard link through a symbolic link: refused", path);
+            return err_set(u->err, -EBADMSG,
+                           "'%s' in the layer is a hard link through a symbolic link: refused", path);
         }
         rc = note(u->fixups, FIX_LINK, path, target, (struct timespec){0});
         return rc < 0 ? err_set(u->err, rc, "no memory") : 0;
     }
     if (S_ISDIR(st.st_mode) || layer_is_whiteout(&st)) {
-        return err_set(u->err, -EBADMSG, "'%s' in the layer is a hard link to '%s', which is no file", path, target);
+        return err_set(u->err, -EBADMSG, "'%s' in the layer is a hard link to '%s', which is no file", path,
+                       target);
     }
     return linkat(dir, leaf, u->parent, name, 0) < 0 ? err_sys(u->err, -errno, "cannot link '%s'", path) : 0;
 }
 
-static int make_entry(struct unpack *u, struct archive *archive, struct archive_entry *entry, const char *name, const char *path)
+static int make_entry(struct unpack *u, struct archive *archive, struct archive_entry *entry,
+                      const char *name, const char *path)
 {
     bool hidden, folder = archive_entry_filetype(entry) == AE_IFDIR;
     const char *hard = archive_entry_hardlink(entry);
@@ -364,7 +379,8 @@ static int make_entry(struct unpack *u, struct archive *archive, struct archive_
         if (size < 0 || (uint64_t)size > IMAGE_BLOB_MAX * 16) {
             return err_set(u->err, -EBADMSG, "'%s' in the layer has an impossible size", path);
         }
-        auto_close int fd = openat(u->parent, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+        auto_close int fd =
+            openat(u->parent, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
         if (fd < 0) {
             return err_sys(u->err, -errno, "cannot make '%s'", path);
         }
@@ -385,7 +401,9 @@ static int make_entry(struct unpack *u, struct archive *archive, struct archive_
     case AE_IFBLK:
     case AE_IFIFO: {
         mode_t type = archive_entry_filetype(entry);
-        dev_t device = type == AE_IFIFO ? 0 : makedev((unsigned)archive_entry_rdevmajor(entry), (unsigned)archive_entry_rdevminor(entry));
+        dev_t device = type == AE_IFIFO ? 0
+                                        : makedev((unsigned)archive_entry_rdevmajor(entry),
+                                                  (unsigned)archive_entry_rdevminor(entry));
         if (type == AE_IFCHR && device == 0) {
             return 0; /* would be a whiteout; the tar has another word for that */
         }
@@ -403,7 +421,8 @@ static int one_entry(struct unpack *u, struct archive *archive, struct archive_e
 {
     char path[PATH_MAX], folder[PATH_MAX];
     if (++u->entries > IMAGE_LAYER_ENTRIES_MAX) {
-        return err_set(u->err, -E2BIG, "the layer has more than IMAGE_LAYER_ENTRIES_MAX (%u) entries", IMAGE_LAYER_ENTRIES_MAX);
+        return err_set(u->err, -E2BIG, "the layer has more than IMAGE_LAYER_ENTRIES_MAX (%u) entries",
+                       IMAGE_LAYER_ENTRIES_MAX);
     }
     int rc = clean_path(archive_entry_pathname(entry), path, u->err);
     if (rc < 0) {
@@ -424,7 +443,9 @@ static int one_entry(struct unpack *u, struct archive *archive, struct archive_e
         return rc;
     }
     if (strcmp(name, ".wh..wh..opq") == 0) { /* image specification, layer.md, "Opaque Whiteout" */
-        return fsetxattr(u->parent, LAYER_OPAQUE, "y", 1, 0) < 0 ? err_sys(u->err, -errno, "cannot make '%s' opaque", folder) : 0;
+        return fsetxattr(u->parent, LAYER_OPAQUE, "y", 1, 0) < 0
+                   ? err_sys(u->err, -errno, "cannot make '%s' opaque", folder)
+                   : 0;
     }
     if (strncmp(name, ".wh..wh.", 8) == 0) {
         return 0; /* aufs's own notes */
@@ -452,7 +473,8 @@ int layer_unpack(struct layer_stream *stream, int diff, struct layer_fixups **re
     struct unpack u = {.diff = diff, .stream = stream, .fixups = fixups, .parent = -1, .err = err};
     struct archive *archive = archive_read_new();
     /* Names are bytes; libarchive would convert them by the locale. */
-    locale_t utf8 = newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t)0), old = utf8 ? uselocale(utf8) : (locale_t)0;
+    locale_t utf8 = newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t)0),
+             old = utf8 ? uselocale(utf8) : (locale_t)0;
     int rc = 0;
     if (!fixups || !archive || archive_read_support_format_tar(archive) != ARCHIVE_OK ||
         archive_read_support_format_empty(archive) != ARCHIVE_OK) {
@@ -525,12 +547,16 @@ static int fix_link(const struct fixup *item, int diff, const int *lower, unsign
     auto_close int to = fs_open_parent(diff, item->path, FS_NO_LINKS, &name);
     /* The target may have come later in the same layer. */
     auto_close int own = fs_open_parent(diff, item->target, FS_NO_LINKS, &leaf);
-    if (to >= 0 && own >= 0 && fstatat(own, leaf, &st, AT_SYMLINK_NOFOLLOW) == 0 && !S_ISDIR(st.st_mode) && !layer_is_whiteout(&st)) {
-        return linkat(own, leaf, to, name, 0) < 0 && errno != EEXIST ? err_sys(err, -errno, "cannot link '%s'", item->path) : 0;
+    if (to >= 0 && own >= 0 && fstatat(own, leaf, &st, AT_SYMLINK_NOFOLLOW) == 0 && !S_ISDIR(st.st_mode) &&
+        !layer_is_whiteout(&st)) {
+        return linkat(own, leaf, to, name, 0) < 0 && errno != EEXIST
+                   ? err_sys(err, -errno, "cannot link '%s'", item->path)
+                   : 0;
     }
     int from = layer_lookup(lower, count, item->target, &st);
     if (from < 0 || S_ISDIR(st.st_mode)) {
-        return err_set(err, -EBADMSG, "'%s' in the layer is a hard link to '%s', which isn't there", item->path, item->target);
+        return err_set(err, -EBADMSG, "'%s' in the layer is a hard link to '%s', which isn't there",
+                       item->path, item->target);
     }
     const char *lower_leaf;
     auto_close int source = fs_open_parent(lower[from], item->target, FS_NO_LINKS, &lower_leaf);

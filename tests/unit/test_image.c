@@ -37,8 +37,27 @@ static void references(void **state)
         {"x@sha256:" HEX64, "docker.io/library/x@sha256:" HEX64},
         {"x:1@sha256:" HEX64, "docker.io/library/x:1@sha256:" HEX64},
     };
-    static const char *const bad[] = {"", ":", "A", "a//b", "/a", "a/", "a:", "a:.x", "a___b", "a..b", "-a", "a-", "a@sha256:12", "a@md5:" HEX64,
-                                      "host.example:99999999/x", "host.example:/x", "a b", "../x", "a/../b", "x.y/", "a:b:c"};
+    static const char *const bad[] = {"",
+                                      ":",
+                                      "A",
+                                      "a//b",
+                                      "/a",
+                                      "a/",
+                                      "a:",
+                                      "a:.x",
+                                      "a___b",
+                                      "a..b",
+                                      "-a",
+                                      "a-",
+                                      "a@sha256:12",
+                                      "a@md5:" HEX64,
+                                      "host.example:99999999/x",
+                                      "host.example:/x",
+                                      "a b",
+                                      "../x",
+                                      "a/../b",
+                                      "x.y/",
+                                      "a:b:c"};
     for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
         struct image_ref ref;
         struct err err;
@@ -75,10 +94,11 @@ static void platforms(void **state)
 
 static void auth_files(void **state)
 {
-    static const char text[] = "{\"auths\": {\"https://index.docker.io/v1/\": {\"auth\": \"YW5uOnNlY3JldA==\"},"
-                               " \"r.example\": {\"auth\": \"Ym9iOng=\"}, \"r.example/team\": {\"auth\": \"ZXZlOnk=\"},"
-                               " \"t.example\": {\"identitytoken\": \"tok\"}, \"bad.example\": {\"auth\": \"%%%\"}},"
-                               " \"credHelpers\": {\"h.example\": \"box\", \"evil.example\": \"../x\"}}";
+    static const char text[] =
+        "{\"auths\": {\"https://index.docker.io/v1/\": {\"auth\": \"YW5uOnNlY3JldA==\"},"
+        " \"r.example\": {\"auth\": \"Ym9iOng=\"}, \"r.example/team\": {\"auth\": \"ZXZlOnk=\"},"
+        " \"t.example\": {\"identitytoken\": \"tok\"}, \"bad.example\": {\"auth\": \"%%%\"}},"
+        " \"credHelpers\": {\"h.example\": \"box\", \"evil.example\": \"../x\"}}";
     static struct auth auth;
     char helper[64];
     struct err err;
@@ -109,9 +129,10 @@ static const char *lookup(void *opaque, const char *name, size_t length)
 static void words(void **state)
 {
     static const char *const cases[][2] = {
-        {"$A", "value"}, {"${A}x", "valuex"}, {"'$A'", "$A"}, {"\"$A b\"", "value b"}, {"\\$A", "$A"}, {"${N:-d}", "d"}, {"${E:-d}", "d"},
-        {"${E-d}", ""}, {"${A:-d}", "value"}, {"${A:+s}", "s"}, {"${N:+s}", ""}, {"${N:-${A}}", "value"}, {"$N$", "$"}, {"a\\ b", "a b"},
-        {"\"a\\\"b\"", "a\"b"}, {"\"a\\nb\"", "a\\nb"}};
+        {"$A", "value"},      {"${A}x", "valuex"}, {"'$A'", "$A"},         {"\"$A b\"", "value b"},
+        {"\\$A", "$A"},       {"${N:-d}", "d"},    {"${E:-d}", "d"},       {"${E-d}", ""},
+        {"${A:-d}", "value"}, {"${A:+s}", "s"},    {"${N:+s}", ""},        {"${N:-${A}}", "value"},
+        {"$N$", "$"},         {"a\\ b", "a b"},    {"\"a\\\"b\"", "a\"b"}, {"\"a\\nb\"", "a\\nb"}};
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         char *text = NULL;
         struct err err;
@@ -145,7 +166,8 @@ static void ways(void **state)
     assert_int_equal(fstatat(root, "d/f", &wanted, 0), 0);
     for (int pass = 0; pass < 2; pass++) {
         setenv("FONDA_IMAGE_FORCE", pass ? "no-openat2" : "", 1);
-        static const char *const inside[] = {"absolute/f", "up/f", "/d/f", "../../d/f", "d/./../d//f", "absolute/../d/f"};
+        static const char *const inside[] = {"absolute/f", "up/f",        "/d/f",
+                                             "../../d/f",  "d/./../d//f", "absolute/../d/f"};
         for (size_t i = 0; i < sizeof(inside) / sizeof(inside[0]); i++) {
             int fd = fs_open(root, inside[i], O_RDONLY, 0, FS_IN_ROOT);
             assert_true(fd >= 0 && fstat(fd, &st) == 0 && st.st_ino == wanted.st_ino);
@@ -167,7 +189,8 @@ static void ways(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(references), cmocka_unit_test(platforms), cmocka_unit_test(auth_files),
-                                       cmocka_unit_test(words), cmocka_unit_test(ways)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(references), cmocka_unit_test(platforms),
+                                       cmocka_unit_test(auth_files), cmocka_unit_test(words),
+                                       cmocka_unit_test(ways)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
