@@ -22,302 +22,6 @@
 
 #define DEFAULT_PATH "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-struct stage {
-    unsigned first, end; /* steps; first is FROM */
-    char *name;          /* "" without AS */
-    bool needed;
-    struct image *image;
-};
-
-struct builder {
-    struct image_store *store;
-    const struct image_build *build;
-    struct containerfile file;
-    struct stage stages[CONTAINERFILE_STAGES_MAX];
-    unsigned stage_count, serial;
-    int context;
-    char **ignore;
-    struct err *err;
-    /* of the stage at work */
-    struct image *image;        /* what the next step stands on */
-    json_t *doc;                /* the configuration as it is now */
-    json_t *args, *global_args; /* name -> value */
-};
-
-static json_t *config_of(struct builder *b)
-{
-    json_t *config = json_object_get(b->doc, "config");
-    if (!json_is_object(config)) {
-        config = json_object();
-        json_object_set_new(b->doc, "config", config);
-    }
-    return config;
-}
-
-/* ---- variables ---- */
-
-static const char *from_env(json_t *env, const char *name, size_t length)
-{
-    for (size_t i = 0; i < json_array_size(env); i++) {
-        const char *item = json_string_value(json_array_get(env, i));
-        if (item && strncmp(item, name, length) == 0 && item[length] == '=') {
-            return item + length + 1;
-        }
-    }
-    return NULL;
-}
-
-static const char *lookup(void *opaque, const char *name, size_t length)
-{
-    struct builder *b = opaque;
-    const char *value =
-        b->doc ? from_env(json_object_get(json_object_get(b->doc, "config"), "Env"), name, length) : NULL;
-    char key[256];
-    if (value || length >= sizeof(key)) {
-        return value;
-    }
-    snprintf(key, sizeof(key), "%.*s", (int)length, name);
-    return json_string_value(json_object_get(b->doc ? b->args : b->global_args, key));
-}
-
-/* A value from --build-arg, or NULL. */
-static const char *build_arg(const struct image_build *build, const char *name)
-{
-    size_t length = strlen(name);
-    for (unsigned i = build->arg_count; i-- > 0;) {
-        const char *arg = build->args[i];
-        if (strncmp(arg, name, length) == 0 && (arg[length] == '=' || !arg[length])) {
-            return arg[length] ? arg + length + 1 : getenv(name);
-        }
-    }
-    return NULL;
-}
-
-static int do_arg(struct builder *b, const struct cf_step *step)
-{
-    char **words = NULL;
-    int rc = cf_split(step->text, b->file.escape, &words, b->err);
-    for (char **w = words; rc == 0 && *w; w++) {
-        char *equals = strchr(*w, '='), *value = NULL;
-        if (equals) {
-            *equals = '\0';
-            rc = cf_expand(equals + 1, b->file.escape, lookup, b, &value, b->err);
-        }
-        struct platform host;
-        const char *given = build_arg(b->build, *w),
-                   *global = json_string_value(json_object_get(b->global_args, *w));
-        const char *use = given ? given : value ? value : b->doc ? global : NULL;
-        if (!use && rc == 0 && platform_parse(b->build->options->platform, &host, NULL) == 0) {
-            use = strcmp(*w, "TARGETARCH") == 0 ? host.arch : strcmp(*w, "TARGETOS") == 0 ? host.os : NULL;
-        }
-        if (use && rc == 0) {
-            json_object_set_new(b->doc ? b->args : b->global_args, *w, json_string(use));
-        }
-        free(value);
-    }
-    cf_free_words(words);
-    return rc;
-}
-
-/* ---- the simple steps ---- */
-
-static int set_env(struct builder *b, const char *name, const char *value)
-{
-    json_t *env = json_object_get(config_of(b), "Env");
-    char *text = NULL;
-    if (!json_is_array(env)) {
-        env = json_array();
-        json_object_set_new(config_of(b), "Env", env);
-    }
-    if (asprintf(&text, "%s=%s", name, value) < 0) {
-        return -ENOMEM;
-    }
-    json_t *item = json_string(text);
-    free(text);
-    if (!item) {
-        return err_set(b->err, -EINVAL, "'%s' has a value that is no UTF-8", name);
-    }
-    for (size_t i = 0; i < json_array_size(env); i++) {
-        const char *old = json_string_value(json_array_get(env, i));
-        if (old && strncmp(old, name, strlen(name)) == 0 && old[strlen(name)] == '=') {
-            return json_array_set_new(env, i, item);
-        }
-    }
-    return json_array_append_new(env, item);
-}
-
-/* ENV and LABEL: "K=V K=V", or the old "K rest of the line". */
-static int do_pairs(struct builder *b, const struct cf_step *step)
-{
-    char **words = NULL;
-    int rc = cf_split(step->text, b->file.escape, &words, b->err);
-    bool old = rc == 0 && words[0] && !strchr(words[0], '=');
-    for (char **w = words; rc == 0 && w && *w; w++) {
-        char *value = strchr(*w, '='), *name = NULL, *text = NULL;
-        if (!value && !old) {
-            rc = err_set(b->err, -EINVAL, "'%s' has no '='", *w);
-            break;
-        }
-        if (value) {
-            *value++ = '\0';
-        }
-        const char *raw = old ? step->text + strlen(*w) + strspn(step->text + strlen(*w), " \t") : value;
-        rc = cf_expand(*w, b->file.escape, lookup, b, &name, b->err);
-        rc = rc < 0 ? rc : cf_expand(raw, b->file.escape, lookup, b, &text, b->err);
-        if (rc == 0 && (!*name || (old && !*raw))) {
-            rc = err_set(b->err, -EINVAL, "a name or its value is missing");
-        } else if (rc == 0 && step->kind == CF_ENV) {
-            rc = set_env(b, name, text);
-        } else if (rc == 0) {
-            json_t *labels = json_object_get(config_of(b), "Labels");
-            if (!json_is_object(labels)) {
-                labels = json_object();
-                json_object_set_new(config_of(b), "Labels", labels);
-            }
-            rc = json_object_set_new(labels, name, json_string(text)) < 0
-                     ? err_set(b->err, -EINVAL, "a label is no UTF-8")
-                     : 0;
-        }
-        free(name);
-        free(text);
-        if (old) {
-            break;
-        }
-    }
-    cf_free_words(words);
-    return rc;
-}
-
-static json_t *to_json(char *const *words)
-{
-    json_t *list = json_array();
-    for (; words && *words; words++) {
-        json_array_append_new(list, json_string(*words));
-    }
-    return list;
-}
-
-/* ["/bin/sh", "-c", text], with the stage's SHELL. */
-static json_t *shell_command(struct builder *b, const char *text)
-{
-    json_t *shell = json_object_get(config_of(b), "Shell");
-    json_t *list = json_array_size(shell) ? json_copy(shell) : json_pack("[s, s]", "/bin/sh", "-c");
-    json_array_append_new(list, json_string(text));
-    return list;
-}
-
-static int do_command(struct builder *b, const struct cf_step *step)
-{
-    json_t *config = config_of(b), *command = step->json ? to_json(step->json) : shell_command(b, step->text);
-    if (step->kind == CF_ENTRYPOINT) {
-        json_object_del(config, "Cmd"); /* the base's CMD makes no sense with another ENTRYPOINT */
-    }
-    return json_object_set_new(config, step->kind == CF_CMD ? "Cmd" : "Entrypoint", command);
-}
-
-/* "30s", "1m30s", "500ms" */
-static int parse_duration(const char *text, json_int_t *ret_ns, struct err *err)
-{
-    static const struct {
-        const char *unit;
-        double ns;
-    } units[] = {{"ns", 1}, {"us", 1e3}, {"ms", 1e6}, {"s", 1e9}, {"m", 60e9}, {"h", 3600e9}};
-    double total = 0;
-    for (const char *p = text; *p;) {
-        char *end;
-        double number = strtod(p, &end);
-        size_t n = strspn(end, "nusmh"), i = 0;
-        while (i < ARRAY_SIZE(units) && (strlen(units[i].unit) != n || strncmp(units[i].unit, end, n) != 0)) {
-            i++;
-        }
-        if (end == p || i == ARRAY_SIZE(units) || !(number >= 0 && number < 1e9)) {
-            return err_set(err, -EINVAL, "'%s' is not a duration such as 30s or 1m30s", text);
-        }
-        total += number * units[i].ns;
-        p = end + n;
-    }
-    *ret_ns = total < 9e18 ? (json_int_t)total : 0;
-    return 0;
-}
-
-static int do_healthcheck(struct builder *b, const struct cf_step *step)
-{
-    static const char *const keys[][2] = {{"interval", "Interval"},
-                                          {"timeout", "Timeout"},
-                                          {"start-period", "StartPeriod"},
-                                          {"start-interval", "StartInterval"}};
-    json_t *health = json_object();
-    size_t n = strcspn(step->text, " \t");
-    const char *rest = step->text + n + strspn(step->text + n, " \t");
-    int rc = 0;
-    if (n == 4 && strncasecmp(step->text, "NONE", 4) == 0) {
-        json_object_set_new(health, "Test", json_pack("[s]", "NONE"));
-    } else if (n == 3 && strncasecmp(step->text, "CMD", 3) == 0 && *rest) {
-        json_t *list = *rest == '[' ? json_loads(rest, 0, NULL) : NULL;
-        if (json_is_array(list)) {
-            json_array_insert_new(list, 0, json_string("CMD"));
-        } else {
-            json_decref(list);
-            list = json_pack("[s, s]", "CMD-SHELL", rest);
-        }
-        json_object_set_new(health, "Test", list);
-    } else {
-        rc = err_set(b->err, -EINVAL, "HEALTHCHECK is followed by CMD or NONE");
-    }
-    for (unsigned i = 0; rc == 0 && i < ARRAY_SIZE(keys); i++) {
-        const char *value = cf_flag(step, keys[i][0]);
-        json_int_t ns = 0;
-        if (value && (rc = parse_duration(value, &ns, b->err)) == 0) {
-            json_object_set_new(health, keys[i][1], json_integer(ns));
-        }
-    }
-    const char *retries = cf_flag(step, "retries");
-    if (rc == 0 && retries) {
-        uint64_t number;
-        rc = parse_uint(retries, &number, b->err);
-        json_object_set_new(health, "Retries", json_integer(rc < 0 ? 0 : (json_int_t)MIN(number, 1000000u)));
-    }
-    if (rc < 0) {
-        json_decref(health);
-        return rc;
-    }
-    return json_object_set_new(config_of(b), "Healthcheck", health);
-}
-
-/* EXPOSE, VOLUME: words that become keys. */
-static int do_keys(struct builder *b, const struct cf_step *step)
-{
-    const char *member = step->kind == CF_EXPOSE ? "ExposedPorts" : "Volumes";
-    json_t *set = json_object_get(config_of(b), member);
-    char **words = NULL;
-    if (!json_is_object(set)) {
-        set = json_object();
-        json_object_set_new(config_of(b), member, set);
-    }
-    int rc = step->json ? 0 : cf_split(step->text, b->file.escape, &words, b->err);
-    for (char **w = step->json ? step->json : words; rc == 0 && *w; w++) {
-        char *text = NULL, *key = NULL;
-        rc = cf_expand(*w, b->file.escape, lookup, b, &text, b->err);
-        if (rc == 0 &&
-            asprintf(&key, "%s%s", text, step->kind == CF_EXPOSE && !strchr(text, '/') ? "/tcp" : "") >= 0) {
-            json_object_set_new(set, key, json_object());
-        }
-        free(key);
-        free(text);
-    }
-    cf_free_words(words);
-    return rc;
-}
-
-static int set_word(struct builder *b, const struct cf_step *step, const char *member)
-{
-    char *text = NULL;
-    int rc = cf_expand(step->text, b->file.escape, lookup, b, &text, b->err);
-    rc = rc < 0 ? rc : json_object_set_new(config_of(b), member, json_string(text));
-    free(text);
-    return rc;
-}
-
 /* ---- steps that make a layer ---- */
 
 typedef int (*work_fn)(struct builder *b, struct image_rootfs *rootfs, void *opaque);
@@ -326,7 +30,7 @@ static void cache_key(struct builder *b, const char *words, const char *content,
                       char ret_key[static DIGEST_SIZE])
 {
     struct digest_state state;
-    auto_free char *config = json_dumps(config_of(b), JSON_COMPACT | JSON_SORT_KEYS);
+    auto_free char *config = json_dumps(build_config(b), JSON_COMPACT | JSON_SORT_KEYS);
     auto_free char *args = json_dumps(b->args, JSON_COMPACT | JSON_SORT_KEYS);
     const char *below =
         b->image->config.diff_count ? b->image->chain_ids[b->image->config.diff_count - 1] : "scratch";
@@ -433,15 +137,15 @@ static int layer_step(struct builder *b, const char *words, const char *content,
 static int work_run(struct builder *b, struct image_rootfs *rootfs, void *opaque)
 {
     const struct cf_step *step = opaque;
-    json_t *config = config_of(b), *env = json_object_get(config, "Env"), *value;
+    json_t *config = build_config(b), *env = json_object_get(config, "Env"), *value;
     const char *key, *cwd = json_string_value(json_object_get(config, "WorkingDir"));
     json_t *all = json_is_array(env) ? json_copy(env) : json_array();
-    if (!from_env(all, "PATH", 4)) {
+    if (!build_from_env(all, "PATH", 4)) {
         json_array_append_new(all, json_string(DEFAULT_PATH));
     }
     json_object_foreach(b->args, key, value)
     {
-        if (!from_env(all, key, strlen(key))) {
+        if (!build_from_env(all, key, strlen(key))) {
             json_array_append_new(all, json_sprintf("%s=%s", key, json_string_value(value)));
         }
     }
@@ -464,8 +168,8 @@ static int work_run(struct builder *b, struct image_rootfs *rootfs, void *opaque
             }
         }
     }
-    json_t *command =
-        step->json && !script ? to_json(step->json) : shell_command(b, script ? script : step->text);
+    json_t *command = step->json && !script ? build_strings(step->json)
+                                            : build_shell_command(b, script ? script : step->text);
     auto_free const char **args = calloc(json_array_size(command) + 1, sizeof(char *));
     auto_free const char **vars = calloc(json_array_size(all) + 1, sizeof(char *));
     for (size_t i = 0; args && i < json_array_size(command); i++) {
@@ -508,7 +212,7 @@ static int copy_all(struct builder *b, struct copy_call *call, int root)
         }
         if (doc) {
             char *text = NULL;
-            rc = doc->expand ? cf_expand(doc->text, 0, lookup, b, &text, b->err) : 0;
+            rc = doc->expand ? cf_expand(doc->text, 0, build_lookup, b, &text, b->err) : 0;
             rc = rc < 0 ? rc
                         : build_copy_text(&call->copy, doc->name, text ? text : doc->text, root, call->dest,
                                           b->err);
@@ -575,7 +279,7 @@ static int do_copy(struct builder *b, const struct cf_step *step, unsigned stage
     for (unsigned i = 0; rc == 0 && i < call.count; i++) {
         rc = strncmp(words[i], "<<", 2) == 0
                  ? (call.words[i] = strdup(words[i])) ? 0 : -ENOMEM
-                 : cf_expand(words[i], b->file.escape, lookup, b, &call.words[i], b->err);
+                 : cf_expand(words[i], b->file.escape, build_lookup, b, &call.words[i], b->err);
         if (rc == 0 && step->kind == CF_ADD &&
             (strncmp(call.words[i], "http://", 7) == 0 || strncmp(call.words[i], "https://", 8) == 0)) {
             rc =
@@ -591,11 +295,11 @@ static int do_copy(struct builder *b, const struct cf_step *step, unsigned stage
                  : 0;
     }
     if (rc == 0 && cf_flag(step, "chown")) {
-        rc = cf_expand(cf_flag(step, "chown"), b->file.escape, lookup, b, &chown, b->err);
+        rc = cf_expand(cf_flag(step, "chown"), b->file.escape, build_lookup, b, &chown, b->err);
         call.chown = chown;
     }
     if (rc == 0) {
-        cwd = json_string_value(json_object_get(config_of(b), "WorkingDir"));
+        cwd = json_string_value(json_object_get(build_config(b), "WorkingDir"));
         const char *dest = call.words[call.count - 1];
         if (snprintf(call.dest, sizeof(call.dest), "%s%s%s",
                      dest[0] == '/' ? ""
@@ -681,8 +385,8 @@ static int work_mkdir(struct builder *b, struct image_rootfs *rootfs, void *opaq
 static int do_workdir(struct builder *b, const struct cf_step *step)
 {
     auto_free char *text = NULL, *path = NULL, *words = NULL;
-    const char *old = json_string_value(json_object_get(config_of(b), "WorkingDir"));
-    int rc = cf_expand(step->text, b->file.escape, lookup, b, &text, b->err);
+    const char *old = json_string_value(json_object_get(build_config(b), "WorkingDir"));
+    int rc = cf_expand(step->text, b->file.escape, build_lookup, b, &text, b->err);
     if (rc < 0) {
         return rc;
     }
@@ -698,7 +402,7 @@ static int do_workdir(struct builder *b, const struct cf_step *step)
         asprintf(&words, "WORKDIR %s", path) < 0) {
         return -ENOMEM;
     }
-    rc = json_object_set_new(config_of(b), "WorkingDir", json_string(path));
+    rc = json_object_set_new(build_config(b), "WorkingDir", json_string(path));
     /* The folder belongs to the image: a layer only where it isn't there. */
     int *stack = NULL;
     struct stat st;
@@ -722,7 +426,7 @@ static int do_from(struct builder *b, unsigned stage)
     json_decref(b->doc);
     b->doc = NULL; /* FROM sees the global arguments only */
     int rc = cf_split(step->text, b->file.escape, &words, b->err);
-    rc = rc < 0 ? rc : cf_expand(words[0], b->file.escape, lookup, b, &base, b->err);
+    rc = rc < 0 ? rc : cf_expand(words[0], b->file.escape, build_lookup, b, &base, b->err);
     cf_free_words(words);
     if (rc < 0) {
         return rc;
@@ -764,21 +468,21 @@ static int do_step(struct builder *b, const struct cf_step *step, unsigned stage
     case CF_COPY:
     case CF_ADD: return do_copy(b, step, stage);
     case CF_WORKDIR: return do_workdir(b, step);
-    case CF_ARG: return do_arg(b, step);
+    case CF_ARG: return build_arg_step(b, step);
     case CF_ENV:
-    case CF_LABEL: rc = do_pairs(b, step); break;
+    case CF_LABEL: rc = build_pairs(b, step); break;
     case CF_CMD:
-    case CF_ENTRYPOINT: rc = do_command(b, step); break;
+    case CF_ENTRYPOINT: rc = build_command(b, step); break;
     case CF_EXPOSE:
-    case CF_VOLUME: rc = do_keys(b, step); break;
-    case CF_USER: rc = set_word(b, step, "User"); break;
-    case CF_STOPSIGNAL: rc = set_word(b, step, "StopSignal"); break;
+    case CF_VOLUME: rc = build_keys(b, step); break;
+    case CF_USER: rc = build_word(b, step, "User"); break;
+    case CF_STOPSIGNAL: rc = build_word(b, step, "StopSignal"); break;
     case CF_SHELL:
         rc = step->json
-                 ? json_object_set_new(config_of(b), "Shell", to_json(step->json))
+                 ? json_object_set_new(build_config(b), "Shell", build_strings(step->json))
                  : err_set(b->err, -EINVAL, "SHELL wants a JSON array, such as [\"/bin/bash\", \"-c\"]");
         break;
-    case CF_HEALTHCHECK: rc = do_healthcheck(b, step); break;
+    case CF_HEALTHCHECK: rc = build_healthcheck(b, step); break;
     case CF_MAINTAINER: rc = json_object_set_new(b->doc, "author", json_string(step->text)); break;
     case CF_ONBUILD: return err_set(b->err, -ENOTSUP, "ONBUILD is not supported: OCI images don't have it");
     }
@@ -930,7 +634,7 @@ int image_build(struct image_store *store, const struct image_build *build,
         target = (unsigned)found;
     }
     for (unsigned i = 0; rc == 0 && i < b->stages[0].first; i++) {
-        rc = do_arg(b, &b->file.steps[i]);
+        rc = build_arg_step(b, &b->file.steps[i]);
     }
     if (rc == 0) {
         mark_needed(b, target);

@@ -7,6 +7,7 @@
 
 #include "image/containerfile.h"
 #include "image/image_int.h"
+#include "image/limits.h"
 
 /* Where COPY finds its sources, and what of it. */
 struct copy {
@@ -40,5 +41,44 @@ struct run {
 };
 /* Runs a program in the mounted root. The output goes to this process's. */
 int build_run(struct image_store *store, struct image_rootfs *rootfs, const struct run *run, struct err *err);
+
+struct stage {
+    unsigned first, end; /* steps; first is FROM */
+    char *name;          /* "" without AS */
+    bool needed;
+    struct image *image;
+};
+
+struct builder {
+    struct image_store *store;
+    const struct image_build *build;
+    struct containerfile file;
+    struct stage stages[CONTAINERFILE_STAGES_MAX];
+    unsigned stage_count, serial;
+    int context;
+    char **ignore;
+    struct err *err;
+    /* of the stage at work */
+    struct image *image;        /* what the next step stands on */
+    json_t *doc;                /* the configuration as it is now */
+    json_t *args, *global_args; /* name -> value */
+};
+
+/* The "config" object of the document at work. */
+json_t *build_config(struct builder *b);
+/* A cf_lookup over a builder: ENV first, then ARG; before FROM only the global arguments. */
+const char *build_lookup(void *opaque, const char *name, size_t length);
+/* The value of a variable in an array of "NAME=VALUE", or NULL. */
+const char *build_from_env(json_t *env, const char *name, size_t length);
+/* The steps; each is negative with the error set, or negative alone where memory is short. */
+int build_arg_step(struct builder *b, const struct cf_step *step);
+int build_pairs(struct builder *b, const struct cf_step *step);
+int build_command(struct builder *b, const struct cf_step *step);
+int build_healthcheck(struct builder *b, const struct cf_step *step);
+int build_keys(struct builder *b, const struct cf_step *step);
+int build_word(struct builder *b, const struct cf_step *step, const char *member);
+/* New references. */
+json_t *build_strings(char *const *words);
+json_t *build_shell_command(struct builder *b, const char *text);
 
 #endif
