@@ -49,8 +49,7 @@ void machine_vcpu_kick(struct machine_vcpu *mv)
     wake_up(mv);
 }
 
-/* --- what the engine asks (vCPU thread)
- * ---------------------------------------------------------------------- */
+/* --- what the engine asks (vCPU thread) --- */
 
 static int platform_irq_ack(void *opaque)
 {
@@ -127,8 +126,7 @@ struct vcpu_platform machine_vcpu_platform(struct machine_vcpu *mv)
     };
 }
 
-/* --- what the local APIC asks (any thread, under mem_lock)
- * ---------------------------------------------------- */
+/* --- what the local APIC asks (any thread, under mem_lock) --- */
 
 static void lapic_cpu_irq_raise(void *opaque)
 {
@@ -191,8 +189,7 @@ struct lapic_cpu machine_vcpu_lapic_cpu(struct machine_vcpu *mv)
     };
 }
 
-/* --- the thread
- * ------------------------------------------------------------------------------------------------ */
+/* --- the thread --- */
 
 /* Sleeps until there is a request, an NMI, or (where it counts) an interrupt. */
 static void sleep_until_woken(struct machine_vcpu *mv, bool interrupts)
