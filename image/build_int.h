@@ -1,6 +1,6 @@
 /*
  * What the files of the builder share: build.c (steps, cache), build_copy.c (COPY and ADD), build_run.c
- * (RUN).
+ * (RUN), build_config.c (variables, and what changes the configuration only).
  */
 #ifndef FONDA_IMAGE_BUILD_INT_H
 #define FONDA_IMAGE_BUILD_INT_H

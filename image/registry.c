@@ -292,15 +292,16 @@ static int fetch_token(struct registry_conn *c, const char *challenge, struct er
     return rc;
 }
 
-/* Answers a 401. used: the token that was refused. */
-static int authorize(struct registry_conn *c, const char *challenge, const char *used, struct err *err)
+/* Answers a 401. used, used_basic: what the refused request had. */
+static int authorize(struct registry_conn *c, const char *challenge, const char *used, bool used_basic,
+                     struct err *err)
 {
     struct registry *r = c->registry;
     int rc = 0;
     pthread_mutex_lock(&r->lock);
-    if (strcmp(used, r->token) != 0) {
+    if (strcmp(used, r->token) != 0 || used_basic != r->basic) {
         pthread_mutex_unlock(&r->lock);
-        return 0; /* another thread has a new one */
+        return 0; /* another thread found out meanwhile */
     }
     if (strncasecmp(challenge, "Bearer", 6) == 0) {
         rc = fetch_token(c, challenge, err);
@@ -317,7 +318,7 @@ static int authorize(struct registry_conn *c, const char *challenge, const char 
     return rc;
 }
 
-static void set_authorization(struct registry_conn *c, char used[static TOKEN_TEXT])
+static bool set_authorization(struct registry_conn *c, char used[static TOKEN_TEXT])
 {
     struct registry *r = c->registry;
     pthread_mutex_lock(&r->lock);
@@ -332,6 +333,7 @@ static void set_authorization(struct registry_conn *c, char used[static TOKEN_TE
         curl_easy_setopt(c->curl, CURLOPT_USERNAME, r->auth.user);
         curl_easy_setopt(c->curl, CURLOPT_PASSWORD, r->auth.password);
     }
+    return basic;
 }
 
 struct request {
@@ -361,7 +363,7 @@ static int request(struct registry_conn *c, const char *url, struct request *q, 
     char used[TOKEN_TEXT];
     for (unsigned try = 0;; try++) {
         common_options(c, url, sink, reply);
-        set_authorization(c, used);
+        bool used_basic = set_authorization(c, used);
         struct curl_slist *headers = curl_slist_append(NULL, q->header ? q->header : ACCEPT);
         headers = curl_slist_append(headers, "Expect:");
         curl_easy_setopt(c->curl, CURLOPT_HTTPHEADER, headers);
@@ -398,7 +400,7 @@ static int request(struct registry_conn *c, const char *url, struct request *q, 
         }
         char challenge[HEADER_MAX];
         strcpy(challenge, reply->authenticate);
-        rc = authorize(c, challenge, used, err);
+        rc = authorize(c, challenge, used, used_basic, err);
         if (rc < 0) {
             return rc;
         }
