@@ -446,7 +446,9 @@ static int do_from(struct builder *b, unsigned stage)
         manifest = b->stages[other].image->manifest;
     } else {
         rc = image_get(b->store, base, &options, &image, b->err);
-        manifest = rc < 0 ? manifest : image->manifest;
+        if (rc == 0) {
+            manifest = image->manifest;
+        }
         image_free(image);
     }
     json_decref(b->args);
