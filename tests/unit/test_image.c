@@ -50,7 +50,7 @@ static void references(void **state)
                                       "-a",
                                       "a-",
                                       "a@sha256:12",
-                                      "a@md5:" HEX64,
+                                      ("a@md5:" HEX64),
                                       "host.example:99999999/x",
                                       "host.example:/x",
                                       "a b",
