@@ -32,7 +32,7 @@ run: all
 	@tools/run-guest
 
 test: all
-	@tools/fetch-guest $(BUILD)/guest
+	@tools/fetch-guest $(BUILD)/guest devices storage
 	@tools/run-tests --build $(BUILD)
 
 test-container: all
@@ -41,7 +41,7 @@ test-container: all
 
 bench: all
 	@tools/install-deps bench
-	@bench/run
+	@bench/run; status=$$?; bench/disk --build $(BUILD) --folder $(BUILD) && exit $$status
 
 lint: all
 	@tools/install-deps lint

@@ -2,45 +2,68 @@
  * fonda-image: works on disk images with block/, and on OCI images with image/, directly, without a daemon.
  * `fonda image` ends here.
  */
+#include <ctype.h>
 #include <errno.h>
+#include <limits.h>
 #include <signal.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/util.h"
 #include "cli/image.h"
 #include "cli/oci.h"
 
-static const struct {
+struct command {
     const char *name, *about;
     int (*run)(int argc, char **argv);
-} commands[] =
-    {
-        {"create", "make an empty image, or an overlay over another", image_cmd_create},
-        {"info", "what an image is", image_cmd_info},
-        {"convert", "copy an image into another format", image_cmd_convert},
-        {"check", "look for damage, and repair it", image_cmd_check},
-        {"resize", "change the disk's size", image_cmd_resize},
-        {"rebase", "put an overlay over another backing image", image_cmd_rebase},
-        {"commit", "write an overlay's contents into its backing image", image_cmd_commit},
-        {"snapshot", "list, create, apply and delete internal snapshots", image_cmd_snapshot},
-},
-  oci_commands[] = {
-      {"pull", "get an image from a registry", oci_cmd_pull},
-      {"push", "send an image to a registry", oci_cmd_push},
-      {"build", "make an image from a Containerfile", oci_cmd_build},
-      {"list", "the images in the store", oci_cmd_list},
-      {"inspect", "an image's manifest and configuration", oci_cmd_inspect},
-      {"history", "the steps that made an image", oci_cmd_history},
-      {"diff", "what a layer changed, or what differs between images", oci_cmd_diff},
-      {"tag", "give an image one more name", oci_cmd_tag},
-      {"commit", "make an image from a container's writable layer", oci_cmd_commit},
-      {"save", "write images into an archive", oci_cmd_save},
-      {"load", "read images from an archive", oci_cmd_load},
-      {"import", "make an image from a tar with a root file system", oci_cmd_import},
-      {"layer", "writable layers over images", oci_cmd_layer},
-      {"remove", "take names away, and what nothing else needs", oci_cmd_remove},
-      {"prune", "remove what nothing needs", oci_cmd_prune},
+    const char *examples; /* NULL: they are part of the synopsis */
+};
+
+static const struct command commands[] = {
+    {"create", "make an empty image, or an overlay over another", image_cmd_create,
+     "  fonda image create --size 20G disk.qcow2\n"
+     "  fonda image create --backing base.qcow2 --backing-format qcow2 overlay.qcow2\n"},
+    {"info", "what an image is", image_cmd_info,
+     "  fonda image info disk.qcow2\n"
+     "  fonda image info --shared --json disk.qcow2\n"},
+    {"convert", "copy an image into another format", image_cmd_convert,
+     "  fonda image convert disk.raw disk.qcow2\n"
+     "  fonda image convert --to raw --snapshot before-upgrade disk.qcow2 old.raw\n"},
+    {"check", "look for damage, and repair it", image_cmd_check,
+     "  fonda image check disk.qcow2\n"
+     "  fonda image check --repair leaks disk.qcow2\n"},
+    {"resize", "change the disk's size", image_cmd_resize,
+     "  fonda image resize disk.qcow2 +10G\n"
+     "  fonda image resize --shrink disk.qcow2 8G\n"},
+    {"rebase", "put an overlay over another backing image", image_cmd_rebase,
+     "  fonda image rebase --backing new.qcow2 --backing-format qcow2 overlay.qcow2\n"
+     "  fonda image rebase --backing '' overlay.qcow2\n"},
+    {"commit", "write an overlay's contents into its backing image", image_cmd_commit,
+     "  fonda image commit overlay.qcow2\n"
+     "  fonda image commit --keep overlay.qcow2\n"},
+    {"snapshot", "list, create, apply and delete internal snapshots", image_cmd_snapshot,
+     "  fonda image snapshot create disk.qcow2 before-upgrade\n"
+     "  fonda image snapshot list disk.qcow2\n"
+     "  fonda image snapshot apply disk.qcow2 before-upgrade\n"},
+};
+
+static const struct command oci_commands[] = {
+    {"pull", "get an image from a registry", oci_cmd_pull, NULL},
+    {"push", "send an image to a registry", oci_cmd_push, NULL},
+    {"build", "make an image from a Containerfile", oci_cmd_build, NULL},
+    {"list", "the images in the store", oci_cmd_list, NULL},
+    {"inspect", "an image's manifest and configuration", oci_cmd_inspect, NULL},
+    {"history", "the steps that made an image", oci_cmd_history, NULL},
+    {"diff", "what a layer changed, or what differs between images", oci_cmd_diff, NULL},
+    {"tag", "give an image one more name", oci_cmd_tag, NULL},
+    {"commit", "make an image from a container's writable layer", oci_cmd_commit, NULL},
+    {"save", "write images into an archive", oci_cmd_save, NULL},
+    {"load", "read images from an archive", oci_cmd_load, NULL},
+    {"import", "make an image from a tar with a root file system", oci_cmd_import, NULL},
+    {"layer", "writable layers over images", oci_cmd_layer, NULL},
+    {"remove", "take names away, and what nothing else needs", oci_cmd_remove, NULL},
+    {"prune", "remove what nothing needs", oci_cmd_prune, NULL},
 };
 
 typedef int (*command_fn)(int argc, char **argv);
@@ -65,6 +88,28 @@ static void print_usage(FILE *out)
     fprintf(out, "\n'fonda image COMMAND --help' says more about a command.\n");
 }
 
+static void print_command_help(const char *name, const char *synopsis, const struct option_spec *specs,
+                               unsigned spec_count)
+{
+    /* OCI commands say what they do behind the first line of their synopsis: `commit` is there twice. */
+    bool described = strchr(synopsis, '\n') != NULL;
+    const struct command *command = NULL;
+    for (size_t i = 0; !described && i < ARRAY_SIZE(commands); i++) {
+        command = strcmp(commands[i].name, name) == 0 ? &commands[i] : command;
+    }
+    printf("usage: fonda image %s %s\n", name, synopsis);
+    if (command) {
+        printf("\n%c%s.\n", toupper((unsigned char)command->about[0]), command->about + 1);
+    }
+    if (spec_count) {
+        printf("\nOptions:\n");
+        options_print(stdout, specs, spec_count);
+    }
+    if (command && command->examples) {
+        printf("\nExamples:\n%s", command->examples);
+    }
+}
+
 bool image_args(int argc, char **argv, const struct option_spec *specs, unsigned spec_count, void *target,
                 const char *synopsis, unsigned least, unsigned most, struct image_args *ret_args,
                 int *ret_status)
@@ -74,11 +119,7 @@ bool image_args(int argc, char **argv, const struct option_spec *specs, unsigned
     *ret_status = IMAGE_EXIT_USAGE;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--help") == 0) {
-            printf("usage: fonda image %s %s\n", argv[0], synopsis);
-            if (spec_count) {
-                printf("\nOptions:\n");
-                options_print(stdout, specs, spec_count);
-            }
+            print_command_help(argv[0], synopsis, specs, spec_count);
             *ret_status = IMAGE_EXIT_OK;
             return false;
         }
@@ -142,20 +183,25 @@ int image_finish(struct blk_loop *loop, struct blk_node *node, int status)
     return status;
 }
 
+static bool progress_is_shown(bool asked)
+{
+    return asked || isatty(STDERR_FILENO);
+}
+
 bool image_progress(void *arg, uint64_t done, uint64_t total)
 {
-    static unsigned last = UINT32_MAX;
+    static unsigned last = UINT_MAX;
     unsigned percent = total ? (unsigned)((double)done / (double)total * 100) : 100;
-    if (*(bool *)arg && percent != last) {
+    if (progress_is_shown(*(bool *)arg) && percent != last) {
         fprintf(stderr, "\r%3u%%", percent);
         last = percent;
     }
     return !interrupted;
 }
 
-void image_progress_end(bool shown)
+void image_progress_end(bool asked, bool began)
 {
-    if (shown) {
+    if (began && progress_is_shown(asked)) {
         fprintf(stderr, "\n");
     }
 }
@@ -203,6 +249,7 @@ int main(int argc, char **argv)
     log_init("fonda image", LOG_LEVEL_WARNING);
     struct sigaction action = {.sa_handler = on_interrupt};
     sigaction(SIGINT, &action, NULL);
+    signal(SIGXFSZ, SIG_IGN); /* a write beyond ulimit -f then fails with EFBIG */
     if (argc < 2) {
         print_usage(stderr);
         return IMAGE_EXIT_USAGE;

@@ -432,6 +432,7 @@ int host_run(const struct vm_config *config, const struct engine_ops *engine, st
     pthread_mutex_init(&host.timer_lock, NULL);
     uv_loop_init(&host.loop);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a disk's write beyond ulimit -f then fails with EFBIG, for the guest to see */
     int rc = open_serial(&host, err);
     if (rc < 0) {
         host_done(&host);
@@ -444,7 +445,7 @@ int host_run(const struct vm_config *config, const struct engine_ops *engine, st
     }
     rc = open_loop(&host, err);
     if (rc == 0) {
-        rc = devices_new(config, &host.loop, mem, machine_pc(host.machine), &host.devices, err);
+        rc = devices_new(config, &host.loop, mem, host.machine, &host.devices, err);
         if (rc < 0) {
             host_done(&host);
             return VM_STATUS_USAGE;
