@@ -212,6 +212,7 @@ static bool is_layer_commit(int argc, char **argv)
     struct oci_args target = {0};
     static const struct option_spec known[] = {
         OCI_OPT_STORE,
+        OCI_OPT("help", OPTION_FLAG, quiet, NULL, NULL),
         OCI_OPT("message", OPTION_STRING, message, NULL, NULL),
         OCI_OPT("author", OPTION_STRING, author, NULL, NULL),
         OCI_OPT("compression", OPTION_STRING, compression, NULL, NULL),
