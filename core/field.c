@@ -237,7 +237,7 @@ int field_check(const struct object_type *type, json_t *in, enum field_mode mode
         }
     }
     for (unsigned i = 0; mode == FIELD_CREATE && i < type->count; i++) {
-        if ((type->fields[i].flags & F_REQUIRED) && !json_object_get(in, type->fields[i].name)) {
+        if ((type->fields[i].flags & (F_REQUIRED | F_RO)) == F_REQUIRED && !json_object_get(in, type->fields[i].name)) {
             return fault_set(fault, FAULT_INVALID, type->fields[i].about, "%s: '%s' is missing", type->kind,
                              type->fields[i].name);
         }
