@@ -270,16 +270,29 @@ int client_request(struct client *client, const char *method, const char *path, 
     return 0;
 }
 
-/* The descriptor's bytes are watched by poll() between services; libwebsockets serves one round of 20 ms at most
- * when nothing comes from the other side, so that typing is answered at once either way. */
-static int serve_input(struct client *client)
+#define LINGER_MS 1000 /* behind the input's end, while nothing comes any more */
+
+/* Waits for the descriptor or the socket, whichever has something first; the descriptor's bytes are sent. Behind
+ * the descriptor's end (-1 from now on) what still comes is shown. Returns -1 when it is time to end. */
+static int serve_input(struct client *client, int *fd)
 {
     struct client_ws *ws = client->ws;
-    struct pollfd fds[2] = {{.fd = ws->fd, .events = POLLIN}, {.fd = lws_get_socket_fd(client->wsi), .events = POLLIN}};
-    if (client->pending_len == 0 && poll(fds, 2, 1000) > 0 && fds[0].revents) {
+    struct pollfd fds[2] = {{.fd = *fd, .events = POLLIN}, {.fd = lws_get_socket_fd(client->wsi), .events = POLLIN}};
+    if (client->pending_len > 0) {
+        return 0;
+    }
+    int n = poll(fds, 2, LINGER_MS);
+    if (n == 0 && *fd < 0) {
+        return -1;
+    }
+    if (n > 0 && fds[0].revents) {
         client->pending_len = ws->input(ws->opaque, client->pending, sizeof(client->pending));
-        if (client->pending_len <= 0) {
+        if (client->pending_len < 0) {
             return -1;
+        }
+        if (client->pending_len == 0) {
+            *fd = -1;
+            return 0;
         }
         lws_callback_on_writable(client->wsi);
     }
@@ -292,9 +305,10 @@ int client_websocket(struct client *client, const char *path, struct client_ws *
     client->body = NULL;
     client->pending_len = 0;
     int rc = begin(client, NULL, path, err);
-    bool input = ws->fd >= 0, ended = false;
+    int fd = ws->fd;
+    bool input = fd >= 0, ended = false;
     while (rc == 0 && !client->done && !ended) {
-        if (client->open && input && serve_input(client) < 0) {
+        if (client->open && input && serve_input(client, &fd) < 0) {
             ended = true;
         }
         /* -1: don't wait */

@@ -33,7 +33,8 @@ int client_request(struct client *client, const char *method, const char *path, 
 struct client_ws {
     /* A message came (for consoles: bytes). False ends. */
     bool (*message)(void *opaque, const char *bytes, size_t len);
-    /* fd is readable: what to send; 0: the end. May be NULL with fd -1. */
+    /* fd is readable: how many bytes to send; 0: its end (what still comes is received); -1: end now. May be
+     * NULL with fd -1. */
     long (*input)(void *opaque, char *buf, size_t size);
     int fd;
     void *opaque;

@@ -39,7 +39,10 @@ static long console_keys(void *opaque, char *buf, size_t size)
 {
     ssize_t n = read(STDIN_FILENO, buf, size);
     const char *leave = n > 0 && *(bool *)opaque ? memchr(buf, LEAVE_KEY, (size_t)n) : NULL;
-    return leave ? leave - buf : n;
+    if (leave) {
+        return leave == buf ? -1 : leave - buf;
+    }
+    return n;
 }
 
 int cmd_console(struct cli *cli)

@@ -29,7 +29,7 @@ struct server {
     struct core *core;
     struct lws_context *context;
     struct session *sessions; /* those that wait */
-    unsigned sockets, websockets, asides;
+    unsigned websockets;
     volatile bool stopping;
 };
 
@@ -291,7 +291,7 @@ static int writable(struct session *session)
 static int refuse(struct session *session, const struct fault *fault)
 {
     answer_fault(session->request, fault);
-    session->refused = true; /* what else was sent is not read */
+    session->dispatched = session->refused = true; /* what else was sent is not read */
     return respond(session);
 }
 
@@ -427,6 +427,7 @@ static int finish(struct session *session)
 {
     struct request *rq = session->request;
     struct fault fault = {0};
+    session->dispatched = true;
     core_lock(rq->core);
     bool aside = route_dispatch(rq);
     core_unlock(rq->core);
@@ -448,7 +449,7 @@ static int begin(struct session *session, struct lws *wsi)
     struct fault fault = {0};
     session->wsi = wsi;
     session->began_us = now_us();
-    session->headers_sent = session->refused = session->aside = false;
+    session->headers_sent = session->refused = session->aside = session->dispatched = false;
     session->sent = 0;
     drop_request(session);
     session->request = calloc(1, sizeof(*session->request));
@@ -479,7 +480,7 @@ static int begin(struct session *session, struct lws *wsi)
 static int body(struct session *session, const void *bytes, size_t len)
 {
     struct request *rq = session->request;
-    if (!rq || session->headers_sent) {
+    if (!rq || session->dispatched) {
         return 0; /* answered already */
     }
     if (!rq->body_text || rq->body_len + len > REQUEST_BODY_MAX) {
@@ -538,6 +539,7 @@ static int established(struct server *server, struct session *session, struct lw
     session->server = server;
     session->wsi = wsi;
     server->websockets++;
+    session->established = true;
     session->kind = SESSION_EVENTS;
     int rc = read_head(server, wsi, &rq, &fault);
     core_lock(server->core);
@@ -564,15 +566,12 @@ static int callback(struct lws *wsi, enum lws_callback_reasons reason, void *use
     struct lws_context *context = lws_get_context(wsi);
     struct server *server = context ? lws_context_user(context) : NULL;
     switch (reason) {
-    case LWS_CALLBACK_FILTER_NETWORK_CONNECTION: return server->sockets >= SERVER_SOCKETS_MAX ? 1 : 0;
-    case LWS_CALLBACK_WSI_CREATE: server->sockets++; return 0;
-    case LWS_CALLBACK_WSI_DESTROY: server->sockets--; return 0;
     case LWS_CALLBACK_EVENT_WAIT_CANCELLED: look_around(server); return 0;
 
     case LWS_CALLBACK_HTTP: session->server = server; return begin(session, wsi);
     case LWS_CALLBACK_HTTP_BODY: return body(session, in, len);
     case LWS_CALLBACK_HTTP_BODY_COMPLETION:
-        return session->request && !session->headers_sent ? finish(session) : 0;
+        return session->request && !session->dispatched ? finish(session) : 0;
     case LWS_CALLBACK_HTTP_WRITEABLE: return writable(session);
     case LWS_CALLBACK_CLOSED_HTTP:
         if (session) {
@@ -598,11 +597,13 @@ static int callback(struct lws *wsi, enum lws_callback_reasons reason, void *use
         }
         return 0;
     case LWS_CALLBACK_CLOSED:
-        if (session->console) {
-            console_close(session);
+        if (session && session->established) {
+            if (session->console) {
+                console_close(session);
+            }
+            unlist_session(session);
+            server->websockets--;
         }
-        unlist_session(session);
-        server->websockets--;
         return 0;
     default: return 0;
     }
@@ -671,7 +672,7 @@ int server_new(struct core *core, const struct server_config *config, struct ser
         .protocols = protocols,
         .vhost_name = "unix",
         .user = server,
-        .fd_limit_per_thread = SERVER_SOCKETS_MAX + 64,
+        .fd_limit_per_thread = SERVER_SOCKETS_MAX + 16, /* behind it, nobody is accepted until somebody goes */
         .timeout_secs = BODY_TIMEOUT_S,
         .keepalive_timeout = 300,
         .options = LWS_SERVER_OPTION_UNIX_SOCK | LWS_SERVER_OPTION_EXPLICIT_VHOSTS |

@@ -33,10 +33,11 @@ struct session {
     enum session_kind kind;
     /* HTTP */
     struct request *request;
-    bool aside, headers_sent, refused;
+    bool aside, dispatched, headers_sent, refused;
     size_t sent;
     uint64_t began_us;
     /* web sockets */
+    bool established;
     uint64_t seq; /* events: the last one sent */
     bool overflow;
     struct console *console;
