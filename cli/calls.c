@@ -99,8 +99,8 @@ static void show_progress(const struct cli *cli, const json_t *job, char *last, 
     bool terminal = isatty(STDERR_FILENO);
     if (bytes && terminal) {
         int filled = (int)(24 * done / bytes);
-        snprintf(line, sizeof(line), "%s [%.*s%.*s] %d%%", step, filled, "########################", 24 - filled,
-                 "                        ", (int)(100 * done / bytes));
+        snprintf(line, sizeof(line), "%s [%.*s%.*s] %d%%", step, filled, "########################",
+                 24 - filled, "                        ", (int)(100 * done / bytes));
     } else {
         snprintf(line, sizeof(line), "%s", step);
     }
@@ -116,8 +116,9 @@ static int job_end(const json_t *job)
     if (strcmp(text_of(job, "state"), "done") == 0) {
         return CLI_OK;
     }
-    log_error("%s: %s%s%s%s", text_of(job, "target"), text_of(error, "detail"), text_of(error, "hint")[0] ? " (" : "",
-              text_of(error, "hint"), text_of(error, "hint")[0] ? ")" : "");
+    log_error("%s: %s%s%s%s", text_of(job, "target"), text_of(error, "detail"),
+              text_of(error, "hint")[0] ? " (" : "", text_of(error, "hint"),
+              text_of(error, "hint")[0] ? ")" : "");
     return CLI_FAILED;
 }
 

@@ -1,6 +1,6 @@
 /*
- * The command line: one table of commands and one of options (table.c), from which parsing, --help, man pages and
- * completions come. Commands speak the API; run, engines and image become other programs.
+ * The command line: one table of commands and one of options (table.c), from which parsing, --help, man pages
+ * and completions come. Commands speak the API; run, engines and image become other programs.
  */
 #ifndef FONDA_CLI_CLI_H
 #define FONDA_CLI_CLI_H
@@ -14,13 +14,13 @@
 /* Exit statuses of commands that speak the API; docs/cli.md. */
 enum cli_exit {
     CLI_OK = 0,
-    CLI_FAILED = 1,     /* it was tried, and failed */
-    CLI_USAGE = 2,      /* the command line, or a value in it */
+    CLI_FAILED = 1, /* it was tried, and failed */
+    CLI_USAGE = 2,  /* the command line, or a value in it */
     CLI_NOT_FOUND = 3,
     CLI_FORBIDDEN = 4,
-    CLI_CONFLICT = 5,   /* taken, in use, not in this state, changed meanwhile */
-    CLI_NO_DAEMON = 6,  /* cannot be reached */
-    CLI_LIMIT = 7,      /* a quota, a limit, a full disk */
+    CLI_CONFLICT = 5,  /* taken, in use, not in this state, changed meanwhile */
+    CLI_NO_DAEMON = 6, /* cannot be reached */
+    CLI_LIMIT = 7,     /* a quota, a limit, a full disk */
 };
 
 enum cli_format { FORMAT_TABLE, FORMAT_JSON, FORMAT_YAML, FORMAT_CSV };
@@ -30,7 +30,8 @@ struct cli_options {
     const char *state, *host, *context, *format, *filter, *sort, *token, *ca, *cert, *key;
     bool quiet, no_wait, force, follow, start, help, insecure;
     uint64_t timeout, limit, after;
-    const char *memory, *cpus, *kernel, *append, *engine, *restart, *description, *size, *role, *mode, *net_options;
+    const char *memory, *cpus, *kernel, *append, *engine, *restart, *description, *size, *role, *mode,
+        *net_options;
     struct option_list initrds, disks, volumes, networks, publish, shares, labels;
     bool autostart, no_reboot;
 };
@@ -57,9 +58,9 @@ struct cli_command {
     enum cli_complete complete;
     const char *verbs; /* first arguments, for completion */
     const char *examples;
-    int (*run)(struct cli *cli);             /* speaks the API */
-    int (*become)(int argc, char **argv);    /* or another program; parses its options itself */
-    bool offline;                            /* needs no daemon */
+    int (*run)(struct cli *cli);          /* speaks the API */
+    int (*become)(int argc, char **argv); /* or another program; parses its options itself */
+    bool offline;                         /* needs no daemon */
 };
 
 extern const struct cli_command cli_commands[];
@@ -77,12 +78,14 @@ int cli_engines(int argc, char **argv);
 int cli_image(int argc, char **argv);
 int cli_serve(int argc, char **argv);
 
-int cmd_create(struct cli *cli), cmd_launch(struct cli *cli), cmd_ps(struct cli *cli), cmd_show(struct cli *cli),
-    cmd_verb(struct cli *cli), cmd_stop(struct cli *cli), cmd_delete(struct cli *cli), cmd_rename(struct cli *cli),
-    cmd_clone(struct cli *cli), cmd_set(struct cli *cli), cmd_logs(struct cli *cli), cmd_stats(struct cli *cli),
-    cmd_top(struct cli *cli), cmd_console(struct cli *cli), cmd_job(struct cli *cli), cmd_events(struct cli *cli),
-    cmd_audit(struct cli *cli), cmd_object(struct cli *cli), cmd_doctor(struct cli *cli), cmd_version(struct cli *cli),
-    cmd_context(struct cli *cli), cmd_completion(struct cli *cli), cmd_man(struct cli *cli), cmd_help(struct cli *cli);
+int cmd_create(struct cli *cli), cmd_launch(struct cli *cli), cmd_ps(struct cli *cli),
+    cmd_show(struct cli *cli), cmd_verb(struct cli *cli), cmd_stop(struct cli *cli),
+    cmd_delete(struct cli *cli), cmd_rename(struct cli *cli), cmd_clone(struct cli *cli),
+    cmd_set(struct cli *cli), cmd_logs(struct cli *cli), cmd_stats(struct cli *cli), cmd_top(struct cli *cli),
+    cmd_console(struct cli *cli), cmd_job(struct cli *cli), cmd_events(struct cli *cli),
+    cmd_audit(struct cli *cli), cmd_object(struct cli *cli), cmd_doctor(struct cli *cli),
+    cmd_version(struct cli *cli), cmd_context(struct cli *cli), cmd_completion(struct cli *cli),
+    cmd_man(struct cli *cli), cmd_help(struct cli *cli);
 
 /* ---- help.c ---- */
 void help_command(FILE *out, const struct cli_command *command);

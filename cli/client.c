@@ -65,7 +65,8 @@ static int add_headers(struct client *client, struct lws *wsi, unsigned char **p
     }
     if (client->body) {
         snprintf(text, sizeof(text), "%zu", strlen(client->body));
-        if (add(wsi, "content-type:", "application/json", p, end) || add(wsi, "content-length:", text, p, end)) {
+        if (add(wsi, "content-type:", "application/json", p, end) ||
+            add(wsi, "content-length:", text, p, end)) {
             return -1;
         }
         lws_client_http_body_pending(wsi, 1);
@@ -113,7 +114,8 @@ static int callback(struct lws *wsi, enum lws_callback_reasons reason, void *use
     struct client *client = lws_context_user(lws_get_context(wsi));
     switch (reason) {
     case LWS_CALLBACK_CLIENT_CONNECTION_ERROR:
-        snprintf(client->error, sizeof(client->error), "%.*s", (int)(in ? len : 0), in ? (const char *)in : "");
+        snprintf(client->error, sizeof(client->error), "%.*s", (int)(in ? len : 0),
+                 in ? (const char *)in : "");
         client->done = true;
         return 0;
     case LWS_CALLBACK_CLIENT_APPEND_HANDSHAKE_HEADER: {
@@ -121,7 +123,9 @@ static int callback(struct lws *wsi, enum lws_callback_reasons reason, void *use
         return add_headers(client, wsi, p, *p + len);
     }
     case LWS_CALLBACK_CLIENT_HTTP_WRITEABLE: return write_body(client, wsi);
-    case LWS_CALLBACK_ESTABLISHED_CLIENT_HTTP: client->reply.status = (int)lws_http_client_http_response(wsi); return 0;
+    case LWS_CALLBACK_ESTABLISHED_CLIENT_HTTP:
+        client->reply.status = (int)lws_http_client_http_response(wsi);
+        return 0;
     case LWS_CALLBACK_RECEIVE_CLIENT_HTTP: return read_some(wsi);
     case LWS_CALLBACK_RECEIVE_CLIENT_HTTP_READ: return append(client, in, len);
     case LWS_CALLBACK_COMPLETED_CLIENT_HTTP: client->done = true; return -1;
@@ -143,7 +147,8 @@ static int callback(struct lws *wsi, enum lws_callback_reasons reason, void *use
     }
 }
 
-static const struct lws_protocols protocols[] = {{"fonda", callback, 0, 16384, 0, NULL, 0}, {NULL, NULL, 0, 0, 0, NULL, 0}};
+static const struct lws_protocols protocols[] = {{"fonda", callback, 0, 16384, 0, NULL, 0},
+                                                 {NULL, NULL, 0, 0, 0, NULL, 0}};
 
 static void silent(int level, const char *line)
 {
@@ -154,7 +159,8 @@ static int set_host(struct client *client, const char *host, struct err *err)
     const char *colon = strrchr(host, ':');
     uint64_t port = 0;
     size_t len = colon ? (size_t)(colon - host) : 0;
-    if (!colon || len == 0 || len >= sizeof(client->host) || parse_uint(colon + 1, &port, NULL) < 0 || port > 65535) {
+    if (!colon || len == 0 || len >= sizeof(client->host) || parse_uint(colon + 1, &port, NULL) < 0 ||
+        port > 65535) {
         return err_set(err, -EINVAL, "--host: '%s' is not HOST:PORT", host);
     }
     snprintf(client->host, sizeof(client->host), "%.*s", (int)len, host);
@@ -242,7 +248,8 @@ static int begin(struct client *client, const char *method, const char *path, st
 
 static int lost(const struct client *client, struct err *err)
 {
-    return err_set(err, -ECONNREFUSED, "no answer from %s%s%s", client->address[0] == '+' ? client->address + 1 : client->address,
+    return err_set(err, -ECONNREFUSED, "no answer from %s%s%s",
+                   client->address[0] == '+' ? client->address + 1 : client->address,
                    client->error[0] ? ": " : "", client->error);
 }
 
@@ -272,12 +279,14 @@ int client_request(struct client *client, const char *method, const char *path, 
 
 #define LINGER_MS 1000 /* behind the input's end, while nothing comes any more */
 
-/* Waits for the descriptor or the socket, whichever has something first; the descriptor's bytes are sent. Behind
- * the descriptor's end (-1 from now on) what still comes is shown. Returns -1 when it is time to end. */
+/* Waits for the descriptor or the socket, whichever has something first; the descriptor's bytes are sent.
+ * Behind the descriptor's end (-1 from now on) what still comes is shown. Returns -1 when it is time to end.
+ */
 static int serve_input(struct client *client, int *fd)
 {
     struct client_ws *ws = client->ws;
-    struct pollfd fds[2] = {{.fd = *fd, .events = POLLIN}, {.fd = lws_get_socket_fd(client->wsi), .events = POLLIN}};
+    struct pollfd fds[2] = {{.fd = *fd, .events = POLLIN},
+                            {.fd = lws_get_socket_fd(client->wsi), .events = POLLIN}};
     if (client->pending_len > 0) {
         return 0;
     }

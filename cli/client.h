@@ -1,6 +1,6 @@
 /*
- * The API's client, by libwebsockets: over the daemon's unix socket, which starts a daemon where none runs, or over
- * TLS. One request at a time.
+ * The API's client, by libwebsockets: over the daemon's unix socket, which starts a daemon where none runs,
+ * or over TLS. One request at a time.
  */
 #ifndef FONDA_CLI_CLIENT_H
 #define FONDA_CLI_CLIENT_H
@@ -13,10 +13,10 @@
 struct client;
 
 struct client_config {
-    const char *state;                 /* NULL: the user's own */
-    const char *host;                  /* "HOST:PORT" over TLS; NULL: the unix socket */
+    const char *state;                   /* NULL: the user's own */
+    const char *host;                    /* "HOST:PORT" over TLS; NULL: the unix socket */
     const char *token, *ca, *cert, *key; /* for TLS; NULL: none */
-    bool no_start;                     /* don't start a daemon */
+    bool no_start;                       /* don't start a daemon */
 };
 
 int client_new(const struct client_config *config, struct client **ret_client, struct err *err);

@@ -28,7 +28,7 @@ static json_t *number_or_text(const char *text)
 {
     uint64_t number;
     return parse_uint(text, &number, NULL) == 0 && number <= INT64_MAX ? json_integer((json_int_t)number)
-                                                                        : json_string(text);
+                                                                       : json_string(text);
 }
 
 /* Paths are the caller's; the daemon has another working directory. "FILE,options" keeps its options. */
@@ -140,8 +140,8 @@ static int get_list(struct cli *cli, const char *path, const char *more, json_t 
     auto_free char *sort = url_escape(cli->options.sort ? cli->options.sort : "");
     json_t *reply = NULL;
     snprintf(url, sizeof(url), "%s?limit=%llu&filter=%.3000s&sort=%.1000s%s", path,
-             (unsigned long long)(cli->options.limit ? cli->options.limit : 10000), filter ? filter : "", sort ? sort : "",
-             more);
+             (unsigned long long)(cli->options.limit ? cli->options.limit : 10000), filter ? filter : "",
+             sort ? sort : "", more);
     int rc = call_api(cli, "GET", url, NULL, &reply);
     if (rc == CLI_OK) {
         *ret_items = json_incref(json_object_get(reply, "items"));
@@ -154,7 +154,8 @@ int cmd_ps(struct cli *cli)
 {
     json_t *items = NULL;
     bool all = cli->format == FORMAT_JSON || cli->format == FORMAT_YAML;
-    int rc = get_list(cli, "/v1/instances", all ? "" : "&fields=name,kind,state,cpus,memory,engine,owner", &items);
+    int rc =
+        get_list(cli, "/v1/instances", all ? "" : "&fields=name,kind,state,cpus,memory,engine,owner", &items);
     if (rc == CLI_OK) {
         output_list(cli, items, "name kind state cpus memory engine owner");
         json_decref(items);
@@ -316,7 +317,8 @@ int cmd_top(struct cli *cli)
     size_t i;
     cli->options.filter = "state=running or state=paused";
     int rc = get_list(cli, "/v1/instances", "&fields=name,state,cpus,memory", &items);
-    json_array_foreach(items, i, item) {
+    json_array_foreach(items, i, item)
+    {
         char path[600];
         json_t *stats = NULL;
         instance_path(json_string_value(json_object_get(item, "name")), "stats", path, sizeof(path));

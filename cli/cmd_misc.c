@@ -112,10 +112,12 @@ int cmd_context(struct cli *cli)
     if (strcmp(verb, "list") == 0 && cli->argc == 1) {
         json_t *items = json_array(), *item;
         const char *key;
-        json_object_foreach(json_object_get(all, "contexts"), key, item) {
+        json_object_foreach(json_object_get(all, "contexts"), key, item)
+        {
             const char *current = json_string_value(json_object_get(all, "current"));
-            json_array_append_new(items, json_pack("{s:s, s:O, s:s}", "name", key, "host", json_object_get(item, "host"),
-                                                   "current", current && strcmp(current, key) == 0 ? "yes" : ""));
+            json_array_append_new(items, json_pack("{s:s, s:O, s:s}", "name", key, "host",
+                                                   json_object_get(item, "host"), "current",
+                                                   current && strcmp(current, key) == 0 ? "yes" : ""));
         }
         output_list(cli, items, "name host current");
         json_decref(items);
@@ -186,8 +188,8 @@ int cmd_doctor(struct cli *cli)
                                     : "this host offers none: turn on VT-x or AMD-V, or go without"},
         {"tap networks", readable("/dev/net/tun", R_OK | W_OK), "networks that are bridged by the host",
          "sudo modprobe tun; and root, or CAP_NET_ADMIN. 'user' networks need nothing"},
-        {"user namespaces", number_at_least("/proc/sys/user/max_user_namespaces", 1), "containers without root",
-         "sudo sysctl user.max_user_namespaces=15000"},
+        {"user namespaces", number_at_least("/proc/sys/user/max_user_namespaces", 1),
+         "containers without root", "sudo sysctl user.max_user_namespaces=15000"},
         {"subordinate ids", subordinate_ids(), "containers without root, with more than one user inside",
          "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER"},
         {"cgroup v2", readable("/sys/fs/cgroup/cgroup.controllers", R_OK), "limits on memory and CPU time",

@@ -23,7 +23,8 @@ static int list(struct cli *cli, const char *plural, const char *columns)
     auto_free char *sort = url_escape(cli->options.sort ? cli->options.sort : "");
     json_t *reply = NULL;
     snprintf(url, sizeof(url), "/v1/%s?limit=%llu&filter=%.3000s&sort=%.1000s", plural,
-             (unsigned long long)(cli->options.limit ? cli->options.limit : 1000), filter ? filter : "", sort ? sort : "");
+             (unsigned long long)(cli->options.limit ? cli->options.limit : 1000), filter ? filter : "",
+             sort ? sort : "");
     int rc = call_api(cli, "GET", url, NULL, &reply);
     if (rc == CLI_OK) {
         output_list(cli, json_object_get(reply, "items"), columns);
@@ -39,7 +40,8 @@ static int show(struct cli *cli, const char *path, const char *member)
     if (rc == CLI_OK && member) {
         size_t i;
         json_t *line;
-        json_array_foreach(json_object_get(object, member), i, line) {
+        json_array_foreach(json_object_get(object, member), i, line)
+        {
             puts(json_string_value(line));
         }
     } else if (rc == CLI_OK) {
@@ -52,8 +54,11 @@ static int show(struct cli *cli, const char *path, const char *member)
 static json_t *new_body(struct cli *cli)
 {
     const struct cli_options *o = &cli->options;
-    const char *const members[][2] = {{"size", o->size}, {"mode", o->mode}, {"options", o->net_options},
-                                      {"role", o->role}, {"description", o->description}};
+    const char *const members[][2] = {{"size", o->size},
+                                      {"mode", o->mode},
+                                      {"options", o->net_options},
+                                      {"role", o->role},
+                                      {"description", o->description}};
     json_t *body = json_pack("{s:s}", "name", cli->argv[1]);
     for (size_t i = 0; i < ARRAY_SIZE(members); i++) {
         if (members[i][1]) {

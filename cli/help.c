@@ -108,7 +108,8 @@ static void man_options(const struct cli_command *command)
 int cmd_man(struct cli *cli)
 {
     if (strcmp(cli->argv[0], "fonda") == 0) {
-        printf(".TH FONDA 1 \"\" \"Fonda\"\n.SH NAME\nfonda \\- machines and containers\n.SH SYNOPSIS\n.B fonda\n"
+        printf(".TH FONDA 1 \"\" \"Fonda\"\n.SH NAME\nfonda \\- machines and containers\n.SH SYNOPSIS\n.B "
+               "fonda\n"
                "COMMAND [OPTIONS]\n.SH COMMANDS\n");
         for (unsigned i = 0; i < cli_command_count; i++) {
             printf(".TP\n.BR fonda\\-%s (1)\n", cli_commands[i].name);
@@ -130,7 +131,8 @@ int cmd_man(struct cli *cli)
     man_options(command);
     printf(".SH EXAMPLES\n.nf\n");
     roff(command->examples);
-    printf(".fi\n.SH EXIT STATUS\n0 done; 1 failed; 2 usage; 3 not found; 4 not allowed; 5 conflict; 6 no daemon; 7 a "
+    printf(".fi\n.SH EXIT STATUS\n0 done; 1 failed; 2 usage; 3 not found; 4 not allowed; 5 conflict; 6 no "
+           "daemon; 7 a "
            "limit\n.SH SEE ALSO\n.BR fonda (1)\n");
     return CLI_OK;
 }
@@ -148,8 +150,9 @@ static void print_command_options(const struct cli_command *command)
 
 static void bash(void)
 {
-    printf("_fonda() {\n    local cur=${COMP_WORDS[COMP_CWORD]} words=\n    if [ \"$COMP_CWORD\" -eq 1 ]; then\n"
-           "        words=\"");
+    printf(
+        "_fonda() {\n    local cur=${COMP_WORDS[COMP_CWORD]} words=\n    if [ \"$COMP_CWORD\" -eq 1 ]; then\n"
+        "        words=\"");
     for (unsigned i = 0; i < cli_command_count; i++) {
         printf("%s%s", i ? " " : "", cli_commands[i].name);
     }
@@ -175,10 +178,12 @@ static void fish(void)
         const struct cli_command *command = &cli_commands[i];
         printf("complete -c fonda -n __fish_use_subcommand -a %s -d \"%s\"\n", command->name, command->about);
         if (command->complete == COMPLETE_INSTANCES) {
-            printf("complete -c fonda -n '__fish_seen_subcommand_from %s' -a '(fonda ps --quiet 2>/dev/null)'\n",
-                   command->name);
+            printf(
+                "complete -c fonda -n '__fish_seen_subcommand_from %s' -a '(fonda ps --quiet 2>/dev/null)'\n",
+                command->name);
         } else if (command->verbs) {
-            printf("complete -c fonda -n '__fish_seen_subcommand_from %s' -a '%s'\n", command->name, command->verbs);
+            printf("complete -c fonda -n '__fish_seen_subcommand_from %s' -a '%s'\n", command->name,
+                   command->verbs);
         }
         for (unsigned o = 0; o < cli_option_spec_count; o++) {
             if (cli_has_option(command, cli_option_specs[o].name)) {

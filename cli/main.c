@@ -1,6 +1,6 @@
 /*
- * fonda: the command line. Finds the command in the table, reads its options, and either speaks the API or becomes
- * another program.
+ * fonda: the command line. Finds the command in the table, reads its options, and either speaks the API or
+ * becomes another program.
  */
 #include <errno.h>
 #include <stdio.h>

@@ -58,8 +58,8 @@ static bool colours(void)
 
 static const char *colour_of(const char *column, const char *text)
 {
-    static const char *const table[][2] = {{"running", "\033[32m"}, {"done", "\033[32m"}, {"failed", "\033[31m"},
-                                           {"paused", "\033[33m"}};
+    static const char *const table[][2] = {
+        {"running", "\033[32m"}, {"done", "\033[32m"}, {"failed", "\033[31m"}, {"paused", "\033[33m"}};
     for (size_t i = 0; strcmp(column, "state") == 0 && i < ARRAY_SIZE(table); i++) {
         if (strcmp(table[i][0], text) == 0) {
             return table[i][1];
@@ -77,7 +77,8 @@ static void print_table(const json_t *items, const struct columns *columns)
     bool colour = colours();
     for (unsigned c = 0; c < columns->count; c++) {
         widths[c] = (int)strlen(columns->names[c]);
-        json_array_foreach(items, i, item) {
+        json_array_foreach(items, i, item)
+        {
             cell(item, columns->names[c], true, text);
             widths[c] = MAX(widths[c], (int)strlen(text));
         }
@@ -90,12 +91,13 @@ static void print_table(const json_t *items, const struct columns *columns)
         }
         printf("%-*s%s", c + 1 < columns->count ? widths[c] : 0, head, c + 1 < columns->count ? "  " : "\n");
     }
-    json_array_foreach(items, i, item) {
+    json_array_foreach(items, i, item)
+    {
         for (unsigned c = 0; c < columns->count; c++) {
             cell(item, columns->names[c], true, text);
             const char *on = colour ? colour_of(columns->names[c], text) : NULL;
-            printf("%s%-*s%s%s", on ? on : "", c + 1 < columns->count ? widths[c] : 0, text, on ? "\033[0m" : "",
-                   c + 1 < columns->count ? "  " : "\n");
+            printf("%s%-*s%s%s", on ? on : "", c + 1 < columns->count ? widths[c] : 0, text,
+                   on ? "\033[0m" : "", c + 1 < columns->count ? "  " : "\n");
         }
     }
 }
@@ -124,7 +126,8 @@ static void print_csv(const json_t *items, const struct columns *columns)
     for (unsigned c = 0; c < columns->count; c++) {
         printf("%s%s", columns->names[c], c + 1 < columns->count ? "," : "\n");
     }
-    json_array_foreach(items, i, item) {
+    json_array_foreach(items, i, item)
+    {
         for (unsigned c = 0; c < columns->count; c++) {
             cell(item, columns->names[c], false, text);
             print_csv_text(text);
@@ -140,7 +143,8 @@ static void print_yaml(const json_t *value, unsigned indent, bool in_list)
         const char *key;
         json_t *member;
         bool first = true;
-        json_object_foreach((json_t *)value, key, member) {
+        json_object_foreach((json_t *)value, key, member)
+        {
             bool nested = (json_is_object(member) && json_object_size(member)) ||
                           (json_is_array(member) && json_array_size(member));
             printf("%*s%s:%s", in_list && first ? 0 : (int)indent, "", key, nested ? "\n" : " ");
@@ -150,7 +154,8 @@ static void print_yaml(const json_t *value, unsigned indent, bool in_list)
     } else if (json_is_array(value) && json_array_size(value)) {
         size_t i;
         json_t *item;
-        json_array_foreach(value, i, item) {
+        json_array_foreach(value, i, item)
+        {
             printf("%*s- ", (int)indent, "");
             print_yaml(item, indent + 2, true);
         }
@@ -174,7 +179,8 @@ void output_list(const struct cli *cli, const json_t *items, const char *columns
         size_t i;
         json_t *item;
         char text[CELL_MAX];
-        json_array_foreach(items, i, item) {
+        json_array_foreach(items, i, item)
+        {
             cell(item, columns.names[0], false, text);
             puts(text);
         }

@@ -1,6 +1,6 @@
 /*
- * Starting a daemon when none runs. Commands at the same moment start one: they queue up at a lock, and each looks
- * again whether somebody listens.
+ * Starting a daemon when none runs. Commands at the same moment start one: they queue up at a lock, and each
+ * looks again whether somebody listens.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -120,8 +120,10 @@ static int open_dirs(struct core *core, struct err *err)
 int core_open(const struct core_config *config, struct core **ret_core, struct err *err)
 {
     if (config->state_dir[0] != '/' || strlen(config->state_dir) > STATE_DIR_MAX) {
-        return err_set(err, -EINVAL, "the state directory '%s' must be an absolute path of at most %d bytes: sockets "
-                       "lie in it", config->state_dir, STATE_DIR_MAX);
+        return err_set(err, -EINVAL,
+                       "the state directory '%s' must be an absolute path of at most %d bytes: sockets "
+                       "lie in it",
+                       config->state_dir, STATE_DIR_MAX);
     }
     struct core *core = calloc(1, sizeof(*core));
     if (!core) {

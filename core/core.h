@@ -5,12 +5,12 @@
  *     daemon/ handler --core_lock--> object.c, user.c: one transaction, an event --core_unlock-->
  *                     --core_lock--> instance.c: a change and a job ------------> worker thread (job.c)
  *                                                                                    instance_jobs.c
- *                                                                                    driver_vm.c --> fonda-vmm
- *     supervise.c: one thread that sees processes end
+ *                                                                                    driver_vm.c -->
+ * fonda-vmm supervise.c: one thread that sees processes end
  *
  * Threads: functions say whether they want the lock held ("locked") or not ("unlocked"). Job functions run on
- * worker threads, unlocked, at most one per target at a time. The lock is held briefly: for a transaction, never
- * while waiting for an instance.
+ * worker threads, unlocked, at most one per target at a time. The lock is held briefly: for a transaction,
+ * never while waiting for an instance.
  */
 #ifndef FONDA_CORE_CORE_H
 #define FONDA_CORE_CORE_H
@@ -35,8 +35,8 @@ struct core_config {
     bool no_autostart;
 };
 
-/* Opens the store, finds running instances again, ends what the last daemon left half done, starts the workers.
- * Errors: those of store_open, of directories and threads. */
+/* Opens the store, finds running instances again, ends what the last daemon left half done, starts the
+ * workers. Errors: those of store_open, of directories and threads. */
 int core_open(const struct core_config *config, struct core **ret_core, struct err *err);
 /* Ends workers (running jobs end as failed; instances go on). */
 void core_close(struct core *core);
@@ -100,10 +100,11 @@ int object_delete(struct core *core, const struct object_type *type, const char 
 #define AUDIT_KEEP  100000u
 
 /* "instance.started", "instances/web". data is taken over, may be NULL. Locked. */
-int event_add(struct core *core, const char *type, const struct object_type *of, const char *name, const char *who,
-              json_t *data, struct fault *fault);
+int event_add(struct core *core, const char *type, const struct object_type *of, const char *name,
+              const char *who, json_t *data, struct fault *fault);
 /* Locked. */
-void audit_add(struct core *core, const struct caller *caller, const char *method, const char *path, int status);
+void audit_add(struct core *core, const struct caller *caller, const char *method, const char *path,
+               int status);
 
 /* ---- jobs ---- */
 
@@ -126,7 +127,8 @@ void job_kick(struct core *core);
 void job_forget(struct core *core, const char *name);
 int job_cancel(struct core *core, const char *name, struct fault *fault);
 /* As it is now, progress included. Locked. */
-int job_get(struct core *core, const char *name, json_t **ret_job, uint64_t *ret_version, struct fault *fault);
+int job_get(struct core *core, const char *name, json_t **ret_job, uint64_t *ret_version,
+            struct fault *fault);
 bool job_ended(struct core *core, const char *name); /* locked */
 unsigned job_count_open(struct core *core);          /* locked */
 

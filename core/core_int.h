@@ -39,7 +39,7 @@ struct core {
     unsigned watched_count, watched_room;
 };
 
-int jobs_open(struct core *core, struct err *err);  /* ends those of the last daemon; starts workers */
+int jobs_open(struct core *core, struct err *err); /* ends those of the last daemon; starts workers */
 void jobs_close(struct core *core);
 
 int supervise_open(struct core *core, struct err *err);

@@ -2,9 +2,9 @@
  * What all drivers share whose processes speak the control protocol: forking with the lock, waiting for the
  * socket, calls.
  *
- * The lock: start() takes flock() on the instance's lock file and lets the child inherit the descriptor. flock
- * belongs to the open file, so it is held until the last copy of the descriptor is closed: the child's, when it
- * ends, however it ends.
+ * The lock: start() takes flock() on the instance's lock file and lets the child inherit the descriptor.
+ * flock belongs to the open file, so it is held until the last copy of the descriptor is closed: the child's,
+ * when it ends, however it ends.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -63,7 +63,8 @@ static void child(const struct driver_instance *instance, char *const *argv, int
     _exit(127);
 }
 
-int driver_spawn(const struct driver_instance *instance, char *const *argv, pid_t *ret_pid, struct fault *fault)
+int driver_spawn(const struct driver_instance *instance, char *const *argv, pid_t *ret_pid,
+                 struct fault *fault)
 {
     auto_close int lock_fd = open(instance->lock, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (lock_fd < 0) {
@@ -117,21 +118,22 @@ int driver_await(const struct driver_instance *instance, pid_t pid, struct fault
             char tail[OUTPUT_TAIL + 1];
             output_tail(instance, tail, sizeof(tail));
             waitpid(pid, NULL, 0);
-            return fault_set(fault, FAULT_INVALID, "change the instance, then start it again", "it did not start: %s",
-                             tail[0] ? tail : "its process ended at once");
+            return fault_set(fault, FAULT_INVALID, "change the instance, then start it again",
+                             "it did not start: %s", tail[0] ? tail : "its process ended at once");
         }
         sleep_ms(pause);
     }
     kill(pid, SIGKILL);
     waitpid(pid, NULL, 0);
-    return fault_set(fault, FAULT_TIMEOUT, "see its output file", "the process of '%s' did not get ready in %d s",
-                     instance->name, START_TIMEOUT_MS / 1000);
+    return fault_set(fault, FAULT_TIMEOUT, "see its output file",
+                     "the process of '%s' did not get ready in %d s", instance->name,
+                     START_TIMEOUT_MS / 1000);
 }
 
 /* ---- calls ---- */
 
-static int call(const struct driver_instance *instance, const char *method, json_t *params, json_t **ret_result,
-                struct fault *fault)
+static int call(const struct driver_instance *instance, const char *method, json_t *params,
+                json_t **ret_result, struct fault *fault)
 {
     struct control_client *client = NULL;
     struct err err = {0};
@@ -144,8 +146,8 @@ static int call(const struct driver_instance *instance, const char *method, json
     bool refused = rc == -EREMOTEIO;
     control_client_free(client);
     if (rc < 0) {
-        return fault_set(fault, refused ? FAULT_STATE : FAULT_UNAVAILABLE, NULL, "instance '%s': %s", instance->name,
-                         err.text);
+        return fault_set(fault, refused ? FAULT_STATE : FAULT_UNAVAILABLE, NULL, "instance '%s': %s",
+                         instance->name, err.text);
     }
     return 0;
 }
@@ -240,15 +242,16 @@ int driver_control_stats(const struct driver_instance *instance, json_t **ret_st
     return call(instance, "stats", NULL, ret_stats, fault);
 }
 
-int driver_control_attach(const struct driver_instance *instance, const char *channel, int *ret_fd, char *first,
-                          size_t size, size_t *ret_first, struct fault *fault)
+int driver_control_attach(const struct driver_instance *instance, const char *channel, int *ret_fd,
+                          char *first, size_t size, size_t *ret_first, struct fault *fault)
 {
     struct control_client *client = NULL;
     struct err err = {0};
     if (control_connect(instance->control, &client, &err) < 0) {
         return fault_set(fault, FAULT_UNAVAILABLE, NULL, "instance '%s': %s", instance->name, err.text);
     }
-    int rc = control_client_call(client, "attach", json_pack("{s:s}", "channel", channel), CALL_TIMEOUT_MS, NULL, &err);
+    int rc = control_client_call(client, "attach", json_pack("{s:s}", "channel", channel), CALL_TIMEOUT_MS,
+                                 NULL, &err);
     if (rc == 0) {
         *ret_first = control_client_take(client, first, size);
         *ret_fd = fcntl(control_client_fd(client), F_DUPFD_CLOEXEC, 0);

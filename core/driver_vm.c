@@ -45,7 +45,8 @@ static void add_list(struct args *args, const char *option, const json_t *spec, 
 {
     size_t i;
     json_t *item;
-    json_array_foreach(json_object_get(spec, member), i, item) {
+    json_array_foreach(json_object_get(spec, member), i, item)
+    {
         add_fmt(args, "--%s=%s", option, json_string_value(item));
     }
 }
@@ -74,18 +75,19 @@ static int find_vmm(char *buf, size_t size, struct fault *fault)
             return 0;
         }
     }
-    return fault_set(fault, FAULT_UNSUPPORTED, "is the installation complete?", "cannot find fonda-vmm beside %s", self);
+    return fault_set(fault, FAULT_UNSUPPORTED, "is the installation complete?",
+                     "cannot find fonda-vmm beside %s", self);
 }
 
 static int check_path(const char *member, const char *path, struct fault *fault)
 {
     if (path[0] != '/') {
-        return fault_set(fault, FAULT_INVALID, "the daemon's directory is not yours", "'%s' must be an absolute path: '%.256s'",
-                         member, path);
+        return fault_set(fault, FAULT_INVALID, "the daemon's directory is not yours",
+                         "'%s' must be an absolute path: '%.256s'", member, path);
     }
     if (access(path, R_OK) < 0) {
-        return fault_set(fault, FAULT_INVALID, "give the path of a file on the daemon's host", "'%s': cannot read '%.256s': %s",
-                         member, path, strerror(errno));
+        return fault_set(fault, FAULT_INVALID, "give the path of a file on the daemon's host",
+                         "'%s': cannot read '%.256s': %s", member, path, strerror(errno));
     }
     return 0;
 }
@@ -102,7 +104,8 @@ static int vm_check(const json_t *spec, struct fault *fault)
     }
     size_t i;
     json_t *item;
-    json_array_foreach(json_object_get(spec, "initrds"), i, item) {
+    json_array_foreach(json_object_get(spec, "initrds"), i, item)
+    {
         if (check_path("initrds", json_string_value(item), fault) < 0) {
             return -1;
         }
@@ -114,7 +117,8 @@ static void add_networks(struct args *args, const json_t *networks)
 {
     size_t i;
     json_t *network;
-    json_array_foreach(networks, i, network) {
+    json_array_foreach(networks, i, network)
+    {
         const char *options = obj_text(network, "options");
         add_fmt(args, "--net=%s%s%s", obj_text(network, "mode"), options[0] ? "," : "", options);
     }
@@ -124,7 +128,8 @@ static void add_volumes(struct args *args, const json_t *volumes)
 {
     size_t i;
     json_t *volume;
-    json_array_foreach(volumes, i, volume) {
+    json_array_foreach(volumes, i, volume)
+    {
         add_fmt(args, "--disk=%s,format=%s", obj_text(volume, "path"), obj_text(volume, "format"));
     }
 }

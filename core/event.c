@@ -34,8 +34,8 @@ static int append(struct core *core, const char *log, json_t *record, struct fau
     return 0;
 }
 
-int event_add(struct core *core, const char *type, const struct object_type *of, const char *name, const char *who,
-              json_t *data, struct fault *fault)
+int event_add(struct core *core, const char *type, const struct object_type *of, const char *name,
+              const char *who, json_t *data, struct fault *fault)
 {
     char subject[128];
     snprintf(subject, sizeof(subject), "%s/%s", of->plural, name);
@@ -49,13 +49,15 @@ int event_add(struct core *core, const char *type, const struct object_type *of,
     return rc;
 }
 
-void audit_add(struct core *core, const struct caller *caller, const char *method, const char *path, int status)
+void audit_add(struct core *core, const struct caller *caller, const char *method, const char *path,
+               int status)
 {
-    json_t *record = json_pack("{s:s, s:s, s:s, s:s%, s:i}", "who", caller->name, "from", caller->from, "method",
-                               method, "path", path, MIN(strlen(path), (size_t)256), "status", status);
+    json_t *record =
+        json_pack("{s:s, s:s, s:s, s:s%, s:i}", "who", caller->name, "from", caller->from, "method", method,
+                  "path", path, MIN(strlen(path), (size_t)256), "status", status);
     if (!record) {
-        record = json_pack("{s:s, s:s, s:s, s:s, s:i}", "who", caller->name, "from", caller->from, "method", method,
-                           "path", "(not UTF-8)", "status", status);
+        record = json_pack("{s:s, s:s, s:s, s:s, s:i}", "who", caller->name, "from", caller->from, "method",
+                           method, "path", "(not UTF-8)", "status", status);
     }
     obj_set_now(record, "time");
     append(core, AUDIT_LOG, record, NULL);

@@ -57,7 +57,8 @@ int fault_from_err(struct fault *fault, const struct err *err)
     case -EINVAL: return fault_set(fault, FAULT_INVALID, NULL, "%s", err->text);
     case -ENOSPC:
     case -EDQUOT: return fault_set(fault, FAULT_NO_SPACE, "make room, then try again", "%s", err->text);
-    default: return fault_set(fault, FAULT_INTERNAL, NULL, "%s", err->text[0] ? err->text : strerror(-err->code));
+    default:
+        return fault_set(fault, FAULT_INTERNAL, NULL, "%s", err->text[0] ? err->text : strerror(-err->code));
     }
 }
 

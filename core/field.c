@@ -78,7 +78,8 @@ static int check_text(const struct field *field, const json_t *value, int64_t mi
     size_t len = json_string_length(value);
     if (len < (size_t)min || len > (size_t)max) {
         return fault_set(fault, FAULT_INVALID, field->about,
-                         "'%s' must have %" PRId64 " to %" PRId64 " bytes, and has %zu", field->name, min, max, len);
+                         "'%s' must have %" PRId64 " to %" PRId64 " bytes, and has %zu", field->name, min,
+                         max, len);
     }
     for (size_t i = 0; i < len; i++) {
         if ((unsigned char)text[i] < ' ' && text[i] != '\t' && text[i] != '\n') {
@@ -91,13 +92,15 @@ static int check_text(const struct field *field, const json_t *value, int64_t mi
 static int check_number(const struct field *field, const json_t *value, struct fault *fault)
 {
     if (!json_is_integer(value)) {
-        return bad(fault, field, field->type == FIELD_SIZE ? "must be a size: bytes, or a text such as \"512M\""
-                                                           : "must be a whole number");
+        return bad(fault, field,
+                   field->type == FIELD_SIZE ? "must be a size: bytes, or a text such as \"512M\""
+                                             : "must be a whole number");
     }
     int64_t number = json_integer_value(value);
     if (number < field->min || number > field->max) {
-        return fault_set(fault, FAULT_INVALID, field->about, "'%s' must be %" PRId64 " to %" PRId64 ", and is %" PRId64,
-                         field->name, field->min, field->max, number);
+        return fault_set(fault, FAULT_INVALID, field->about,
+                         "'%s' must be %" PRId64 " to %" PRId64 ", and is %" PRId64, field->name, field->min,
+                         field->max, number);
     }
     return 0;
 }
@@ -105,12 +108,13 @@ static int check_number(const struct field *field, const json_t *value, struct f
 static int check_strings(const struct field *field, const json_t *value, struct fault *fault)
 {
     if (!json_is_array(value) || json_array_size(value) > (size_t)field->max) {
-        return fault_set(fault, FAULT_INVALID, field->about, "'%s' must be a list of at most %" PRId64 " texts",
-                         field->name, field->max);
+        return fault_set(fault, FAULT_INVALID, field->about,
+                         "'%s' must be a list of at most %" PRId64 " texts", field->name, field->max);
     }
     size_t i;
     json_t *item;
-    json_array_foreach(value, i, item) {
+    json_array_foreach(value, i, item)
+    {
         if (check_text(field, item, 1, FIELD_ITEM_MAX, fault) < 0) {
             return -1;
         }
@@ -121,12 +125,13 @@ static int check_strings(const struct field *field, const json_t *value, struct 
 static int check_map(const struct field *field, json_t *value, struct fault *fault)
 {
     if (!json_is_object(value) || json_object_size(value) > (size_t)field->max) {
-        return fault_set(fault, FAULT_INVALID, field->about, "'%s' must be an object of at most %" PRId64 " members",
-                         field->name, field->max);
+        return fault_set(fault, FAULT_INVALID, field->about,
+                         "'%s' must be an object of at most %" PRId64 " members", field->name, field->max);
     }
     const char *key;
     json_t *item;
-    json_object_foreach(value, key, item) {
+    json_object_foreach(value, key, item)
+    {
         if (!field_name_ok(key)) {
             return bad(fault, field, "has a member whose name is not letters, digits, '-', '_' and '.'");
         }
@@ -155,14 +160,16 @@ static int normalize_size(const struct field *field, json_t *in, json_t **value,
     return 0;
 }
 
-static int check_member(const struct field *field, json_t *in, json_t *value, bool host_ok, struct fault *fault)
+static int check_member(const struct field *field, json_t *in, json_t *value, bool host_ok,
+                        struct fault *fault)
 {
     switch (field->type) {
     case FIELD_STRING: return check_text(field, value, field->min, field->max, fault);
     case FIELD_NAME: {
         const char *name = json_string_value(value);
         if (!name || json_string_length(value) != strlen(name) || !field_name_ok(name)) {
-            return bad(fault, field, "must be a name: a letter or digit, then up to 62 letters, digits, '-', '_', '.'");
+            return bad(fault, field,
+                       "must be a name: a letter or digit, then up to 62 letters, digits, '-', '_', '.'");
         }
         return 0;
     }
@@ -195,7 +202,8 @@ static void add_defaults(const struct object_type *type, json_t *object, bool re
 {
     for (unsigned i = 0; i < type->count; i++) {
         const struct field *field = &type->fields[i];
-        if (field->def && (read_only_too || !(field->flags & F_RO)) && !json_object_get(object, field->name)) {
+        if (field->def && (read_only_too || !(field->flags & F_RO)) &&
+            !json_object_get(object, field->name)) {
             json_object_set_new(object, field->name, json_loads(field->def, JSON_DECODE_ANY, NULL));
         }
     }
@@ -216,28 +224,32 @@ int field_check(const struct object_type *type, json_t *in, enum field_mode mode
     const char *key;
     json_t *value;
     void *next;
-    json_object_foreach_safe(in, next, key, value) {
+    json_object_foreach_safe(in, next, key, value)
+    {
         const struct field *field = field_find(type, key, strlen(key));
         if (!field) {
             return fault_set(fault, FAULT_INVALID, "the members are described in /openapi.json",
                              "%s: there is no member '%.64s'", type->kind, key);
         }
         if (field->flags & F_RO) {
-            return fault_set(fault, FAULT_INVALID, "leave it out", "'%s' can't be set: Fonda sets it itself", key);
+            return fault_set(fault, FAULT_INVALID, "leave it out", "'%s' can't be set: Fonda sets it itself",
+                             key);
         }
         if (mode == FIELD_CHANGE && (field->flags & F_CREATE)) {
             return fault_set(fault, FAULT_INVALID, NULL, "'%s' can't be changed after creation", key);
         }
         if ((field->flags & F_HOST) && !host_ok) {
             return fault_set(fault, FAULT_FORBIDDEN, "ask an administrator",
-                             "'%s' names the host's own files or devices, which only administrators may", key);
+                             "'%s' names the host's own files or devices, which only administrators may",
+                             key);
         }
         if (!removable(field, mode, value) && check_member(field, in, value, host_ok, fault) < 0) {
             return -1;
         }
     }
     for (unsigned i = 0; mode == FIELD_CREATE && i < type->count; i++) {
-        if ((type->fields[i].flags & (F_REQUIRED | F_RO)) == F_REQUIRED && !json_object_get(in, type->fields[i].name)) {
+        if ((type->fields[i].flags & (F_REQUIRED | F_RO)) == F_REQUIRED &&
+            !json_object_get(in, type->fields[i].name)) {
             return fault_set(fault, FAULT_INVALID, type->fields[i].about, "%s: '%s' is missing", type->kind,
                              type->fields[i].name);
         }
@@ -264,30 +276,33 @@ static json_t *values_schema(const char *const *values)
 static json_t *member_schema(const struct field *field, bool in)
 {
     switch (field->type) {
-    case FIELD_STRING: return json_pack("{s:s, s:I, s:I}", "type", "string", "minLength", (json_int_t)field->min,
-                                        "maxLength", (json_int_t)field->max);
+    case FIELD_STRING:
+        return json_pack("{s:s, s:I, s:I}", "type", "string", "minLength", (json_int_t)field->min,
+                         "maxLength", (json_int_t)field->max);
     case FIELD_NAME: return json_pack("{s:s, s:s}", "type", "string", "pattern", NAME_PATTERN);
     case FIELD_ENUM: return json_pack("{s:s, s:o}", "type", "string", "enum", values_schema(field->values));
     case FIELD_SIZE:
         if (in) {
             return json_pack("{s:[{s:s, s:I, s:I}, {s:s, s:s}]}", "oneOf", "type", "integer", "minimum",
-                             (json_int_t)field->min, "maximum", (json_int_t)field->max, "type", "string", "pattern",
-                             "^[0-9]+(\\.[0-9]+)?[KMGT](i?B)?$");
+                             (json_int_t)field->min, "maximum", (json_int_t)field->max, "type", "string",
+                             "pattern", "^[0-9]+(\\.[0-9]+)?[KMGT](i?B)?$");
         }
         __attribute__((fallthrough));
-    case FIELD_INT: return json_pack("{s:s, s:I, s:I}", "type", "integer", "minimum", (json_int_t)field->min,
-                                     "maximum", (json_int_t)field->max);
+    case FIELD_INT:
+        return json_pack("{s:s, s:I, s:I}", "type", "integer", "minimum", (json_int_t)field->min, "maximum",
+                         (json_int_t)field->max);
     case FIELD_BOOL: return json_pack("{s:s}", "type", "boolean");
     case FIELD_TIME: return json_pack("{s:s, s:s}", "type", "string", "format", "date-time");
     case FIELD_STRINGS:
-        return json_pack("{s:s, s:I, s:{s:s, s:i, s:i}}", "type", "array", "maxItems", (json_int_t)field->max, "items",
-                         "type", "string", "minLength", 1, "maxLength", FIELD_ITEM_MAX);
+        return json_pack("{s:s, s:I, s:{s:s, s:i, s:i}}", "type", "array", "maxItems", (json_int_t)field->max,
+                         "items", "type", "string", "minLength", 1, "maxLength", FIELD_ITEM_MAX);
     case FIELD_MAP: {
         json_t *value = field->values
                             ? json_pack("{s:s, s:o}", "type", "string", "enum", values_schema(field->values))
                             : json_pack("{s:s, s:i}", "type", "string", "maxLength", 256);
-        return json_pack("{s:s, s:I, s:{s:s}, s:o}", "type", "object", "maxProperties", (json_int_t)field->max,
-                         "propertyNames", "pattern", NAME_PATTERN, "additionalProperties", value);
+        return json_pack("{s:s, s:I, s:{s:s}, s:o}", "type", "object", "maxProperties",
+                         (json_int_t)field->max, "propertyNames", "pattern", NAME_PATTERN,
+                         "additionalProperties", value);
     }
     case FIELD_OBJECT: return field_schema(field->sub, in, FIELD_CHANGE);
     case FIELD_ANY: return json_object();
@@ -318,8 +333,8 @@ json_t *field_schema(const struct object_type *type, bool in, enum field_mode mo
             json_array_append_new(required, json_string(field->name));
         }
     }
-    json_t *schema = json_pack("{s:s, s:s, s:o, s:b}", "type", "object", "description", type->about, "properties",
-                               members, "additionalProperties", 0);
+    json_t *schema = json_pack("{s:s, s:s, s:o, s:b}", "type", "object", "description", type->about,
+                               "properties", members, "additionalProperties", 0);
     if (json_array_size(required)) {
         json_object_set(schema, "required", required);
     }

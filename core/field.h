@@ -29,12 +29,12 @@ enum field_type {
 #define FIELD_NAME_MAX 63
 
 enum field_flag {
-    F_RO = 1,       /* the daemon's alone */
-    F_REQUIRED = 2, /* must be there at creation */
-    F_CREATE = 4,   /* can't be changed later */
-    F_RESTART = 8,  /* a change takes effect when the instance starts the next time */
-    F_HOST = 16,    /* names the host's files or devices: administrators only */
-    F_SECRET = 32,  /* never goes out */
+    F_RO = 1,        /* the daemon's alone */
+    F_REQUIRED = 2,  /* must be there at creation */
+    F_CREATE = 4,    /* can't be changed later */
+    F_RESTART = 8,   /* a change takes effect when the instance starts the next time */
+    F_HOST = 16,     /* names the host's files or devices: administrators only */
+    F_SECRET = 32,   /* never goes out */
     F_NULLABLE = 64, /* may be absent in what goes out */
 };
 
@@ -65,8 +65,8 @@ enum field_mode { FIELD_CREATE, FIELD_CHANGE };
 const struct field *field_find(const struct object_type *type, const char *name, size_t len);
 bool field_name_ok(const char *name);
 
-/* Checks what a caller sent for an object, and brings it into its stored form (sizes become numbers; at creation,
- * defaults are added). Changes `in`. host_ok: the caller may name the host's files. */
+/* Checks what a caller sent for an object, and brings it into its stored form (sizes become numbers; at
+ * creation, defaults are added). Changes `in`. host_ok: the caller may name the host's files. */
 int field_check(const struct object_type *type, json_t *in, enum field_mode mode, bool host_ok,
                 struct fault *fault);
 /* Defaults of all members that are absent, F_RO ones too. */

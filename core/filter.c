@@ -98,7 +98,8 @@ static int check_path(struct parser *p, const char *path, const struct field **r
     }
     const char *rest = path + len;
     if ((field->type == FIELD_MAP) != (*rest == '.') || (*rest && !field_name_ok(rest + 1))) {
-        return fault_set(p->fault, FAULT_INVALID, "write labels.NAME", "filter: '%.64s' can't be compared", path);
+        return fault_set(p->fault, FAULT_INVALID, "write labels.NAME", "filter: '%.64s' can't be compared",
+                         path);
     }
     *ret_field = field;
     return 0;
@@ -144,7 +145,8 @@ static int type_value(struct parser *p, const struct field *field, struct store_
         node->number = yes;
     } else if (field->type == FIELD_INT || field->type == FIELD_SIZE) {
         bool negative = node->text[0] == '-';
-        if (parse_uint(node->text + negative, &number, NULL) < 0 && parse_size(node->text, &number, NULL) < 0) {
+        if (parse_uint(node->text + negative, &number, NULL) < 0 &&
+            parse_size(node->text, &number, NULL) < 0) {
             return bad(p, "expected a number or a size");
         }
         node->type = STORE_NUMBER;

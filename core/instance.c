@@ -16,7 +16,6 @@
 #include "base/util.h"
 #include "core/core_int.h"
 
-
 void instance_paths(struct core *core, const char *id, struct driver_instance *instance)
 {
     snprintf(instance->dir, sizeof(instance->dir), "%s/instances/%s", core->state_dir, id);
@@ -31,12 +30,14 @@ static int add_volumes(struct core *core, const json_t *spec, json_t *list, stru
     size_t i;
     json_t *item, *volume;
     char path[DRIVER_PATH_MAX];
-    json_array_foreach(json_object_get(spec, "volumes"), i, item) {
+    json_array_foreach(json_object_get(spec, "volumes"), i, item)
+    {
         if (object_get(core, &model_volume, json_string_value(item), &volume, NULL, fault) < 0) {
             return -1;
         }
         volume_path(core, volume, path, sizeof(path));
-        json_array_append_new(list, json_pack("{s:s, s:s}", "path", path, "format", obj_text(volume, "format")));
+        json_array_append_new(list,
+                              json_pack("{s:s, s:s}", "path", path, "format", obj_text(volume, "format")));
         json_decref(volume);
     }
     return 0;
@@ -46,7 +47,8 @@ static int add_networks(struct core *core, const json_t *spec, json_t *list, str
 {
     size_t i;
     json_t *item, *network;
-    json_array_foreach(json_object_get(spec, "networks"), i, item) {
+    json_array_foreach(json_object_get(spec, "networks"), i, item)
+    {
         if (strcmp(json_string_value(item), "user") == 0) {
             json_array_append_new(list, json_pack("{s:s}", "mode", "user"));
             continue;
@@ -147,8 +149,8 @@ static int get_in_state(struct core *core, const char *name, const char *verb, c
     const char *state = obj_text(instance, "state");
     const char *at = strstr(allowed, state);
     if (!at) {
-        fault_set(fault, FAULT_STATE, "see 'fonda ps'", "instance '%s' is %s: to %s it, it must be %s", name, state,
-                  verb, allowed);
+        fault_set(fault, FAULT_STATE, "see 'fonda ps'", "instance '%s' is %s: to %s it, it must be %s", name,
+                  state, verb, allowed);
         json_decref(instance);
         return -1;
     }
@@ -157,8 +159,8 @@ static int get_in_state(struct core *core, const char *name, const char *verb, c
 }
 
 static int change_state_with_job(struct core *core, const char *name, const char *verb, const char *allowed,
-                                 const char *state, const struct job_type *type, json_t *args, const char *who,
-                                 char *ret_job, struct fault *fault)
+                                 const char *state, const struct job_type *type, json_t *args,
+                                 const char *who, char *ret_job, struct fault *fault)
 {
     json_t *instance = NULL;
     ret_job[0] = '\0';
@@ -185,7 +187,8 @@ int instance_create(struct core *core, json_t *in, const struct caller *caller, 
     ret_job[0] = '\0';
     const struct driver_ops *ops = driver_find(obj_text(in, "kind"));
     if (!ops) {
-        return fault_set(fault, FAULT_UNSUPPORTED, "use kind \"vm\"", "this Fonda has no driver for containers");
+        return fault_set(fault, FAULT_UNSUPPORTED, "use kind \"vm\"",
+                         "this Fonda has no driver for containers");
     }
     char id[16];
     random_id(id);
@@ -198,7 +201,8 @@ int instance_create(struct core *core, json_t *in, const struct caller *caller, 
         return -1;
     }
     const char *name = obj_text(in, "name");
-    int rc = object_put(core, &model_instance, in, STORE_VERSION_NEW, "instance.creating", caller->name, fault);
+    int rc =
+        object_put(core, &model_instance, in, STORE_VERSION_NEW, "instance.creating", caller->name, fault);
     if (rc == 0) {
         rc = instance_link(core, in, fault);
     }
@@ -210,8 +214,8 @@ int instance_create(struct core *core, json_t *in, const struct caller *caller, 
 
 int instance_start(struct core *core, const char *name, const char *who, char *ret_job, struct fault *fault)
 {
-    return change_state_with_job(core, name, "start", "stopped or failed", "starting", &job_instance_start, NULL, who,
-                                 ret_job, fault);
+    return change_state_with_job(core, name, "start", "stopped or failed", "starting", &job_instance_start,
+                                 NULL, who, ret_job, fault);
 }
 
 int instance_stop(struct core *core, const char *name, const json_t *how, const char *who, char *ret_job,
@@ -230,14 +234,14 @@ int instance_restart(struct core *core, const char *name, const json_t *how, con
 
 int instance_pause(struct core *core, const char *name, const char *who, char *ret_job, struct fault *fault)
 {
-    return change_state_with_job(core, name, "pause", "running", NULL, &job_instance_pause, NULL, who, ret_job,
-                                 fault);
+    return change_state_with_job(core, name, "pause", "running", NULL, &job_instance_pause, NULL, who,
+                                 ret_job, fault);
 }
 
 int instance_resume(struct core *core, const char *name, const char *who, char *ret_job, struct fault *fault)
 {
-    return change_state_with_job(core, name, "resume", "paused", NULL, &job_instance_resume, NULL, who, ret_job,
-                                 fault);
+    return change_state_with_job(core, name, "resume", "paused", NULL, &job_instance_resume, NULL, who,
+                                 ret_job, fault);
 }
 
 int instance_delete(struct core *core, const char *name, uint64_t expected, const char *who, char *ret_job,
@@ -250,11 +254,11 @@ int instance_delete(struct core *core, const char *name, uint64_t expected, cons
     }
     json_decref(instance);
     if (expected != STORE_VERSION_ANY && expected != version) {
-        return fault_set(fault, FAULT_CHANGED, "read it again", "instance '%s' was changed by somebody else meanwhile",
-                         name);
+        return fault_set(fault, FAULT_CHANGED, "read it again",
+                         "instance '%s' was changed by somebody else meanwhile", name);
     }
-    return change_state_with_job(core, name, "delete", "stopped or failed", "deleting", &job_instance_delete, NULL,
-                                 who, ret_job, fault);
+    return change_state_with_job(core, name, "delete", "stopped or failed", "deleting", &job_instance_delete,
+                                 NULL, who, ret_job, fault);
 }
 
 /* A copy's own identity and state. */
@@ -263,7 +267,8 @@ static json_t *copy_of(const json_t *instance, const char *new_name)
     json_t *copy = json_object();
     const char *key;
     json_t *value;
-    json_object_foreach((json_t *)instance, key, value) {
+    json_object_foreach((json_t *)instance, key, value)
+    {
         const struct field *field = field_find(&model_instance, key, strlen(key));
         if (field && !(field->flags & F_RO) && strcmp(key, "volumes") != 0) {
             json_object_set_new(copy, key, json_deep_copy(value));
@@ -280,7 +285,8 @@ static int clone_volumes(struct core *core, const json_t *from, json_t *copy, co
     json_t *names = json_array(), *item, *volume;
     size_t i;
     json_object_set_new(copy, "volumes", names);
-    json_array_foreach(json_object_get(from, "volumes"), i, item) {
+    json_array_foreach(json_object_get(from, "volumes"), i, item)
+    {
         char name[160], id[16];
         if (object_get(core, &model_volume, json_string_value(item), &volume, NULL, fault) < 0) {
             return -1;
@@ -295,7 +301,8 @@ static int clone_volumes(struct core *core, const json_t *from, json_t *copy, co
                                      : fault_set(fault, FAULT_INVALID, "choose a shorter one",
                                                  "the volume would be called '%s', which is too long", name);
         if (rc == 0) {
-            rc = object_put(core, &model_volume, volume, STORE_VERSION_NEW, "volume.created", caller->name, fault);
+            rc = object_put(core, &model_volume, volume, STORE_VERSION_NEW, "volume.created", caller->name,
+                            fault);
         }
         json_decref(volume);
         if (rc < 0) {
@@ -330,7 +337,8 @@ int instance_clone(struct core *core, const char *name, const char *new_name, co
         rc = clone_volumes(core, from, copy, caller, fault);
     }
     if (rc == 0) {
-        rc = object_put(core, &model_instance, copy, STORE_VERSION_NEW, "instance.creating", caller->name, fault);
+        rc = object_put(core, &model_instance, copy, STORE_VERSION_NEW, "instance.creating", caller->name,
+                        fault);
     }
     if (rc == 0) {
         rc = instance_link(core, copy, fault);
@@ -395,7 +403,8 @@ char *instance_name_of(struct core *core, const char *id)
 static bool wants_restart(const json_t *instance, int status)
 {
     const char *policy = obj_text(instance, "restart_policy");
-    if (strcmp(obj_text(instance, "state"), "stopping") == 0 || obj_int(instance, "restarts") >= RESTARTS_MAX) {
+    if (strcmp(obj_text(instance, "state"), "stopping") == 0 ||
+        obj_int(instance, "restarts") >= RESTARTS_MAX) {
         return false;
     }
     return strcmp(policy, "always") == 0 || (strcmp(policy, "on-failure") == 0 && status != 0);
@@ -413,8 +422,8 @@ void instance_ended(struct core *core, const char *id, int status)
     char reason[128] = "";
     if (strcmp(obj_text(instance, "state"), "deleting") != 0) {
         if (strcmp(obj_text(instance, "state"), "stopping") != 0) {
-            snprintf(reason, sizeof(reason), status < 0 ? "it ended while nobody watched" : "it ended with status %d",
-                     status);
+            snprintf(reason, sizeof(reason),
+                     status < 0 ? "it ended while nobody watched" : "it ended with status %d", status);
         }
         obj_set_text(instance, "state", "stopped");
     }
@@ -427,8 +436,8 @@ void instance_ended(struct core *core, const char *id, int status)
     if (begin(core, &fault) == 0) {
         int rc = object_put(core, &model_instance, instance, STORE_VERSION_ANY, NULL, NULL, &fault);
         if (rc == 0) {
-            event_add(core, "instance.stopped", &model_instance, name, "", json_pack("{s:i}", "exit_status", status),
-                      &fault);
+            event_add(core, "instance.stopped", &model_instance, name, "",
+                      json_pack("{s:i}", "exit_status", status), &fault);
         }
         end_with_job(core, rc, "", &fault);
     }

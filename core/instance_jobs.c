@@ -23,8 +23,8 @@ static int canceled(struct fault *fault)
     return fault_set(fault, FAULT_CANCELED, NULL, "it was canceled");
 }
 
-static int set_state(struct core *core, const char *name, const char *state, const char *reason, const char *event,
-                     const char *who, struct fault *fault)
+static int set_state(struct core *core, const char *name, const char *state, const char *reason,
+                     const char *event, const char *who, struct fault *fault)
 {
     core_lock(core);
     int rc = instance_set_state(core, name, state, reason, event, who, fault);
@@ -106,7 +106,8 @@ static int run_create(struct core *core, struct job *job, struct fault *fault)
 
 /* ---- start ---- */
 
-static int record_running(struct core *core, const char *name, pid_t pid, const char *who, struct fault *fault)
+static int record_running(struct core *core, const char *name, pid_t pid, const char *who,
+                          struct fault *fault)
 {
     json_t *spec = NULL;
     core_lock(core);
@@ -196,7 +197,8 @@ static int stop_process(struct core *core, struct job *job, const struct driver_
 {
     const json_t *how = job_args(job);
     const json_t *timeout = json_object_get(how, "timeout");
-    uint64_t seconds = (uint64_t)(timeout ? json_integer_value(timeout) : obj_int(instance->spec, "stop_timeout"));
+    uint64_t seconds =
+        (uint64_t)(timeout ? json_integer_value(timeout) : obj_int(instance->spec, "stop_timeout"));
     if (!obj_bool(how, "force") && seconds) {
         struct fault refused = {0};
         job_step(core, job, 0, 2, "asking the guest to end");
@@ -233,8 +235,9 @@ static int stop(struct core *core, struct job *job, struct fault *fault)
     snprintf(was, sizeof(was), "%s", obj_text(instance.spec, "state"));
     int rc = 0;
     if (strcmp(was, "stopped") != 0 && strcmp(was, "failed") != 0) {
-        rc = job_canceled(job) ? canceled(fault) : set_state(core, name, "stopping", NULL, "instance.stopping",
-                                                            job_who(job), fault);
+        rc = job_canceled(job)
+                 ? canceled(fault)
+                 : set_state(core, name, "stopping", NULL, "instance.stopping", job_who(job), fault);
         if (rc == 0) {
             rc = stop_process(core, job, &instance, ops, fault);
         }
@@ -242,8 +245,8 @@ static int stop(struct core *core, struct job *job, struct fault *fault)
             core_lock(core);
             struct fault ignored = {0};
             if (supervise_has(core, instance.id)) {
-                instance_set_state(core, name, strcmp(was, "paused") == 0 ? "paused" : "running", fault->detail, NULL,
-                                   job_who(job), &ignored);
+                instance_set_state(core, name, strcmp(was, "paused") == 0 ? "paused" : "running",
+                                   fault->detail, NULL, job_who(job), &ignored);
             }
             core_unlock(core);
         }
@@ -263,7 +266,8 @@ static int run_stop(struct core *core, struct job *job, struct fault *fault)
 
 static int run_restart(struct core *core, struct job *job, struct fault *fault)
 {
-    if (stop(core, job, fault) < 0 || set_state(core, job_target(job), "starting", NULL, NULL, job_who(job), fault) < 0) {
+    if (stop(core, job, fault) < 0 ||
+        set_state(core, job_target(job), "starting", NULL, NULL, job_who(job), fault) < 0) {
         return -1;
     }
     return run_start(core, job, fault);
@@ -340,7 +344,8 @@ static int copy_file(struct job *job, const char *from, const char *to, struct f
         }
         for (at = data; at < end;) {
             loff_t source = at, target = at;
-            ssize_t n = copy_file_range(in, &source, out, &target, (size_t)MIN(end - at, (off_t)(16 * MiB)), 0);
+            ssize_t n =
+                copy_file_range(in, &source, out, &target, (size_t)MIN(end - at, (off_t)(16 * MiB)), 0);
             if (n < 0) {
                 err_sys(&err, -errno, "cannot copy '%s'", from);
                 return fault_from_err(fault, &err);
@@ -355,7 +360,9 @@ static int copy_file(struct job *job, const char *from, const char *to, struct f
             }
         }
     }
-    return fsync(out) < 0 ? fault_set(fault, FAULT_INTERNAL, NULL, "cannot save '%s': %s", to, strerror(errno)) : 0;
+    return fsync(out) < 0
+               ? fault_set(fault, FAULT_INTERNAL, NULL, "cannot save '%s': %s", to, strerror(errno))
+               : 0;
 }
 
 static void volume_paths(struct core *core, const json_t *names, char paths[][DRIVER_PATH_MAX], size_t max)
@@ -363,10 +370,12 @@ static void volume_paths(struct core *core, const json_t *names, char paths[][DR
     size_t i;
     json_t *item, *volume;
     core_lock(core);
-    json_array_foreach(names, i, item) {
+    json_array_foreach(names, i, item)
+    {
         struct fault ignored = {0};
         paths[i][0] = '\0';
-        if (i < max && object_get(core, &model_volume, json_string_value(item), &volume, NULL, &ignored) == 0) {
+        if (i < max &&
+            object_get(core, &model_volume, json_string_value(item), &volume, NULL, &ignored) == 0) {
             volume_path(core, volume, paths[i], DRIVER_PATH_MAX);
             json_decref(volume);
         }
@@ -407,7 +416,8 @@ static void forget_volumes(struct core *core, const json_t *names)
     size_t i;
     json_t *item, *volume;
     core_lock(core);
-    json_array_foreach(names, i, item) {
+    json_array_foreach(names, i, item)
+    {
         struct fault ignored = {0};
         char path[DRIVER_PATH_MAX];
         if (object_get(core, &model_volume, json_string_value(item), &volume, NULL, &ignored) == 0) {
@@ -472,23 +482,28 @@ int instance_stats(const struct driver_instance *instance, const struct driver_o
 {
     char stat[1024], statm[128];
     pid_t pid = (pid_t)obj_int(instance->spec, "pid");
-    if (!pid || read_proc(pid, "stat", stat, sizeof(stat)) < 0 || read_proc(pid, "statm", statm, sizeof(statm)) < 0) {
+    if (!pid || read_proc(pid, "stat", stat, sizeof(stat)) < 0 ||
+        read_proc(pid, "statm", statm, sizeof(statm)) < 0) {
         return fault_set(fault, FAULT_STATE, "start it first", "instance '%s' does not run", instance->name);
     }
-    /* proc(5): fields 14, 15 (CPU time) and 22 (start time) of stat, in clock ticks; the name may hold spaces. */
+    /* proc(5): fields 14, 15 (CPU time) and 22 (start time) of stat, in clock ticks; the name may hold
+     * spaces. */
     unsigned long long user = 0, system = 0, started = 0, pages = 0;
     const char *rest = strrchr(stat, ')');
-    if (!rest || sscanf(rest + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu %*d %*d %*d %*d %*d %*d %llu",
-                        &user, &system, &started) != 3 ||
+    if (!rest ||
+        sscanf(rest + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu %*d %*d %*d %*d %*d %*d %llu",
+               &user, &system, &started) != 3 ||
         sscanf(statm, "%*u %llu", &pages) != 1) {
         return fault_set(fault, FAULT_INTERNAL, NULL, "cannot read /proc/%d/stat", (int)pid);
     }
     long long ticks = sysconf(_SC_CLK_TCK);
     struct timespec boot;
     clock_gettime(CLOCK_BOOTTIME, &boot);
-    long long up_ms = (long long)boot.tv_sec * 1000 + boot.tv_nsec / 1000000 - (long long)started * 1000 / ticks;
-    json_t *stats = json_pack("{s:I, s:I, s:I}", "cpu_ns", (json_int_t)(user + system) * (1000000000 / ticks), "rss",
-                              (json_int_t)pages * sysconf(_SC_PAGESIZE), "uptime_ms", (json_int_t)MAX(up_ms, 0ll));
+    long long up_ms =
+        (long long)boot.tv_sec * 1000 + boot.tv_nsec / 1000000 - (long long)started * 1000 / ticks;
+    json_t *stats =
+        json_pack("{s:I, s:I, s:I}", "cpu_ns", (json_int_t)(user + system) * (1000000000 / ticks), "rss",
+                  (json_int_t)pages * sysconf(_SC_PAGESIZE), "uptime_ms", (json_int_t)MAX(up_ms, 0ll));
     json_t *own = NULL;
     struct fault ignored = {0};
     if (ops->stats(instance, &own, &ignored) == 0) {

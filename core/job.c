@@ -90,7 +90,8 @@ int job_add(struct core *core, const struct job_type *type, const struct object_
 {
     if (core->job_open >= JOBS_OPEN_MAX) {
         json_decref(args);
-        return fault_set(fault, FAULT_LIMIT, "wait until some have ended", "%u jobs are open already", JOBS_OPEN_MAX);
+        return fault_set(fault, FAULT_LIMIT, "wait until some have ended", "%u jobs are open already",
+                         JOBS_OPEN_MAX);
     }
     struct job *job = calloc(1, sizeof(*job));
     if (!job) {
@@ -102,9 +103,9 @@ int job_add(struct core *core, const struct job_type *type, const struct object_
     job->who = strdup(who);
     snprintf(job->name, sizeof(job->name), "j%lld", (long long)++core->job_last);
     snprintf(job->target, sizeof(job->target), "%s/%s", of->plural, target);
-    job->record = json_pack("{s:s, s:I, s:s, s:s, s:s, s:s}", "name", job->name, "number",
-                            (json_int_t)core->job_last, "type", type->name, "target", job->target, "state", "queued",
-                            "owner", who);
+    job->record =
+        json_pack("{s:s, s:I, s:s, s:s, s:s, s:s}", "name", job->name, "number", (json_int_t)core->job_last,
+                  "type", type->name, "target", job->target, "state", "queued", "owner", who);
     field_defaults(&model_job, job->record);
     obj_set_now(job->record, "created_at");
     if (save(core, job, STORE_VERSION_NEW, fault) < 0) {
@@ -245,7 +246,8 @@ int job_cancel(struct core *core, const char *name, struct fault *fault)
         return -1;
     }
     job->canceled = true;
-    pthread_cond_broadcast(&core->job_cond); /* a queued one ends at once, through a worker: it may have to undo */
+    pthread_cond_broadcast(
+        &core->job_cond); /* a queued one ends at once, through a worker: it may have to undo */
     return 0;
 }
 
@@ -284,7 +286,8 @@ static void trim(struct core *core)
     if (core->job_last > JOBS_KEEP && core->job_last % 16 == 0) {
         for (int64_t i = 0; i < 32; i++) {
             snprintf(name, sizeof(name), "j%lld", (long long)(core->job_last - JOBS_KEEP - i));
-            if (!find(core, name) && store_delete(core->store, "job", name, STORE_VERSION_ANY, NULL) == -ENOENT) {
+            if (!find(core, name) &&
+                store_delete(core->store, "job", name, STORE_VERSION_ANY, NULL) == -ENOENT) {
                 break;
             }
         }
@@ -341,8 +344,10 @@ static int end_old_jobs(struct core *core, struct err *err)
     int rc = store_list(core->store, "job", &query, collect_row, open, NULL, err);
     size_t i;
     struct fault fault = {0}, why = {0};
-    fault_set(&why, FAULT_RESTARTED, "look at the instance, then ask again", "the daemon ended while this job was open");
-    json_array_foreach(open, i, record) {
+    fault_set(&why, FAULT_RESTARTED, "look at the instance, then ask again",
+              "the daemon ended while this job was open");
+    json_array_foreach(open, i, record)
+    {
         obj_set_text(record, "state", "failed");
         obj_set_now(record, "ended_at");
         json_object_set_new(record, "error", error_of(&why));

@@ -7,14 +7,14 @@
 #include "base/util.h"
 #include "core/model.h"
 
-#define TYPE(var, kind_, plural_, schema_, fields_, about_)                                                           \
+#define TYPE(var, kind_, plural_, schema_, fields_, about_)                                                  \
     const struct object_type var = {kind_, plural_, schema_, about_, fields_, ARRAY_SIZE(fields_)}
 
 #define NUMBER_MAX INT64_MAX
 #define PATH_LEN   4095
 
 static const char *const kinds[] = {"vm", "container", NULL};
-static const char *const states[] = {"creating", "stopped", "starting", "running", "paused",
+static const char *const states[] = {"creating", "stopped",  "starting", "running", "paused",
                                      "stopping", "deleting", "failed",   NULL};
 static const char *const engines[] = {"bt", "kvm", NULL};
 static const char *const policies[] = {"never", "on-failure", "always", NULL};
@@ -46,29 +46,34 @@ static const struct field instance_fields[] = {
     {"created_at", FIELD_TIME, F_RO, .about = "when it was created"},
     {"started_at", FIELD_TIME, F_RO, .about = "when it started the last time"},
     {"pid", FIELD_INT, F_RO, 0, NUMBER_MAX, .about = "its process on the host, while there is one"},
-    {"restarts", FIELD_INT, F_RO, 0, NUMBER_MAX, .def = "0", .about = "how often the restart policy restarted it"},
+    {"restarts", FIELD_INT, F_RO, 0, NUMBER_MAX, .def = "0",
+     .about = "how often the restart policy restarted it"},
     {"after_restart", FIELD_BOOL, F_RO, .def = "false", .about = "changes wait for its next start"},
     {"cpus", FIELD_INT, F_RESTART, 1, 32, .def = "1", .about = "virtual CPUs, 1 to 32"},
     {"memory", FIELD_SIZE, F_RESTART, 1 << 20, INT64_C(1) << 44, .def = "268435456",
      .about = "memory in bytes, or a text such as \"512M\"; at least 1M"},
     {"engine", FIELD_ENUM, F_RESTART, .values = engines, .def = "\"bt\"", .about = "how guest code runs"},
     {"cpu_model", FIELD_STRING, F_RESTART, 1, 64, .about = "the CPU that the guest sees"},
-    {"kernel", FIELD_STRING, F_HOST | F_RESTART, 1, PATH_LEN, .about = "kernel: an absolute path on the host"},
-    {"initrds", FIELD_STRINGS, F_HOST | F_RESTART, 0, 8, .def = "[]", .about = "initial RAM disks, absolute paths"},
+    {"kernel", FIELD_STRING, F_HOST | F_RESTART, 1, PATH_LEN,
+     .about = "kernel: an absolute path on the host"},
+    {"initrds", FIELD_STRINGS, F_HOST | F_RESTART, 0, 8, .def = "[]",
+     .about = "initial RAM disks, absolute paths"},
     {"append", FIELD_STRING, F_RESTART, 0, 2048, .about = "the kernel's command line"},
     {"disks", FIELD_STRINGS, F_HOST | F_RESTART, 0, 16, .def = "[]",
      .about = "disks on the host, as `fonda run --disk` takes them"},
     {"volumes", FIELD_STRINGS, F_RESTART, 0, 16, .def = "[]", .about = "volumes, by name, as further disks"},
     {"networks", FIELD_STRINGS, F_RESTART, 0, 8, .def = "[]",
      .about = "networks, by name; \"user\" is always there"},
-    {"publish", FIELD_STRINGS, F_HOST | F_RESTART, 0, 16, .def = "[]", .about = "ports of the host, as HOST:GUEST"},
+    {"publish", FIELD_STRINGS, F_HOST | F_RESTART, 0, 16, .def = "[]",
+     .about = "ports of the host, as HOST:GUEST"},
     {"shares", FIELD_STRINGS, F_HOST | F_RESTART, 0, 16, .def = "[]",
      .about = "directories of the host, as DIRECTORY:TAG"},
     {"rng", FIELD_ENUM, F_RESTART, .values = on_off, .def = "\"on\"", .about = "a source of random numbers"},
     {"reboot", FIELD_BOOL, F_RESTART, .def = "true", .about = "whether a guest's reboot starts it again"},
     {"autostart", FIELD_BOOL, 0, .def = "false", .about = "start with the daemon"},
     {"autostart_order", FIELD_INT, 0, 0, 1000, .def = "100", .about = "lower ones start first"},
-    {"restart_policy", FIELD_ENUM, 0, .values = policies, .def = "\"never\"", .about = "what happens when it ends by itself"},
+    {"restart_policy", FIELD_ENUM, 0, .values = policies, .def = "\"never\"",
+     .about = "what happens when it ends by itself"},
     {"stop_timeout", FIELD_INT, 0, 0, 3600, .def = "30",
      .about = "seconds from the power button until it is ended by force"},
     {"changed_by", FIELD_STRING, F_RO, 0, 64, .about = "who changed it last"},
@@ -81,7 +86,8 @@ static const struct field image_fields[] = {
     {"kind", FIELD_ENUM, F_CREATE, .values = image_kinds, .def = "\"disk\"", .about = "what is in it"},
     {"description", FIELD_STRING, 0, 0, 1024, .def = "\"\"", .about = "free text"},
     {"labels", FIELD_MAP, 0, 0, 64, .def = "{}", .about = "names and texts of your own"},
-    {"path", FIELD_STRING, F_REQUIRED | F_CREATE | F_HOST, 1, PATH_LEN, .about = "the file, an absolute path on the host"},
+    {"path", FIELD_STRING, F_REQUIRED | F_CREATE | F_HOST, 1, PATH_LEN,
+     .about = "the file, an absolute path on the host"},
     {"size", FIELD_INT, F_RO, 0, NUMBER_MAX, .def = "0", .about = "bytes of the file"},
     {"created_at", FIELD_TIME, F_RO, .about = "when it was registered"},
     {"changed_by", FIELD_STRING, F_RO, 0, 64, .about = "who changed it last"},
@@ -95,12 +101,14 @@ static const struct field volume_fields[] = {
     {"description", FIELD_STRING, 0, 0, 1024, .def = "\"\"", .about = "free text"},
     {"labels", FIELD_MAP, 0, 0, 64, .def = "{}", .about = "names and texts of your own"},
     {"format", FIELD_ENUM, F_CREATE, .values = formats, .def = "\"raw\"", .about = "how it is stored"},
-    {"size", FIELD_SIZE, F_REQUIRED | F_CREATE, 512, INT64_C(1) << 46, .about = "bytes, or a text such as \"10G\""},
+    {"size", FIELD_SIZE, F_REQUIRED | F_CREATE, 512, INT64_C(1) << 46,
+     .about = "bytes, or a text such as \"10G\""},
     {"owner", FIELD_STRING, F_RO, 0, 64, .def = "\"\"", .about = "the user whose quota it counts against"},
     {"created_at", FIELD_TIME, F_RO, .about = "when it was created"},
     {"changed_by", FIELD_STRING, F_RO, 0, 64, .about = "who changed it last"},
 };
-TYPE(model_volume, "volume", "volumes", "Volume", volume_fields, "A disk that outlives the instances that use it.");
+TYPE(model_volume, "volume", "volumes", "Volume", volume_fields,
+     "A disk that outlives the instances that use it.");
 
 static const struct field network_fields[] = {
     {"name", FIELD_NAME, F_REQUIRED | F_CREATE, .about = "unique among networks"},
@@ -109,7 +117,8 @@ static const struct field network_fields[] = {
     {"labels", FIELD_MAP, 0, 0, 64, .def = "{}", .about = "names and texts of your own"},
     {"mode", FIELD_ENUM, F_CREATE, .values = network_modes, .def = "\"user\"",
      .about = "user: NAT in the instance's process; tap, wire: as `fonda run --net` takes them"},
-    {"options", FIELD_STRING, F_CREATE | F_HOST, 1, 1024, .about = "further options of --net, such as \"mtu=1500\""},
+    {"options", FIELD_STRING, F_CREATE | F_HOST, 1, 1024,
+     .about = "further options of --net, such as \"mtu=1500\""},
     {"created_at", FIELD_TIME, F_RO, .about = "when it was created"},
     {"changed_by", FIELD_STRING, F_RO, 0, 64, .about = "who changed it last"},
 };
@@ -121,10 +130,12 @@ static const struct field user_fields[] = {
     {"version", FIELD_INT, F_RO, 0, NUMBER_MAX, .about = "counts changes; the ETag"},
     {"description", FIELD_STRING, 0, 0, 1024, .def = "\"\"", .about = "free text"},
     {"role", FIELD_ENUM, 0, .values = roles, .def = "\"none\"", .about = "on everything"},
-    {"grants", FIELD_MAP, 0, 0, 256, .values = roles, .def = "{}", .about = "roles on single instances, by name"},
+    {"grants", FIELD_MAP, 0, 0, 256, .values = roles, .def = "{}",
+     .about = "roles on single instances, by name"},
     {"quota_instances", FIELD_INT, 0, 0, 1000000, .about = "at most so many instances"},
     {"quota_cpus", FIELD_INT, 0, 0, 1000000, .about = "at most so many virtual CPUs, all instances together"},
-    {"quota_memory", FIELD_SIZE, 0, 0, INT64_C(1) << 50, .about = "at most so much memory, all instances together"},
+    {"quota_memory", FIELD_SIZE, 0, 0, INT64_C(1) << 50,
+     .about = "at most so much memory, all instances together"},
     {"quota_disk", FIELD_SIZE, 0, 0, INT64_C(1) << 50, .about = "at most so many bytes of volumes"},
     {"token_hash", FIELD_STRING, F_RO | F_SECRET, 64, 64, .about = "SHA-256 of the token"},
     {"has_token", FIELD_BOOL, F_RO, .def = "false", .about = "whether a token was made"},
@@ -173,11 +184,13 @@ static const struct field audit_fields[] = {
     {"path", FIELD_STRING, F_RO | F_REQUIRED, 1, 256, .about = "what was asked for"},
     {"status", FIELD_INT, F_RO | F_REQUIRED, 100, 599, .about = "what was answered"},
 };
-TYPE(model_audit, "audit record", "audit", "AuditRecord", audit_fields, "Who did what: each request that changes something.");
+TYPE(model_audit, "audit record", "audit", "AuditRecord", audit_fields,
+     "Who did what: each request that changes something.");
 
 static const struct field stop_fields[] = {
     {"force", FIELD_BOOL, 0, .about = "true: at once, without asking the guest"},
-    {"timeout", FIELD_INT, 0, 0, 3600, .about = "seconds until it is ended by force, instead of the instance's own"},
+    {"timeout", FIELD_INT, 0, 0, 3600,
+     .about = "seconds until it is ended by force, instead of the instance's own"},
 };
 TYPE(model_stop, "stop request", NULL, "Stop", stop_fields, "How to stop.");
 
@@ -189,10 +202,12 @@ TYPE(model_rename, "rename request", NULL, "Rename", rename_fields, "A new name.
 static const struct field clone_fields[] = {
     {"name", FIELD_NAME, F_REQUIRED, .about = "the copy's name"},
 };
-TYPE(model_clone, "clone request", NULL, "Clone", clone_fields, "A copy of a stopped instance, volumes included.");
+TYPE(model_clone, "clone request", NULL, "Clone", clone_fields,
+     "A copy of a stopped instance, volumes included.");
 
 static const struct field token_fields[] = {
-    {"token", FIELD_STRING, F_RO | F_REQUIRED, 1, 128, .about = "for \"Authorization: Bearer\"; shown this once"},
+    {"token", FIELD_STRING, F_RO | F_REQUIRED, 1, 128,
+     .about = "for \"Authorization: Bearer\"; shown this once"},
 };
 TYPE(model_token, "token", NULL, "Token", token_fields, "A new token.");
 
@@ -232,7 +247,7 @@ static const struct field problem_fields[] = {
 TYPE(model_problem, "problem", NULL, "Problem", problem_fields, "Why a request was refused (RFC 9457).");
 
 const struct object_type *const model_types[] = {
-    &model_instance, &model_image,  &model_volume, &model_network, &model_user,  &model_job,
-    &model_event,    &model_audit,  &model_error,  &model_stop,    &model_rename, &model_clone,
-    &model_token,    &model_stats,  &model_host,   &model_whoami,  &model_problem, NULL,
+    &model_instance, &model_image, &model_volume, &model_network, &model_user,    &model_job,
+    &model_event,    &model_audit, &model_error,  &model_stop,    &model_rename,  &model_clone,
+    &model_token,    &model_stats, &model_host,   &model_whoami,  &model_problem, NULL,
 };

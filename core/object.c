@@ -86,7 +86,8 @@ int volume_make(struct core *core, const json_t *volume, struct fault *fault)
 static int create_volume(struct core *core, json_t *volume, const struct caller *caller, struct fault *fault)
 {
     if (strcmp(obj_text(volume, "format"), "raw") != 0) {
-        return fault_set(fault, FAULT_UNSUPPORTED, "leave 'format' out", "volumes are raw; qcow2 images are for exchange");
+        return fault_set(fault, FAULT_UNSUPPORTED, "leave 'format' out",
+                         "volumes are raw; qcow2 images are for exchange");
     }
     if (quota_check(core, caller->name, &model_volume, volume, NULL, fault) < 0) {
         return -1;
@@ -103,11 +104,13 @@ static int create_image(json_t *image, struct fault *fault)
     const char *path = obj_text(image, "path");
     struct stat st;
     if (path[0] != '/') {
-        return fault_set(fault, FAULT_INVALID, "give an absolute path", "'path' is not absolute: '%.128s'", path);
+        return fault_set(fault, FAULT_INVALID, "give an absolute path", "'path' is not absolute: '%.128s'",
+                         path);
     }
     if (stat(path, &st) < 0 || !S_ISREG(st.st_mode)) {
-        return fault_set(fault, FAULT_INVALID, "give the path of a file on the daemon's host", "'path': '%.256s' %s",
-                         path, errno == ENOENT ? "does not exist" : "is not a file that can be read");
+        return fault_set(fault, FAULT_INVALID, "give the path of a file on the daemon's host",
+                         "'path': '%.256s' %s", path,
+                         errno == ENOENT ? "does not exist" : "is not a file that can be read");
     }
     obj_set_int(image, "size", st.st_size);
     return 0;
@@ -143,17 +146,17 @@ static int link_all(struct core *core, const json_t *instance, const char *list,
     size_t i;
     json_t *item;
     struct err err = {0};
-    json_array_foreach(json_object_get(instance, list), i, item) {
+    json_array_foreach(json_object_get(instance, list), i, item)
+    {
         const char *name = json_string_value(item);
         if (to == &model_network && strcmp(name, "user") == 0) {
             continue;
         }
         if (store_link(core->store, "instance", obj_text(instance, "name"), to->kind, name, &err) < 0) {
             fault_from_err(fault, &err);
-            return err.code == -ENOENT
-                       ? fault_set(fault, FAULT_INVALID, "create it first", "'%s': there is no %s '%.64s'", list,
-                                   to->kind, name)
-                       : -1;
+            return err.code == -ENOENT ? fault_set(fault, FAULT_INVALID, "create it first",
+                                                   "'%s': there is no %s '%.64s'", list, to->kind, name)
+                                       : -1;
         }
     }
     return 0;
@@ -177,7 +180,8 @@ static bool apply(const struct object_type *type, json_t *object, const json_t *
     bool restart = false;
     const char *key;
     json_t *value;
-    json_object_foreach((json_t *)patch, key, value) {
+    json_object_foreach((json_t *)patch, key, value)
+    {
         const struct field *field = field_find(type, key, strlen(key));
         bool same = json_equal(value, json_object_get(object, key));
         restart |= field && (field->flags & F_RESTART) && !same;
@@ -201,8 +205,8 @@ static int change_instance(struct core *core, json_t *object, bool restart, stru
         json_object_set_new(object, "after_restart", json_true());
     }
     const struct driver_ops *ops = driver_find(obj_text(object, "kind"));
-    if (ops->check(object, fault) < 0 ||
-        quota_check(core, obj_text(object, "owner"), &model_instance, object, obj_text(object, "name"), fault) < 0) {
+    if (ops->check(object, fault) < 0 || quota_check(core, obj_text(object, "owner"), &model_instance, object,
+                                                     obj_text(object, "name"), fault) < 0) {
         return -1;
     }
     return instance_link(core, object, fault);

@@ -81,8 +81,8 @@ static void adopt_one(struct core *core, const json_t *spec)
         if (supervise_add(core, instance.id, status.pid, &fault) < 0) {
             instance_ended(core, instance.id, -1); /* it ended just now */
         }
-    } else if (strcmp(state, "starting") == 0 || strcmp(state, "stopping") == 0 || strcmp(state, "running") == 0 ||
-               strcmp(state, "paused") == 0) {
+    } else if (strcmp(state, "starting") == 0 || strcmp(state, "stopping") == 0 ||
+               strcmp(state, "running") == 0 || strcmp(state, "paused") == 0) {
         int code = -1;
         FILE *file = fopen(instance.status, "re");
         if (file) {
@@ -105,7 +105,8 @@ static void sweep(struct core *core, const char *folder, const json_t *list)
         bool known = entry->d_name[0] == '.';
         size_t i;
         json_t *item;
-        json_array_foreach(list, i, item) {
+        json_array_foreach(list, i, item)
+        {
             known |= strcmp(obj_text(item, "id"), entry->d_name) == 0;
         }
         if (!known) {
@@ -124,7 +125,8 @@ static void check_volumes(struct core *core, const json_t *volumes)
 {
     size_t i;
     json_t *volume;
-    json_array_foreach(volumes, i, volume) {
+    json_array_foreach(volumes, i, volume)
+    {
         char path[DRIVER_PATH_MAX];
         struct fault fault = {0};
         volume_path(core, volume, path, sizeof(path));
@@ -144,8 +146,10 @@ int recover(struct core *core, struct err *err)
     }
     size_t i;
     json_t *spec;
-    json_array_foreach(instances, i, spec) {
-        if (strcmp(obj_text(spec, "state"), "stopped") != 0 && strcmp(obj_text(spec, "state"), "failed") != 0) {
+    json_array_foreach(instances, i, spec)
+    {
+        if (strcmp(obj_text(spec, "state"), "stopped") != 0 &&
+            strcmp(obj_text(spec, "state"), "failed") != 0) {
             adopt_one(core, spec);
         }
     }
@@ -170,12 +174,16 @@ void recover_autostart(struct core *core)
         {.op = STORE_OP_EQ, .path = "state", .type = STORE_TEXT, .text = "stopped"},
         {.op = STORE_OP_AND, .left = 0, .right = 1},
     };
-    struct store_query query = {.nodes = nodes, .count = ARRAY_SIZE(nodes), .limit = UINT32_MAX, .sort_count = 1,
+    struct store_query query = {.nodes = nodes,
+                                .count = ARRAY_SIZE(nodes),
+                                .limit = UINT32_MAX,
+                                .sort_count = 1,
                                 .sort = {{"autostart_order", false}}};
     json_t *names = json_array(), *name;
     size_t i;
     store_list(core->store, "instance", &query, name_row, names, NULL, NULL);
-    json_array_foreach(names, i, name) {
+    json_array_foreach(names, i, name)
+    {
         char job[24];
         struct fault fault = {0};
         if (instance_start(core, json_string_value(name), "autostart", job, &fault) < 0) {

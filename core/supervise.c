@@ -49,7 +49,8 @@ int supervise_add(struct core *core, const char *id, pid_t pid, struct fault *fa
         if (fd >= 0) {
             close(fd);
         }
-        return fault_set(fault, FAULT_INTERNAL, NULL, "cannot watch process %d: %s", (int)pid, strerror(error));
+        return fault_set(fault, FAULT_INTERNAL, NULL, "cannot watch process %d: %s", (int)pid,
+                         strerror(error));
     }
     core->watched_count++;
     return 0;

@@ -54,7 +54,8 @@ int user_from_name(struct core *core, const char *name, struct caller *ret_calle
     json_t *user = NULL;
     struct fault ignored = {0};
     if (!field_name_ok(name) || object_get(core, &model_user, name, &user, NULL, &ignored) < 0) {
-        return fault_set(fault, FAULT_UNAUTHORIZED, "an administrator can add it: fonda user create NAME --role viewer",
+        return fault_set(fault, FAULT_UNAUTHORIZED,
+                         "an administrator can add it: fonda user create NAME --role viewer",
                          "'%.64s' is not a user of this daemon", name);
     }
     take_user(user, ret_caller);
@@ -103,7 +104,8 @@ int user_from_token(struct core *core, const char *token, struct caller *ret_cal
     json_t *user = NULL;
     store_list(core->store, "user", &query, first_row, &user, NULL, NULL);
     if (!user) {
-        return fault_set(fault, FAULT_UNAUTHORIZED, "an administrator can make a new one: fonda user token NAME",
+        return fault_set(fault, FAULT_UNAUTHORIZED,
+                         "an administrator can make a new one: fonda user token NAME",
                          "the token is not valid");
     }
     take_user(user, ret_caller);
@@ -160,7 +162,8 @@ static bool sum_row(void *arg, const struct store_row *row)
     return true;
 }
 
-static int over(const char *owner, const json_t *user, const char *quota, int64_t would_be, struct fault *fault)
+static int over(const char *owner, const json_t *user, const char *quota, int64_t would_be,
+                struct fault *fault)
 {
     const json_t *limit = json_object_get(user, quota);
     if (!limit || would_be <= json_integer_value(limit)) {

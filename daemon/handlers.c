@@ -91,7 +91,8 @@ static int restrict_list(const struct request *request, struct filter *filter, s
     unsigned count = 0;
     const char *name;
     json_t *role;
-    json_object_foreach(request->caller.grants, name, role) {
+    json_object_foreach(request->caller.grants, name, role)
+    {
         if (role_parse(json_string_value(role)) >= ROLE_VIEWER && count < ARRAY_SIZE(names)) {
             names[count++] = name;
         }
@@ -104,8 +105,8 @@ static int check_fields(const struct object_type *type, const char *fields, stru
     while (fields && *fields) {
         size_t len = strcspn(fields, ",");
         if (!field_find(type, fields, len)) {
-            return fault_set(fault, FAULT_INVALID, "for example: fields=name,state", "fields: %s has no member '%.*s'",
-                             type->kind, (int)MIN(len, 64), fields);
+            return fault_set(fault, FAULT_INVALID, "for example: fields=name,state",
+                             "fields: %s has no member '%.*s'", type->kind, (int)MIN(len, 64), fields);
         }
         fields += len;
         fields += *fields == ',';
@@ -118,7 +119,8 @@ int handle_list(struct request *request, struct fault *fault)
     const struct object_type *type = request->route->type;
     const char *filter_text = request_arg(request, "filter"), *sort = request_arg(request, "sort");
     struct filter *filter = malloc(sizeof(*filter));
-    struct listing list = {.type = type, .fields = request_arg(request, "fields"), .secrets = type == &model_user};
+    struct listing list = {
+        .type = type, .fields = request_arg(request, "fields"), .secrets = type == &model_user};
     struct store_query query = {0};
     uint64_t total = 0;
     struct err err = {0};
@@ -127,7 +129,8 @@ int handle_list(struct request *request, struct fault *fault)
                     request_arg_uint(request, "offset", 0, INT64_MAX, &query.offset, fault) < 0 ||
                     check_fields(type, list.fields, fault) < 0 ||
                     filter_parse(type, filter_text ? filter_text : "", filter, fault) < 0 ||
-                    filter_sort(type, sort ? sort : "", &query, fault) < 0 || restrict_list(request, filter, fault) < 0)) {
+                    filter_sort(type, sort ? sort : "", &query, fault) < 0 ||
+                    restrict_list(request, filter, fault) < 0)) {
         rc = -1;
     }
     if (rc == 0) {
@@ -187,8 +190,8 @@ int handle_change(struct request *request, struct fault *fault)
 {
     uint64_t expected;
     if (request_expected(request, &expected, fault) < 0 ||
-        object_change(request->core, request->route->type, request->name, request->body, expected, &request->caller, NULL,
-                      fault) < 0) {
+        object_change(request->core, request->route->type, request->name, request->body, expected,
+                      &request->caller, NULL, fault) < 0) {
         return -1;
     }
     return show(request, 200, fault);
@@ -198,7 +201,8 @@ int handle_delete(struct request *request, struct fault *fault)
 {
     uint64_t expected;
     if (request_expected(request, &expected, fault) < 0 ||
-        object_delete(request->core, request->route->type, request->name, expected, &request->caller, fault) < 0) {
+        object_delete(request->core, request->route->type, request->name, expected, &request->caller, fault) <
+            0) {
         return -1;
     }
     request->status = 204;

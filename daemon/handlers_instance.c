@@ -28,7 +28,8 @@ int handle_instance_delete(struct request *request, struct fault *fault)
     return 0;
 }
 
-typedef int simple_fn(struct core *core, const char *name, const char *who, char *ret_job, struct fault *fault);
+typedef int simple_fn(struct core *core, const char *name, const char *who, char *ret_job,
+                      struct fault *fault);
 typedef int stop_fn(struct core *core, const char *name, const json_t *how, const char *who, char *ret_job,
                     struct fault *fault);
 
@@ -80,7 +81,8 @@ int handle_instance_restart(struct request *request, struct fault *fault)
 int handle_instance_clone(struct request *request, struct fault *fault)
 {
     char job[24];
-    if (instance_clone(request->core, request->name, obj_text(request->body, "name"), &request->caller, job, fault) < 0) {
+    if (instance_clone(request->core, request->name, obj_text(request->body, "name"), &request->caller, job,
+                       fault) < 0) {
         return -1;
     }
     answer_job(request, job);

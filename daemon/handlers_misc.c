@@ -29,8 +29,9 @@ int handle_host(struct request *request, struct fault *fault)
     sysinfo(&info);
     uname(&name);
     answer_json(request, 200,
-                json_pack("{s:s, s:i, s:s, s:i, s:I, s:s, s:I}", "version", FONDA_VERSION, "pid", (int)getpid(),
-                          "state_dir", core_state_dir(request->core), "cpus", (int)sysconf(_SC_NPROCESSORS_ONLN), "memory",
+                json_pack("{s:s, s:i, s:s, s:i, s:I, s:s, s:I}", "version", FONDA_VERSION, "pid",
+                          (int)getpid(), "state_dir", core_state_dir(request->core), "cpus",
+                          (int)sysconf(_SC_NPROCESSORS_ONLN), "memory",
                           (json_int_t)info.totalram * info.mem_unit, "kernel", name.release, "uptime_ms",
                           (json_int_t)core_uptime_ms(request->core)));
     return 0;
@@ -38,8 +39,9 @@ int handle_host(struct request *request, struct fault *fault)
 
 int handle_whoami(struct request *request, struct fault *fault)
 {
-    answer_json(request, 200,
-                json_pack("{s:s, s:s}", "name", request->caller.name, "role", role_name(request->caller.role)));
+    answer_json(
+        request, 200,
+        json_pack("{s:s, s:s}", "name", request->caller.name, "role", role_name(request->caller.role)));
     return 0;
 }
 
@@ -68,8 +70,8 @@ static int check_job(struct request *request, enum role role, struct fault *faul
     bool own = strcmp(obj_text(job, "owner"), request->caller.name) == 0;
     json_decref(job);
     if (!own && request->caller.role < role) {
-        return fault_set(fault, FAULT_FORBIDDEN, "ask whoever started it", "this is not your job, and needs the role %s",
-                         role_name(role));
+        return fault_set(fault, FAULT_FORBIDDEN, "ask whoever started it",
+                         "this is not your job, and needs the role %s", role_name(role));
     }
     return 0;
 }

@@ -24,14 +24,18 @@ struct options {
 static const struct option_spec specs[] = {
     {"state", OPTION_STRING, offsetof(struct options, state), 0, 0, "DIR",
      "where everything is kept (root: /var/lib/fonda; else ~/.local/share/fonda)"},
-    {"socket", OPTION_STRING, offsetof(struct options, socket), 0, 0, "PATH", "the API's unix socket (STATE/fondad.sock)"},
-    {"listen", OPTION_STRING, offsetof(struct options, listen), 0, 0, "ADDRESS:PORT", "also serve the API over TLS"},
+    {"socket", OPTION_STRING, offsetof(struct options, socket), 0, 0, "PATH",
+     "the API's unix socket (STATE/fondad.sock)"},
+    {"listen", OPTION_STRING, offsetof(struct options, listen), 0, 0, "ADDRESS:PORT",
+     "also serve the API over TLS"},
     {"tls-cert", OPTION_STRING, offsetof(struct options, tls_cert), 0, 0, "FILE", "certificate chain, PEM"},
     {"tls-key", OPTION_STRING, offsetof(struct options, tls_key), 0, 0, "FILE", "its key, PEM"},
     {"tls-client-ca", OPTION_STRING, offsetof(struct options, tls_client_ca), 0, 0, "FILE",
      "who may sign the certificates of clients; their common names are users"},
-    {"no-autostart", OPTION_FLAG, offsetof(struct options, no_autostart), 0, 0, NULL, "don't start instances"},
-    {"openapi", OPTION_FLAG, offsetof(struct options, openapi), 0, 0, NULL, "print the API's description and end"},
+    {"no-autostart", OPTION_FLAG, offsetof(struct options, no_autostart), 0, 0, NULL,
+     "don't start instances"},
+    {"openapi", OPTION_FLAG, offsetof(struct options, openapi), 0, 0, NULL,
+     "print the API's description and end"},
     {"version", OPTION_FLAG, offsetof(struct options, version), 0, 0, NULL, "print the version"},
     {"help", OPTION_FLAG, offsetof(struct options, help), 0, 0, NULL, "print this help"},
 };
@@ -98,10 +102,12 @@ int main(int argc, char **argv)
         return EXIT_USAGE;
     }
     if (options.help) {
-        printf("usage: fondad [OPTIONS]\n\nServes the API for machines and containers of this host. 'fonda' starts one by "
+        printf("usage: fondad [OPTIONS]\n\nServes the API for machines and containers of this host. 'fonda' "
+               "starts one by "
                "itself.\n\nOptions:\n");
         options_print(stdout, specs, ARRAY_SIZE(specs));
-        printf("\nExamples:\n  fondad\n  fondad --state /srv/fonda --listen 0.0.0.0:8443 --tls-cert cert.pem --tls-key "
+        printf("\nExamples:\n  fondad\n  fondad --state /srv/fonda --listen 0.0.0.0:8443 --tls-cert cert.pem "
+               "--tls-key "
                "key.pem\n");
         return 0;
     }

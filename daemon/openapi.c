@@ -70,14 +70,14 @@ static json_t *parameters(const struct route *route)
 static json_t *result_schema(const struct route *route)
 {
     if (route->flags & ROUTE_LIST) {
-        return json_pack("{s:s, s:[ss], s:{s:{s:s, s:o}, s:{s:s}}}", "type", "object", "required", "items", "total",
-                         "properties", "items", "type", "array", "items", ref(route->result->schema), "total", "type",
-                         "integer");
+        return json_pack("{s:s, s:[ss], s:{s:{s:s, s:o}, s:{s:s}}}", "type", "object", "required", "items",
+                         "total", "properties", "items", "type", "array", "items", ref(route->result->schema),
+                         "total", "type", "integer");
     }
     if (route->flags & ROUTE_AFTER) {
-        return json_pack("{s:s, s:[ss], s:{s:{s:s, s:o}, s:{s:s}}}", "type", "object", "required", "items", "last",
-                         "properties", "items", "type", "array", "items", ref(route->result->schema), "last", "type",
-                         "integer");
+        return json_pack("{s:s, s:[ss], s:{s:{s:s, s:o}, s:{s:s}}}", "type", "object", "required", "items",
+                         "last", "properties", "items", "type", "array", "items", ref(route->result->schema),
+                         "last", "type", "integer");
     }
     return ref(route->result->schema);
 }
@@ -101,7 +101,8 @@ static json_t *answers(const struct route *route)
     } else if (route->flags & ROUTE_TEXT) {
         bool json = strcmp(route->id, "openapi") == 0;
         add_answer(all, "200", "the text",
-                   json ? content("application/json", json_pack("{s:s}", "type", "object")) : content("text/plain", text()));
+                   json ? content("application/json", json_pack("{s:s}", "type", "object"))
+                        : content("text/plain", text()));
     } else {
         const char *status = route->flags & ROUTE_CREATED ? "201" : "200";
         add_answer(all, status, "done", content("application/json", result_schema(route)));
@@ -124,7 +125,9 @@ static json_t *operation(const struct route *route)
     if (route->body) {
         char schema[64];
         snprintf(schema, sizeof(schema), "%s%s", route->body->schema,
-                 !route->body->plural ? "" : route->mode == FIELD_CREATE ? "Create" : "Change");
+                 !route->body->plural          ? ""
+                 : route->mode == FIELD_CREATE ? "Create"
+                                               : "Change");
         json_object_set_new(op, "requestBody",
                             json_pack("{s:b, s:o}", "required", !(route->flags & ROUTE_OPTIONAL), "content",
                                       content("application/json", ref(schema))));
@@ -145,7 +148,9 @@ static json_t *schemas(void)
             }
             is_body |= !type->plural;
             snprintf(name, sizeof(name), "%s%s", type->schema,
-                     !type->plural ? "" : routes[r].mode == FIELD_CREATE ? "Create" : "Change");
+                     !type->plural                    ? ""
+                     : routes[r].mode == FIELD_CREATE ? "Create"
+                                                      : "Change");
             json_object_set_new(all, name, field_schema(type, true, routes[r].mode));
         }
         if (!is_body) {
@@ -172,12 +177,13 @@ char *openapi_text(void)
         json_object_set_new(path, method, operation(&routes[i]));
     }
     json_t *root = json_pack(
-        "{s:s, s:{s:s, s:s, s:s}, s:o, s:{s:o, s:{s:{s:s, s:s}, s:{s:s}}}, s:[{s:[]}, {s:[]}, {}]}", "openapi", "3.1.0",
-        "info", "title", "Fonda", "version", FONDA_VERSION, "description",
-        "Machines and containers of one host. Errors are problem+json with a code, what was wrong and what to do; "
+        "{s:s, s:{s:s, s:s, s:s}, s:o, s:{s:o, s:{s:{s:s, s:s}, s:{s:s}}}, s:[{s:[]}, {s:[]}, {}]}",
+        "openapi", "3.1.0", "info", "title", "Fonda", "version", FONDA_VERSION, "description",
+        "Machines and containers of one host. Errors are problem+json with a code, what was wrong and what "
+        "to do; "
         "work that takes longer is a job.",
-        "paths", paths, "components", "schemas", schemas(), "securitySchemes", "token", "type", "http", "scheme",
-        "bearer", "certificate", "type", "mutualTLS", "security", "token", "certificate");
+        "paths", paths, "components", "schemas", schemas(), "securitySchemes", "token", "type", "http",
+        "scheme", "bearer", "certificate", "type", "mutualTLS", "security", "token", "certificate");
     char *out = root ? json_dumps(root, JSON_INDENT(1)) : NULL;
     json_decref(root);
     return out;

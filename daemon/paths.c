@@ -39,8 +39,10 @@ int fonda_paths(const char *state, const char *socket, char *ret_state, char *re
     int len = socket ? snprintf(ret_socket, FONDA_PATH_MAX, "%s", socket)
                      : snprintf(ret_socket, FONDA_PATH_MAX, "%s/fondad.sock", ret_state);
     if ((size_t)len >= sizeof(((struct sockaddr_un *)0)->sun_path)) {
-        return err_set(err, -EINVAL, "the socket's path '%s' is too long for a socket: choose a shorter one by --socket or "
-                       "FONDA_SOCKET", ret_socket);
+        return err_set(err, -EINVAL,
+                       "the socket's path '%s' is too long for a socket: choose a shorter one by --socket or "
+                       "FONDA_SOCKET",
+                       ret_socket);
     }
     return 0;
 }

@@ -8,8 +8,8 @@
 
 #define FONDA_PATH_MAX 512
 
-/* state, socket: what options said, or NULL: then FONDA_STATE and FONDA_SOCKET, then the user's own places. Errors:
- * -EINVAL (no home directory; too long). */
+/* state, socket: what options said, or NULL: then FONDA_STATE and FONDA_SOCKET, then the user's own places.
+ * Errors: -EINVAL (no home directory; too long). */
 int fonda_paths(const char *state, const char *socket, char *ret_state, char *ret_socket, struct err *err);
 
 #endif

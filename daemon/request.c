@@ -17,8 +17,8 @@ const char *request_arg(const struct request *request, const char *name)
     return NULL;
 }
 
-int request_arg_uint(const struct request *request, const char *name, uint64_t def, uint64_t max, uint64_t *ret_value,
-                     struct fault *fault)
+int request_arg_uint(const struct request *request, const char *name, uint64_t def, uint64_t max,
+                     uint64_t *ret_value, struct fault *fault)
 {
     const char *text = request_arg(request, name);
     *ret_value = def;
@@ -26,8 +26,8 @@ int request_arg_uint(const struct request *request, const char *name, uint64_t d
         return 0;
     }
     if (parse_uint(text, ret_value, NULL) < 0 || *ret_value > max) {
-        return fault_set(fault, FAULT_INVALID, NULL, "'%s' must be a number from 0 to %llu, and is '%.32s'", name,
-                         (unsigned long long)max, text);
+        return fault_set(fault, FAULT_INVALID, NULL, "'%s' must be a number from 0 to %llu, and is '%.32s'",
+                         name, (unsigned long long)max, text);
     }
     return 0;
 }
@@ -42,11 +42,13 @@ int request_expected(const struct request *request, uint64_t *ret_expected, stru
     char text[32];
     size_t len = strlen(tag);
     if (len < 3 || len > sizeof(text) || tag[0] != '"' || tag[len - 1] != '"') {
-        return fault_set(fault, FAULT_INVALID, "send the ETag as it came", "If-Match is no ETag: '%.32s'", tag);
+        return fault_set(fault, FAULT_INVALID, "send the ETag as it came", "If-Match is no ETag: '%.32s'",
+                         tag);
     }
     snprintf(text, sizeof(text), "%.*s", (int)(len - 2), tag + 1);
     if (parse_uint(text, ret_expected, NULL) < 0 || *ret_expected == STORE_VERSION_NEW) {
-        return fault_set(fault, FAULT_CHANGED, "read it again", "If-Match: '%.32s' is not the object's version", text);
+        return fault_set(fault, FAULT_CHANGED, "read it again",
+                         "If-Match: '%.32s' is not the object's version", text);
     }
     return 0;
 }
@@ -121,13 +123,13 @@ void answer_object(struct request *request, int status, const struct object_type
 
 void answer_fault(struct request *request, const struct fault *fault)
 {
-    json_t *problem = json_pack("{s:s, s:s, s:i, s:s, s:s}", "type", "about:blank", "title", fault_title(fault->code),
-                                "status", fault_http(fault->code), "code", fault_word(fault->code), "detail",
-                                fault->detail);
+    json_t *problem = json_pack("{s:s, s:s, s:i, s:s, s:s}", "type", "about:blank", "title",
+                                fault_title(fault->code), "status", fault_http(fault->code), "code",
+                                fault_word(fault->code), "detail", fault->detail);
     if (!problem) {
-        problem = json_pack("{s:s, s:s, s:i, s:s, s:s}", "type", "about:blank", "title", fault_title(fault->code),
-                            "status", fault_http(fault->code), "code", fault_word(fault->code), "detail",
-                            "(a name in this message is not UTF-8)");
+        problem = json_pack("{s:s, s:s, s:i, s:s, s:s}", "type", "about:blank", "title",
+                            fault_title(fault->code), "status", fault_http(fault->code), "code",
+                            fault_word(fault->code), "detail", "(a name in this message is not UTF-8)");
     }
     if (fault->hint[0]) {
         obj_set_text(problem, "hint", fault->hint);

@@ -5,7 +5,8 @@
  *                                       |                                            |
  *                                       +--------------- answer <--------------------+
  *
- * Threads: the main loop's; handlers of ROUTE_ASIDE routes run on a thread of their own, without the core's lock.
+ * Threads: the main loop's; handlers of ROUTE_ASIDE routes run on a thread of their own, without the core's
+ * lock.
  */
 #ifndef FONDA_DAEMON_REQUEST_H
 #define FONDA_DAEMON_REQUEST_H
@@ -15,12 +16,12 @@
 
 #include "core/core.h"
 
-#define REQUEST_BODY_MAX  (256u * 1024)
-#define REQUEST_PATH_MAX  512
-#define REQUEST_ARGS_MAX  16
-#define REQUEST_WAIT_MAX  600 /* seconds */
-#define LIST_LIMIT        100
-#define LIST_LIMIT_MAX    10000
+#define REQUEST_BODY_MAX (256u * 1024)
+#define REQUEST_PATH_MAX 512
+#define REQUEST_ARGS_MAX 16
+#define REQUEST_WAIT_MAX 600 /* seconds */
+#define LIST_LIMIT       100
+#define LIST_LIMIT_MAX   10000
 
 struct route;
 
@@ -55,8 +56,8 @@ struct request {
 
 const char *request_arg(const struct request *request, const char *name); /* NULL: not given */
 /* A whole number from the query; absent: def. Errors: FAULT_INVALID. */
-int request_arg_uint(const struct request *request, const char *name, uint64_t def, uint64_t max, uint64_t *ret_value,
-                     struct fault *fault);
+int request_arg_uint(const struct request *request, const char *name, uint64_t def, uint64_t max,
+                     uint64_t *ret_value, struct fault *fault);
 /* What If-Match asks for, as the store's expected version. */
 int request_expected(const struct request *request, uint64_t *ret_expected, struct fault *fault);
 void request_done(struct request *request);

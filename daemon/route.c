@@ -49,9 +49,11 @@ static int find_route(struct request *request, struct fault *fault)
         snprintf(allowed + used, sizeof(allowed) - used, "%s%s", used ? ", " : "", routes[i].method);
     }
     if (allowed[0]) {
-        return fault_set(fault, FAULT_METHOD, NULL, "%s can't be used here: %s can", request->method, allowed);
+        return fault_set(fault, FAULT_METHOD, NULL, "%s can't be used here: %s can", request->method,
+                         allowed);
     }
-    return fault_set(fault, FAULT_NOT_FOUND, "see /openapi.json", "there is nothing at '%.128s'", request->path);
+    return fault_set(fault, FAULT_NOT_FOUND, "see /openapi.json", "there is nothing at '%.128s'",
+                     request->path);
 }
 
 static int check_role(const struct request *request, struct fault *fault)
@@ -61,10 +63,12 @@ static int check_role(const struct request *request, struct fault *fault)
         return 0;
     }
     if (!request->caller.name[0]) {
-        return fault_set(fault, FAULT_UNAUTHORIZED, "send a token: Authorization: Bearer ...", "nobody has signed in");
+        return fault_set(fault, FAULT_UNAUTHORIZED, "send a token: Authorization: Bearer ...",
+                         "nobody has signed in");
     }
     enum role has = caller_role(&request->caller, route->flags & ROUTE_GRANTS ? request->name : NULL);
-    if (route->flags & ROUTE_LIST && route->type == &model_instance && json_object_size(request->caller.grants)) {
+    if (route->flags & ROUTE_LIST && route->type == &model_instance &&
+        json_object_size(request->caller.grants)) {
         has = MAX(has, ROLE_VIEWER); /* the list shows what is granted */
     }
     if (has < route->role) {
@@ -83,17 +87,20 @@ static int read_body(struct request *request, struct fault *fault)
     }
     if (!request->body_len) {
         request->body = json_object();
-        return route->flags & ROUTE_OPTIONAL ? 0
-                                             : fault_set(fault, FAULT_INVALID, "send a JSON object", "the body is empty");
+        return route->flags & ROUTE_OPTIONAL
+                   ? 0
+                   : fault_set(fault, FAULT_INVALID, "send a JSON object", "the body is empty");
     }
     if (!request->json_type) {
-        return fault_set(fault, FAULT_MEDIA, "Content-Type: application/json", "the body is not declared as JSON");
+        return fault_set(fault, FAULT_MEDIA, "Content-Type: application/json",
+                         "the body is not declared as JSON");
     }
     json_error_t error;
     request->body = json_loadb(request->body_text, request->body_len, JSON_REJECT_DUPLICATES, &error);
     if (!request->body) {
-        return fault_set(fault, FAULT_INVALID, "send a JSON object", "the body is not JSON: line %d, column %d: %s",
-                         error.line, error.column, error.text);
+        return fault_set(fault, FAULT_INVALID, "send a JSON object",
+                         "the body is not JSON: line %d, column %d: %s", error.line, error.column,
+                         error.text);
     }
     bool host_ok = request->caller.role == ROLE_ADMIN;
     return field_check(route->body, request->body, route->mode, host_ok, fault);
@@ -111,7 +118,8 @@ bool route_dispatch(struct request *request)
         rc = check_role(request, &fault);
     }
     if (rc == 0 && rate_exceeded(request->caller.name)) {
-        rc = fault_set(&fault, FAULT_LIMIT, "wait a second", "too many requests of '%s'", request->caller.name);
+        rc = fault_set(&fault, FAULT_LIMIT, "wait a second", "too many requests of '%s'",
+                       request->caller.name);
     }
     if (rc == 0) {
         rc = read_body(request, &fault);
@@ -154,9 +162,9 @@ const struct route *route_upgrade(struct request *request, struct fault *fault)
 
 /* ---- rate ---- */
 
-#define RATE_PER_S  2000.0
-#define RATE_BURST  4000.0
-#define RATE_SLOTS  64
+#define RATE_PER_S 2000.0
+#define RATE_BURST 4000.0
+#define RATE_SLOTS 64
 
 /* A bucket per caller; callers whose names collide share one. Main loop only. */
 bool rate_exceeded(const char *who)

@@ -1,6 +1,6 @@
 /*
- * The API as one table (routes.c): what is dispatched, who may, what the body is, and what the OpenAPI file says
- * all come from it.
+ * The API as one table (routes.c): what is dispatched, who may, what the body is, and what the OpenAPI file
+ * says all come from it.
  */
 #ifndef FONDA_DAEMON_ROUTE_H
 #define FONDA_DAEMON_ROUTE_H
@@ -17,8 +17,8 @@ enum route_flag {
     ROUTE_TEXT = 64,     /* answers text */
     ROUTE_OPEN = 128,    /* anybody who may connect */
     ROUTE_IF_MATCH = 256,
-    ROUTE_AFTER = 512, /* takes after and limit: logs */
-    ROUTE_EMPTY = 1024, /* answers 204 */
+    ROUTE_AFTER = 512,    /* takes after and limit: logs */
+    ROUTE_EMPTY = 1024,   /* answers 204 */
     ROUTE_CREATED = 2048, /* answers 201 */
 };
 
@@ -39,8 +39,8 @@ struct route {
 extern const struct route routes[];
 extern const unsigned route_count;
 
-/* Finds the route, checks role, limits and body, runs the handler; the answer is in the request. Locked, unless
- * it returns true: then route_aside has to run, unlocked. */
+/* Finds the route, checks role, limits and body, runs the handler; the answer is in the request. Locked,
+ * unless it returns true: then route_aside has to run, unlocked. */
 bool route_dispatch(struct request *request);
 void route_aside(struct request *request);
 /* Which route a web socket wants, when it may have it. */

@@ -1,10 +1,9 @@
 /*
  * Requests over libwebsockets: one callback for both listeners, one `struct session` per connection.
  *
- *     HTTP        begin(): method, path, arguments, caller --+--> body --> finish() --> respond() --> writable()
- *                                                            |                 |
- *                                                   (refused: answered)        +--> parked: waits for a job, a thread
- *     upgrade     FILTER_PROTOCOL_CONNECTION: origin, caller, role --> ESTABLISHED --> ws_events.c, ws_console.c
+ *     HTTP        begin(): method, path, arguments, caller --+--> body --> finish() --> respond() -->
+ * writable() |                 | (refused: answered)        +--> parked: waits for a job, a thread upgrade
+ * FILTER_PROTOCOL_CONNECTION: origin, caller, role --> ESTABLISHED --> ws_events.c, ws_console.c
  *
  * Threads: everything on the main loop, but server_wake(), server_stop() and run_aside().
  */
@@ -71,8 +70,8 @@ static const struct {
     enum lws_token_indexes token;
     const char *method;
 } methods[] = {
-    {WSI_TOKEN_GET_URI, "GET"},     {WSI_TOKEN_POST_URI, "POST"},     {WSI_TOKEN_PUT_URI, "PUT"},
-    {WSI_TOKEN_PATCH_URI, "PATCH"}, {WSI_TOKEN_DELETE_URI, "DELETE"}, {WSI_TOKEN_HEAD_URI, "HEAD"},
+    {WSI_TOKEN_GET_URI, "GET"},         {WSI_TOKEN_POST_URI, "POST"},     {WSI_TOKEN_PUT_URI, "PUT"},
+    {WSI_TOKEN_PATCH_URI, "PATCH"},     {WSI_TOKEN_DELETE_URI, "DELETE"}, {WSI_TOKEN_HEAD_URI, "HEAD"},
     {WSI_TOKEN_OPTIONS_URI, "OPTIONS"},
 };
 
@@ -117,7 +116,8 @@ static int identify(struct server *server, struct lws *wsi, struct caller *calle
     if (auth) {
         rc = strncasecmp(auth, "Bearer ", 7) == 0
                  ? user_from_token(server->core, auth + 7, caller, fault)
-                 : fault_set(fault, FAULT_UNAUTHORIZED, "Authorization: Bearer TOKEN", "only tokens are known here");
+                 : fault_set(fault, FAULT_UNAUTHORIZED, "Authorization: Bearer TOKEN",
+                             "only tokens are known here");
     } else if (local) {
         rc = user_from_uid(server->core, uid, caller, fault);
     } else {
@@ -179,7 +179,8 @@ static int read_head(struct server *server, struct lws *wsi, struct request *req
         if (len > 0) {
             snprintf(request->method, sizeof(request->method), "%s", methods[i].method);
             if (lws_hdr_copy(wsi, request->path, sizeof(request->path), methods[i].token) < 0) {
-                return fault_set(fault, FAULT_NOT_FOUND, NULL, "the path is longer than %d bytes", REQUEST_PATH_MAX);
+                return fault_set(fault, FAULT_NOT_FOUND, NULL, "the path is longer than %d bytes",
+                                 REQUEST_PATH_MAX);
             }
         }
     }
@@ -194,14 +195,16 @@ static int read_head(struct server *server, struct lws *wsi, struct request *req
         return fault_set(fault, FAULT_FORBIDDEN, NULL, "a page of another origin may not do this");
     }
     if (lws_hdr_total_length(wsi, WSI_TOKEN_HTTP_TRANSFER_ENCODING) > 0) {
-        return fault_set(fault, FAULT_INVALID, "send Content-Length", "bodies of unknown length are not taken");
+        return fault_set(fault, FAULT_INVALID, "send Content-Length",
+                         "bodies of unknown length are not taken");
     }
     return 0;
 }
 
 /* ---- answers ---- */
 
-static int add_header(struct lws *wsi, const char *name, const char *value, unsigned char **p, unsigned char *end)
+static int add_header(struct lws *wsi, const char *name, const char *value, unsigned char **p,
+                      unsigned char *end)
 {
     return lws_add_http_header_by_name(wsi, (const unsigned char *)name, (const unsigned char *)value,
                                        (int)strlen(value), p, end);
@@ -579,7 +582,8 @@ static int callback(struct lws *wsi, enum lws_callback_reasons reason, void *use
         }
         return 0;
     case LWS_CALLBACK_TIMER:
-        if (session && session->kind == SESSION_HTTP && session->request && session->listed && !session->aside) {
+        if (session && session->kind == SESSION_HTTP && session->request && session->listed &&
+            !session->aside) {
             core_lock(server->core);
             answer_job(session->request, session->request->job);
             core_unlock(server->core);
@@ -627,12 +631,14 @@ static int add_tls(struct server *server, const struct server_config *config, st
     char address[128];
     const char *colon = strrchr(config->listen, ':');
     uint64_t port = 0;
-    if (!colon || (size_t)(colon - config->listen) >= sizeof(address) || parse_uint(colon + 1, &port, NULL) < 0 ||
-        port == 0 || port > 65535) {
+    if (!colon || (size_t)(colon - config->listen) >= sizeof(address) ||
+        parse_uint(colon + 1, &port, NULL) < 0 || port == 0 || port > 65535) {
         return err_set(err, -EINVAL, "--listen: '%s' is not ADDRESS:PORT", config->listen);
     }
     if (!config->tls_cert || !config->tls_key) {
-        return err_set(err, -EINVAL, "--listen needs --tls-cert and --tls-key: without TLS, tokens could be read on the way");
+        return err_set(
+            err, -EINVAL,
+            "--listen needs --tls-cert and --tls-key: without TLS, tokens could be read on the way");
     }
     snprintf(address, sizeof(address), "%.*s", (int)(colon - config->listen), config->listen);
     struct lws_context_creation_info info = {
@@ -652,13 +658,15 @@ static int add_tls(struct server *server, const struct server_config *config, st
                                           : 0),
     };
     if (!lws_create_vhost(server->context, &info)) {
-        return err_set(err, -EADDRINUSE, "cannot listen on %s with %s: is the port in use, is the certificate readable?",
+        return err_set(err, -EADDRINUSE,
+                       "cannot listen on %s with %s: is the port in use, is the certificate readable?",
                        config->listen, config->tls_cert);
     }
     return 0;
 }
 
-int server_new(struct core *core, const struct server_config *config, struct server **ret_server, struct err *err)
+int server_new(struct core *core, const struct server_config *config, struct server **ret_server,
+               struct err *err)
 {
     struct server *server = calloc(1, sizeof(*server));
     if (!server) {
@@ -672,7 +680,8 @@ int server_new(struct core *core, const struct server_config *config, struct ser
         .protocols = protocols,
         .vhost_name = "unix",
         .user = server,
-        .fd_limit_per_thread = SERVER_SOCKETS_MAX + 16, /* behind it, nobody is accepted until somebody goes */
+        .fd_limit_per_thread =
+            SERVER_SOCKETS_MAX + 16, /* behind it, nobody is accepted until somebody goes */
         .timeout_secs = BODY_TIMEOUT_S,
         .keepalive_timeout = 300,
         .options = LWS_SERVER_OPTION_UNIX_SOCK | LWS_SERVER_OPTION_EXPLICIT_VHOSTS |

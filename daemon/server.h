@@ -44,7 +44,8 @@ struct session {
 };
 
 /* Listens. Errors: -EADDRINUSE and the like. */
-int server_new(struct core *core, const struct server_config *config, struct server **ret_server, struct err *err);
+int server_new(struct core *core, const struct server_config *config, struct server **ret_server,
+               struct err *err);
 /* Serves until server_stop. */
 void server_run(struct server *server);
 void server_stop(struct server *server); /* any thread, signal handlers too */

@@ -1,9 +1,9 @@
 /*
- * A serial console on a web socket: one thread per console attaches to the instance's process (which may block)
- * and moves bytes between it and two bounded buffers; the main loop moves them on to the web socket.
+ * A serial console on a web socket: one thread per console attaches to the instance's process (which may
+ * block) and moves bytes between it and two bounded buffers; the main loop moves them on to the web socket.
  *
- * The thread owns the instance's descriptor; the buffers are under the lock; `users` counts thread and session,
- * and the last one frees.
+ * The thread owns the instance's descriptor; the buffers are under the lock; `users` counts thread and
+ * session, and the last one frees.
  */
 #include <errno.h>
 #include <poll.h>
@@ -49,7 +49,8 @@ static bool move(struct console *console, int fd, short revents)
     bool alive = true;
     pthread_mutex_lock(&console->lock);
     if (revents & (POLLIN | POLLHUP | POLLERR) && console->out_len < CONSOLE_BUFFER) {
-        ssize_t n = recv(fd, console->out + LWS_PRE + console->out_len, CONSOLE_BUFFER - console->out_len, MSG_DONTWAIT);
+        ssize_t n = recv(fd, console->out + LWS_PRE + console->out_len, CONSOLE_BUFFER - console->out_len,
+                         MSG_DONTWAIT);
         alive = n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR));
         console->out_len += n > 0 ? (size_t)n : 0;
     }
@@ -70,7 +71,8 @@ static void pump(struct console *console, int fd)
     for (;;) {
         pthread_mutex_lock(&console->lock);
         bool closed = console->closed;
-        short want = (short)((console->out_len < CONSOLE_BUFFER ? POLLIN : 0) | (console->in_len ? POLLOUT : 0));
+        short want =
+            (short)((console->out_len < CONSOLE_BUFFER ? POLLIN : 0) | (console->in_len ? POLLOUT : 0));
         pthread_mutex_unlock(&console->lock);
         if (closed) {
             return;
@@ -96,7 +98,8 @@ static void *run(void *arg)
     int fd = -1;
     char first[4096];
     size_t first_len = 0;
-    if (console->ops->attach(&console->instance, "serial", &fd, first, sizeof(first), &first_len, &fault) == 0) {
+    if (console->ops->attach(&console->instance, "serial", &fd, first, sizeof(first), &first_len, &fault) ==
+        0) {
         pthread_mutex_lock(&console->lock);
         memcpy(console->out + LWS_PRE, first, first_len);
         console->out_len = first_len;
@@ -106,7 +109,8 @@ static void *run(void *arg)
     }
     pthread_mutex_lock(&console->lock);
     console->ended = true;
-    snprintf(console->why, sizeof(console->why), "%.120s", fault.code ? fault.detail : "the instance ended the stream");
+    snprintf(console->why, sizeof(console->why), "%.120s",
+             fault.code ? fault.detail : "the instance ended the stream");
     pthread_mutex_unlock(&console->lock);
     server_wake(console->server);
     release(console);
@@ -171,7 +175,8 @@ int console_writable(struct session *session)
         rc = n < (int)console->out_len ? -1 : 0;
         console->out_len = 0;
     } else if (console->ended) {
-        lws_close_reason(session->wsi, LWS_CLOSE_STATUS_NORMAL, (unsigned char *)console->why, strlen(console->why));
+        lws_close_reason(session->wsi, LWS_CLOSE_STATUS_NORMAL, (unsigned char *)console->why,
+                         strlen(console->why));
         rc = -1;
     }
     bool more = console->ended;

@@ -1,6 +1,6 @@
 /*
- * Events on web sockets. Each listener has a cursor into the store's log, so nothing is ever skipped in silence:
- * a listener whose cursor falls too far behind is told and cut.
+ * Events on web sockets. Each listener has a cursor into the store's log, so nothing is ever skipped in
+ * silence: a listener whose cursor falls too far behind is told and cut.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -44,8 +44,8 @@ static bool take(void *arg, const struct store_row *row)
     size_t room = strlen(row->json) + 40;
     batch->text = malloc(LWS_PRE + room);
     if (batch->text) {
-        batch->len = (size_t)snprintf((char *)batch->text + LWS_PRE, room, "{\"seq\":%" PRIu64 ",%s", row->version,
-                                      row->json + 1);
+        batch->len = (size_t)snprintf((char *)batch->text + LWS_PRE, room, "{\"seq\":%" PRIu64 ",%s",
+                                      row->version, row->json + 1);
         batch->session->seq = row->version;
     }
     return false;

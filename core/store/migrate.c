@@ -19,7 +19,8 @@ static const char *const steps[] = {
     "CREATE TABLE log (log TEXT NOT NULL, seq INTEGER NOT NULL, data TEXT NOT NULL, PRIMARY KEY (log, seq))"
     "  WITHOUT ROWID;"
     "CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;"
-    "CREATE TABLE lease (name TEXT PRIMARY KEY, owner TEXT NOT NULL, until_ms INTEGER NOT NULL) WITHOUT ROWID;"
+    "CREATE TABLE lease (name TEXT PRIMARY KEY, owner TEXT NOT NULL, until_ms INTEGER NOT NULL) WITHOUT "
+    "ROWID;"
     "INSERT INTO counter VALUES ('version', 0);",
 };
 
@@ -45,10 +46,11 @@ int store_migrate(struct store *store, struct err *err)
         return store_sql_err(store, err, "cannot read the state");
     }
     if ((unsigned)version > ARRAY_SIZE(steps)) {
-        return err_set(err, -EPROTO,
-                       "the state was written by a newer Fonda (version %d of its tables; this one knows %zu): "
-                       "use that one, or another state directory",
-                       version, ARRAY_SIZE(steps));
+        return err_set(
+            err, -EPROTO,
+            "the state was written by a newer Fonda (version %d of its tables; this one knows %zu): "
+            "use that one, or another state directory",
+            version, ARRAY_SIZE(steps));
     }
     for (unsigned i = (unsigned)version; i < ARRAY_SIZE(steps); i++) {
         char tail[128];

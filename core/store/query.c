@@ -1,6 +1,6 @@
 /*
- * Lists and logs of the SQLite store. A filter becomes a WHERE clause in which every path and value is a bound
- * parameter: no text of a caller's ever is part of the SQL.
+ * Lists and logs of the SQLite store. A filter becomes a WHERE clause in which every path and value is a
+ * bound parameter: no text of a caller's ever is part of the SQL.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -151,8 +151,8 @@ static int prepare(struct store *store, const char *kind, const struct store_que
     return 0;
 }
 
-static int count_rows(struct store *store, const char *kind, const struct store_query *query, uint64_t *ret_total,
-                      struct err *err)
+static int count_rows(struct store *store, const char *kind, const struct store_query *query,
+                      uint64_t *ret_total, struct err *err)
 {
     sqlite3_stmt *stmt = NULL;
     int rc = prepare(store, kind, query, true, &stmt, err);
@@ -210,8 +210,9 @@ int store_list(struct store *store, const char *kind, const struct store_query *
 /* Numbers of a log go on behind what was trimmed: its counter is a row of its own. */
 static int next_seq(struct store *store, const char *log, uint64_t *ret_seq, struct err *err)
 {
-    static const char text[] = "INSERT INTO counter VALUES (?1, 1) ON CONFLICT (name) DO UPDATE SET value = value + 1"
-                               " RETURNING value";
+    static const char text[] =
+        "INSERT INTO counter VALUES (?1, 1) ON CONFLICT (name) DO UPDATE SET value = value + 1"
+        " RETURNING value";
     sqlite3_stmt *stmt = NULL;
     if (sqlite3_prepare_v2(store->db, text, -1, &stmt, NULL) != SQLITE_OK) {
         return store_sql_err(store, err, "cannot write a log");

@@ -110,8 +110,10 @@ static int take_lock(struct store *store, const char *dir, struct err *err)
         ssize_t n = pread(store->lock_fd, pid, sizeof(pid) - 1, 0);
         pid[n > 0 ? n : 0] = '\0';
         pid[strcspn(pid, "\n")] = '\0';
-        return err_set(err, -EBUSY, "'%s' is in use by another fondad (process %s): stop that one, or use another "
-                       "--state directory", dir, pid[0] ? pid : "unknown");
+        return err_set(err, -EBUSY,
+                       "'%s' is in use by another fondad (process %s): stop that one, or use another "
+                       "--state directory",
+                       dir, pid[0] ? pid : "unknown");
     }
     char text[32];
     int len = snprintf(text, sizeof(text), "%d\n", (int)getpid());
@@ -134,7 +136,8 @@ static int open_db(struct store *store, const char *dir, struct err *err)
                      "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"
                      "PRAGMA cache_size = -1024; PRAGMA trusted_schema = OFF;",
                      NULL, NULL, NULL) != SQLITE_OK) {
-        int rc = store->db ? store_sql_err(store, err, "cannot open the state") : err_set(err, -ENOMEM, "no memory");
+        int rc = store->db ? store_sql_err(store, err, "cannot open the state")
+                           : err_set(err, -ENOMEM, "no memory");
         return err_prefix(err, "'%s'", path), rc;
     }
     chmod(path, 0600);
@@ -209,7 +212,8 @@ int store_commit(struct store *store, struct err *err)
     }
     store->in_txn = false;
     for (unsigned i = 0; i < store->pending_count; i++) {
-        struct store_change change = {store->pending[i].kind, store->pending[i].name, store->pending[i].version};
+        struct store_change change = {store->pending[i].kind, store->pending[i].name,
+                                      store->pending[i].version};
         for (unsigned w = 0; w < store->watch_count; w++) {
             store->watches[w].fn(store->watches[w].arg, &change);
         }
@@ -264,7 +268,8 @@ static int change_end(struct store *store, bool own, int rc, struct err *err)
     return rc;
 }
 
-static int remember(struct store *store, const char *kind, const char *name, uint64_t version, struct err *err)
+static int remember(struct store *store, const char *kind, const char *name, uint64_t version,
+                    struct err *err)
 {
     if (!store->watch_count) {
         return 0;
@@ -326,7 +331,9 @@ static int check_version(struct store *store, const char *kind, const char *name
         if (rc == -ENOENT && err) {
             err->code = 0;
         }
-        return rc == -ENOENT ? 0 : rc < 0 ? rc : err_set(err, -EEXIST, "there is a %s '%s' already", kind, name);
+        return rc == -ENOENT ? 0
+               : rc < 0      ? rc
+                             : err_set(err, -EEXIST, "there is a %s '%s' already", kind, name);
     }
     if (rc == 0 && expected != STORE_VERSION_ANY && expected != version) {
         rc = err_set(err, -ESTALE, "%s '%s' was changed by somebody else meanwhile", kind, name);

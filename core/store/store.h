@@ -1,6 +1,6 @@
 /*
- * What fondad remembers, behind a small contract: objects with versions, append-only logs, watches and leases.
- * sqlite.c keeps it in one directory of one host; a clustered store implements the same functions.
+ * What fondad remembers, behind a small contract: objects with versions, append-only logs, watches and
+ * leases. sqlite.c keeps it in one directory of one host; a clustered store implements the same functions.
  *
  * An object is a JSON text under (kind, name). Its version counts its changes and never goes back, not even
  * when the object is deleted and made again. References between objects are kept by the store: what is
@@ -8,8 +8,8 @@
  *
  * Invariants
  *   1. One process at a time has a store directory open (a lock file says who).
- *   2. When a function that changes something returns 0 outside a transaction, the change survives a power cut;
- *      inside one, when store_commit() returns 0.
+ *   2. When a function that changes something returns 0 outside a transaction, the change survives a power
+ * cut; inside one, when store_commit() returns 0.
  *   3. Watches are told of committed changes only, in the order of the commits.
  *
  * Threads: the caller serializes all calls on one store.
@@ -113,8 +113,8 @@ int store_list(struct store *store, const char *kind, const struct store_query *
 
 int store_append(struct store *store, const char *log, const char *json, uint64_t *ret_seq, struct err *err);
 /* Records behind number `after`, oldest first. Each row's version is its number; its name is the log's. */
-int store_log(struct store *store, const char *log, uint64_t after, unsigned limit, store_row_fn *row, void *arg,
-              struct err *err);
+int store_log(struct store *store, const char *log, uint64_t after, unsigned limit, store_row_fn *row,
+              void *arg, struct err *err);
 /* The newest number of the log, 0: none ever. */
 uint64_t store_log_last(struct store *store, const char *log);
 /* Forgets all but the newest `keep`. */

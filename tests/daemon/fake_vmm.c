@@ -1,7 +1,7 @@
 /*
- * Stands in for fonda-vmm in the daemon's tests: the same control socket and lock, and no guest. The kernel's file
- * name says how it behaves: "deaf" does not listen to the power button, "broken" ends at once with a message,
- * "short" ends with status 110 when it is resumed.
+ * Stands in for fonda-vmm in the daemon's tests: the same control socket and lock, and no guest. The kernel's
+ * file name says how it behaves: "deaf" does not listen to the power button, "broken" ends at once with a
+ * message, "short" ends with status 110 when it is resumed.
  */
 #include <fcntl.h>
 #include <signal.h>
@@ -75,8 +75,8 @@ static void attach(struct control_call *call, json_t *params, void *opaque)
 }
 
 static const struct control_method methods[] = {
-    {"status", "state", status}, {"stop", "power button", stop},      {"pause", "stand still", pause_it},
-    {"resume", "go on", resume}, {"stats", "counters", stats}, {"attach", "console", attach},
+    {"status", "state", status}, {"stop", "power button", stop}, {"pause", "stand still", pause_it},
+    {"resume", "go on", resume}, {"stats", "counters", stats},   {"attach", "console", attach},
 };
 
 int main(int argc, char **argv)
