@@ -238,7 +238,7 @@ struct bt_block {
 /* --- jump cache
  * -------------------------------------------------------------------------------------------------------- */
 
-#define BT_JC_BITS 16 /* the index is the target's low 16 bits: MOVZX leaves the flags alone */
+#define BT_JC_BITS 16 /* the index is made by RORX, LEA and MOVZX, which leave the flags alone */
 struct bt_jc_entry {
     uint64_t neg_key; /* -(rip + ctx) */
     uint64_t target;  /* host address */
@@ -278,9 +278,26 @@ struct bt_itlb_entry {
 };
 #define BT_ITLB_SIZE 256
 
-/* Flags of a RAM page in code_pages. */
-#define BT_PAGE_CODE         1u /* blocks were translated from it */
-#define BT_PAGE_WRITE_CACHED 2u /* a write entry for it may be in the TLB */
+/*
+ * What the vCPUs tell one another of a RAM page, so that none executes what another has overwritten (smc.c). Both sides
+ * first say what they do, then look at what the other said:
+ *
+ *     who translates   sets its bit and its chunks in `code`, then has the `writers` drop their write entries
+ *     who writes       sets its bit in `writers`, then enters a write entry only where `code` is 0
+ */
+struct bt_page {
+    _Atomic uint64_t code;    /* bit i: vCPU i has blocks of this page; bit 32+n: some lie in its n-th 128 bytes */
+    _Atomic uint32_t writers; /* bit i: vCPU i may write to it without looking at `code` first */
+};
+
+#define BT_CHUNK_BYTES (MEM_PAGE_SIZE / 32)
+
+/*
+ * Where the write entries for a RAM page are (the kernel's and a user's address, say), for dropping them without a
+ * search: this + mmu << 16 + index.
+ */
+#define BT_WRITE_SLOT      1u
+#define BT_WRITE_SLOT_MANY UINT32_MAX
 
 /* --- counters
  * -------------------------------------------------------------------------------------------------------------
@@ -367,12 +384,14 @@ struct bt_vcpu {
         uint64_t va;
         uint32_t size;
         bool masked;
+        bool direct; /* ptr is in guest RAM: nothing to write back */
         uint8_t elem;
         uint64_t mask; /* active elements */
         uint64_t ptr;  /* host address of the operand's first byte */
         _Alignas(64) uint8_t buf[4096 + 128];
     } bounce;
     uint64_t kmask; /* opmask register of a masked memory operand */
+    _Alignas(64) uint8_t crossing[128]; /* copy of a load's operand that lies on two pages */
 
     /* Ours. */
     struct bt_engine *engine;
@@ -391,7 +410,7 @@ struct bt_vcpu {
     struct bt_cell *cells;
     uint32_t cells_used, cells_max;
     struct bt_jc_entry *jc;
-    uint8_t *code_pages; /* per RAM page: BT_PAGE_* */
+    uint32_t (*write_slots)[2]; /* per RAM page: 0, BT_WRITE_SLOT + ..., or BT_WRITE_SLOT_MANY */
     uint64_t mode_ctx;   /* what ctx is, or was before it was poisoned */
     struct bt_itlb_entry itlb[BT_ITLB_SIZE];
     struct bt_block **page_blocks; /* per RAM page */
@@ -422,15 +441,20 @@ struct bt_vcpu {
     bool killed;               /* a block was invalidated: maybe the current one */
     bool no_step;            /* the instruction entered an interrupt handler: no single-step trap behind it */
     bool mid_string;         /* BT_AGAIN is between two elements of a string instruction */
+    unsigned pauses;         /* PAUSE instructions executed */
     uint64_t data_hits;      /* DR6 bits of data breakpoints hit by the current instruction */
     struct vcpu_platform vm; /* the machine's, behind functions that save the vector state first */
     uint32_t xsave_mask, mxcsr_mask;
     uint32_t xsave_offset[10], xsave_size[10]; /* of each component, in the standard format */
     _Alignas(64) uint8_t xbuf[X86_XSAVE_MAX];
     size_t ram_pages;
-    struct bt_range code_queue[64]; /* under engine->lock */
+    struct bt_range code_queue[64]; /* under engine->lock, as are the next five */
     unsigned ncode_queue;
     bool code_queue_full;
+    uint64_t drop_queue[64]; /* RAM pages whose write entries another vCPU wants dropped */
+    unsigned ndrop_queue;
+    uint64_t drops_asked;
+    _Atomic uint64_t drops_done; /* of drops_asked; written by the vCPU's thread */
     void *signal_stack;
     size_t signal_stack_size, arena_size;
     unsigned index;
@@ -448,6 +472,7 @@ struct bt_vcpu {
     uint64_t stub_op, stub_mem;
 
     uint64_t counters[BT_C_COUNT];
+    uint64_t tsc_translating, tsc_running; /* in TSC ticks; BT_C_NS_RUN says what one is */
     struct bt_last_exit last[BT_LAST_EXITS];
     unsigned last_at;
 };
@@ -455,13 +480,16 @@ struct bt_vcpu {
 #define BT_PENDING_KICK 1u
 #define BT_PENDING_IRQ  2u
 #define BT_PENDING_NMI  4u
-#define BT_PENDING_CODE 8u /* another thread wrote to a page with translated code */
+#define BT_PENDING_CODE 8u  /* another thread wrote to a page with translated code */
+#define BT_PENDING_DROP 16u /* another vCPU wants write entries dropped */
 
 struct bt_engine {
     struct engine_config config;
     struct mem *mem;
     unsigned nvcpus;
     struct bt_vcpu *vcpus[32];
+    struct bt_page *pages; /* per RAM page */
+    size_t npages;
     pthread_mutex_t lock;
 };
 
@@ -532,8 +560,24 @@ void bt_jc_clear(struct bt_vcpu *v);
 
 static inline struct bt_jc_entry *bt_jc_slot(struct bt_vcpu *v, uint64_t rip)
 {
-    return &v->jc[rip & (BIT(BT_JC_BITS) - 1)];
+    return &v->jc[(rip + (rip >> 16)) & (BIT(BT_JC_BITS) - 1)]; /* functions are aligned: spread them */
 }
+
+/* --- smc.c: code that is overwritten, by this vCPU, another, or a device */
+
+/* This vCPU has blocks that cover [ram, ram + len), within a page. On return no other vCPU writes there unnoticed. */
+void bt_code_claim(struct bt_vcpu *v, uint64_t ram, uint64_t len);
+/* This vCPU has no block of the page any more. */
+void bt_code_release(struct bt_vcpu *v, uint64_t ram_page);
+/* vCPU thread, before it writes to a page: whether some vCPU has code there. */
+bool bt_write_claim(struct bt_vcpu *v, uint64_t ram_page);
+/* Whether a vCPU other than v may have translated from [ram, ram + len), within a page. */
+bool bt_code_overlaps_others(const struct bt_vcpu *v, uint64_t ram, uint64_t len);
+/* Has the blocks of [ram, ram + len) of all vCPUs but `except` (or NULL) invalidated soon. Any thread. */
+void bt_code_notify(struct bt_engine *e, const struct bt_vcpu *except, uint64_t ram, uint64_t len);
+/* vCPU thread, in the dispatcher: what other threads asked for by BT_PENDING_CODE and BT_PENDING_DROP. */
+void bt_code_queue_serve(struct bt_vcpu *v);
+void bt_drop_queue_serve(struct bt_vcpu *v);
 
 /* --- translate.c
  * ---------------------------------------------------------------------------------------------------------------
@@ -544,6 +588,9 @@ static inline struct bt_jc_entry *bt_jc_slot(struct bt_vcpu *v, uint64_t rip)
  * the next page are needed first. */
 int bt_translate(struct bt_vcpu *v, struct bt_block *b, const uint8_t *code, unsigned avail,
                  const uint8_t *code2);
+/* Whether guest memory still holds what the last bt_translate read for the block. */
+bool bt_translated_what_is_there(const struct bt_vcpu *v, const struct bt_block *b, const uint8_t *code, unsigned avail,
+                                 const uint8_t *code2);
 size_t bt_translate_scratch_bytes(void);
 
 /* --- tlb.c (general registers only)
@@ -554,6 +601,7 @@ size_t bt_translate_scratch_bytes(void);
 int bt_tlb_miss(struct bt_vcpu *v, uint64_t va, uint32_t info);
 void bt_tlb_init(struct bt_vcpu *v);
 void bt_tlb_forget_page(struct bt_vcpu *v, uint64_t ram_page); /* write entries of a RAM page */
+void bt_tlb_forget_writes(struct bt_vcpu *v);                  /* all write entries */
 extern const struct x86_cpu_ops bt_cpu_ops;
 void bt_mode_update(struct bt_vcpu *v); /* recomputes mode and ctx from cpu.s */
 unsigned bt_mmu_index(const struct bt_vcpu *v);
@@ -595,8 +643,6 @@ int bt_signals_install(struct err *err);
 #define BT_SIGNAL_KICK SIGUSR2
 int bt_signals_thread(struct bt_vcpu *v);
 void bt_signals_thread_end(struct bt_vcpu *v);
-/* Writes that devices made to pages with code: queued by any thread, served on the vCPU's. */
-void bt_code_queue_serve(struct bt_vcpu *v);
 int bt_run(struct vcpu *vcpu, struct vcpu_exit *ret_exit);
 void bt_pend(struct bt_vcpu *v, uint32_t bit);
 void bt_unlink_current(struct bt_vcpu *v, uint64_t host_pc);

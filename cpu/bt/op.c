@@ -249,6 +249,21 @@ static int bounce_begin(struct bt_vcpu *v, const struct bt_op *op)
         v->bounce.buf + va % 64; /* the same alignment, so that aligned forms fault or not as they should */
     unsigned access = (write ? X86_ACCESS_WRITE : X86_ACCESS_READ) | x86_access_mode(&v->cpu);
     v->counters[BT_C_BOUNCED]++;
+    /* Stores go straight to RAM where they can, so that locked ones are atomic. */
+    v->bounce.direct = false;
+    if (write && !op->masked && va % MEM_PAGE_SIZE + size <= MEM_PAGE_SIZE) {
+        bool mmio;
+        gpa_t gpa;
+        v->bounce.ptr = (uint64_t)bt_cpu_ops.translate(&v->cpu, va, access, &mmio, &gpa);
+        v->bounce.direct = v->bounce.ptr != 0;
+        if (v->bounce.direct) {
+            data_breakpoint(v, va, size, write);
+            return BT_NEXT;
+        }
+        if (!mmio) {
+            return BT_RAISE;
+        }
+    }
     if (write && bounce_probe(v, va, size, access) < 0) {
         return BT_RAISE;
     }
@@ -273,7 +288,8 @@ int bt_op_bounce_begin(struct bt_vcpu *v, const struct bt_op *op)
 int bt_op_bounce_commit(struct bt_vcpu *v, const struct bt_op *op)
 {
     (void)op;
-    if (bounce_transfer(v, v->bounce.buf + v->bounce.va % 64, v->bounce.size, v->bounce.va, true,
+    if (!v->bounce.direct &&
+        bounce_transfer(v, v->bounce.buf + v->bounce.va % 64, v->bounce.size, v->bounce.va, true,
                         X86_ACCESS_WRITE | x86_access_mode(&v->cpu)) < 0) {
         return BT_RAISE;
     }
@@ -367,6 +383,10 @@ int bt_op_dispatch(struct bt_vcpu *v, const struct bt_op *op)
     bt_flags_split(v);
     if (r == BT_NEXT && v->killed && op->fn != bt_op_bounce_begin) {
         r = BT_DONE; /* what follows in this block may have been overwritten */
+    }
+    if (r == BT_NEXT && (atomic_load_explicit(&v->pending, memory_order_relaxed) & BT_PENDING_CODE) &&
+        op->fn != bt_op_bounce_begin) {
+        r = BT_DONE; /* by another vCPU: serializing instructions see that */
     }
     if (r == BT_JUMP || r == BT_DONE) {
         return chain(v, r);

@@ -76,7 +76,11 @@ enum served { SERVED_RUN, SERVED_EXIT, SERVED_SHUTDOWN };
 static enum served serve_pending(struct bt_vcpu *v, struct vcpu_exit *exit)
 {
     struct x86_cpu *cpu = &v->cpu;
-    uint32_t bits = atomic_exchange(&v->pending, 0);
+    if (atomic_load_explicit(&v->pending, memory_order_relaxed) & BT_PENDING_DROP) {
+        bt_fpu_save(v);
+        bt_drop_queue_serve(v);
+    }
+    uint32_t bits = atomic_fetch_and(&v->pending, BT_PENDING_DROP);
     v->ctx = v->mode_ctx;
     if (bits & BT_PENDING_CODE) {
         bt_fpu_save(v);
@@ -351,7 +355,7 @@ int bt_run(struct vcpu *vcpu, struct vcpu_exit *exit)
     if (r < 0) {
         return r;
     }
-    uint64_t started = now_ns();
+    uint64_t started = now_ns(), started_tsc = __builtin_ia32_rdtsc();
     v->in_run = true;
     exit->reason = EXIT_KICK;
     bt_mode_update(v);
@@ -386,5 +390,6 @@ int bt_run(struct vcpu *vcpu, struct vcpu_exit *exit)
         v->mode_once = 0;
     }
     v->counters[BT_C_NS_RUN] += now_ns() - started;
+    v->tsc_running += __builtin_ia32_rdtsc() - started_tsc;
     return 0;
 }

@@ -66,6 +66,8 @@ KNOWN = {
         ("segments", "ESP left", _TCG_LIMIT),
         ("segments", "far *: L and D both set*", "QEMU does not check L and D together"),
         ("instr32", "INTO at CPL 3 with a gate of DPL 0*", _TCG_INT),
+        ("smp", "code: code that runs while it is changed, then an interrupt",
+         "QEMU's processors see the change some time after the interrupt"),
         ("msr", "CR8 above 15: #GP", "QEMU takes any value for CR8"),
         ("msr", "WRGSBASE of a non-canonical *", _TCG_MSR),
         ("msr", "XRSTOR of reserved MXCSR bits*", _TCG_NO),
@@ -80,3 +82,6 @@ KNOWN = {
 
 # Guests that end in shutdown (triple fault) on purpose, and the status with which the machine then ends.
 SHUTDOWN = {"triple": {"fonda": 112}}
+
+# Guests that want more than one processor.
+CPUS = {"smp": 4}
