@@ -50,7 +50,7 @@ class Daemon:
 
     def __init__(self, build, vmm=None):
         self.build = build
-        self.dir = tempfile.mkdtemp(prefix='fonda-', dir='/tmp')
+        self.dir = tempfile.mkdtemp(prefix='fondad-test-', dir='/tmp')
         self.state = os.path.join(self.dir, 's')
         self.socket = os.path.join(self.state, 'fondad.sock')
         self.env = {**os.environ, 'FONDA_STATE': self.state, 'HOME': self.dir, 'XDG_CONFIG_HOME': self.dir + '/config',
