@@ -4,6 +4,7 @@
 #   make run      a Debian guest, to its shell   make bench   measure beside native and QEMU
 #   make lint     format, clang-tidy, includes   make asan    the tests under ASan and UBSan
 #   make fuzz     each fuzzer, FUZZ_SECONDS      make clean   forget what was built
+#   make install  under PREFIX (/usr/local)   make deb    a Debian package, in dist/
 #   make test-container   fonda-oci with podman, as root (not part of make test)
 
 BUILD        ?= build
@@ -12,7 +13,9 @@ SANITIZE     := -Db_sanitize=address,undefined -Db_lundef=false --buildtype=debu
 MAKEFLAGS    += --no-print-directory
 
 
-.PHONY: all deps run test test-container bench lint asan fuzz clean
+PREFIX       ?= /usr/local
+
+.PHONY: all deps run test test-container bench install deb lint asan fuzz clean
 
 all: deps
 	@test -f $(BUILD)/build.ninja || { echo "fonda: configuring $(BUILD)"; meson setup $(BUILD) >/dev/null; }
@@ -20,6 +23,7 @@ all: deps
 	@ninja -C $(BUILD) --quiet
 	@ln -sf cli/fonda $(BUILD)/fonda
 	@ln -sf vm/fonda-vmm $(BUILD)/fonda-vmm
+	@ln -sf daemon/fondad $(BUILD)/fondad
 
 deps:
 	@tools/install-deps build test
@@ -38,6 +42,14 @@ test-container: all
 bench: all
 	@tools/install-deps bench
 	@bench/run
+	@bench/daemon --build $(BUILD)
+
+install: all
+	@meson configure $(BUILD) --prefix=$(PREFIX)
+	@meson install -C $(BUILD) --quiet
+
+deb: deps
+	@tools/make-deb dist
 
 lint: all
 	@tools/install-deps lint
