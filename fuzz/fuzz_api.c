@@ -1,6 +1,6 @@
 /*
- * Fuzz target: what callers of the API send. The first byte chooses: a filter and a sort order, or a body for one
- * of the kinds, as creation or as change.
+ * Fuzz target: what callers of the API send. The first byte chooses: a filter and a sort order, or a body for
+ * one of the kinds, as creation or as change.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +19,8 @@ static void fuzz_filter(const char *text)
         for (unsigned i = 0; i < filter.count; i++) {
             const struct store_node *node = &filter.nodes[i];
             bool inner = node->op == STORE_OP_AND || node->op == STORE_OP_OR;
-            if ((inner && (node->left >= i || node->right >= i)) || (node->op == STORE_OP_NOT && node->left >= i)) {
+            if ((inner && (node->left >= i || node->right >= i)) ||
+                (node->op == STORE_OP_NOT && node->left >= i)) {
                 abort(); /* children come before their parents: nothing loops */
             }
         }
@@ -43,8 +44,8 @@ static void fuzz_body(const struct object_type *type, enum field_mode mode, cons
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static const struct object_type *const types[] = {&model_instance, &model_volume, &model_network, &model_user,
-                                                      &model_stop};
+    static const struct object_type *const types[] = {&model_instance, &model_volume, &model_network,
+                                                      &model_user, &model_stop};
     if (size < 1) {
         return 0;
     }

@@ -1,6 +1,6 @@
 /*
- * core/store: versions, references, transactions, logs, leases, watches, the lock; and what survives a process that
- * is killed between any two of its writes.
+ * core/store: versions, references, transactions, logs, leases, watches, the lock; and what survives a
+ * process that is killed between any two of its writes.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -178,7 +178,8 @@ static void test_killed(void **state)
             }
             for (unsigned i = 0;; i++) {
                 snprintf(name, sizeof(name), "r%u-%u", round, i);
-                if (store_put(s, "k", name, "{}", STORE_VERSION_NEW, NULL, NULL) < 0 || write(fds[1], &i, sizeof(i)) < 0) {
+                if (store_put(s, "k", name, "{}", STORE_VERSION_NEW, NULL, NULL) < 0 ||
+                    write(fds[1], &i, sizeof(i)) < 0) {
                     _exit(1);
                 }
             }
