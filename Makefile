@@ -5,6 +5,7 @@
 #   make lint     format, clang-tidy, includes   make asan    the tests under ASan and UBSan
 #   make fuzz     each fuzzer, FUZZ_SECONDS      make clean   forget what was built
 #   make install  under PREFIX (/usr/local)   make deb    a Debian package, in dist/
+#   make test-deb   the package in a clean Debian 12, as root (not part of make test)
 #   make test-container   fonda-oci with podman, as root (not part of make test)
 
 BUILD        ?= build
@@ -15,7 +16,7 @@ MAKEFLAGS    += --no-print-directory
 
 PREFIX       ?= /usr/local
 
-.PHONY: all deps run test test-container bench install deb lint asan fuzz clean
+.PHONY: all deps run test test-container bench install deb test-deb lint asan fuzz clean
 
 all: deps
 	@test -f $(BUILD)/build.ninja || { echo "fonda: configuring $(BUILD)"; meson setup $(BUILD) >/dev/null; }
@@ -50,6 +51,10 @@ install: all
 
 deb: deps
 	@tools/make-deb dist
+
+test-deb:
+	@tools/install-deps build package
+	@tests/packaging/run
 
 lint: all
 	@tools/install-deps lint
