@@ -63,9 +63,7 @@ struct host {
     struct err err;
 };
 
-/* --- time
- * ----------------------------------------------------------------------------------------------------------
- */
+/* --- time --- */
 
 /* Any thread. */
 static void arm_timer(void *opaque)
@@ -108,8 +106,7 @@ static void on_signal(uv_signal_t *handle, int number)
     machine_request_stop(host->machine, VM_STATUS_KILLED);
 }
 
-/* --- the serial port's output
- * ---------------------------------------------------------------------------------------- */
+/* --- the serial port's output --- */
 
 /* Under mem_lock(). */
 static size_t on_serial_sink(void *opaque, const uint8_t *bytes, size_t len)
@@ -127,8 +124,7 @@ static void on_output_room(void *opaque)
     mem_unlock(host->mem);
 }
 
-/* --- its input
- * ------------------------------------------------------------------------------------------------------- */
+/* --- its input --- */
 
 static void on_input(uv_poll_t *poll, int status, int events);
 
@@ -238,8 +234,7 @@ static void on_input(uv_poll_t *poll, int status, int events)
     pump_input(host);
 }
 
-/* --- stopping
- * -------------------------------------------------------------------------------------------------------- */
+/* --- stopping --- */
 
 /* Any thread. */
 static void on_stopping(void *opaque)
@@ -284,9 +279,7 @@ static void on_async(uv_async_t *async)
     }
 }
 
-/* --- set-up
- * ----------------------------------------------------------------------------------------------------------
- */
+/* --- set-up --- */
 
 /* First of all, before there are threads: terminal_raw forks. */
 static int open_serial(struct host *host, struct err *err)
@@ -439,6 +432,7 @@ int host_run(const struct vm_config *config, const struct engine_ops *engine, st
     pthread_mutex_init(&host.timer_lock, NULL);
     uv_loop_init(&host.loop);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a disk's write beyond ulimit -f then fails with EFBIG, for the guest to see */
     int rc = open_serial(&host, err);
     if (rc < 0) {
         host_done(&host);
@@ -451,7 +445,7 @@ int host_run(const struct vm_config *config, const struct engine_ops *engine, st
     }
     rc = open_loop(&host, err);
     if (rc == 0) {
-        rc = devices_new(config, &host.loop, mem, machine_pc(host.machine), &host.devices, err);
+        rc = devices_new(config, &host.loop, mem, host.machine, &host.devices, err);
         if (rc < 0) {
             host_done(&host);
             return VM_STATUS_USAGE;

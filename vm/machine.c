@@ -13,8 +13,7 @@
 
 #define JOIN_TIMEOUT_S 10
 
-/* --- what the guest asks for (vCPU threads, under mem_lock)
- * ------------------------------------------------------ */
+/* --- what the guest asks for (vCPU threads, under mem_lock) --- */
 
 static void on_power_off(void *opaque)
 {
@@ -48,8 +47,7 @@ static void on_serial_room(void *opaque)
     machine->config.serial_room(machine->config.opaque);
 }
 
-/* --- life
- * -------------------------------------------------------------------------------------------------------- */
+/* --- life --- */
 
 /* CPUID 0x80000008: what the guest sees too. */
 static unsigned host_phys_bits(void)
@@ -129,6 +127,7 @@ int machine_new(const struct machine_config *config, struct machine **ret_machin
     machine->tsc_hz = tsc_host_hz();
     atomic_store(&machine->stop_status, -1);
     pthread_mutex_init(&machine->error_lock, NULL);
+    pthread_mutex_init(&machine->pause_lock, NULL);
     for (unsigned i = 0; i < machine->cpus; i++) {
         machine_vcpu_init(&machine->vcpus[i], machine, i);
     }
@@ -160,6 +159,7 @@ void machine_free(struct machine *machine)
         machine->config.engine->free(machine->engine);
     }
     pthread_mutex_destroy(&machine->error_lock);
+    pthread_mutex_destroy(&machine->pause_lock);
     free(machine);
 }
 
@@ -298,8 +298,7 @@ const char *machine_error_text(const struct machine *machine)
     return machine->error_text;
 }
 
-/* --- reports
- * ------------------------------------------------------------------------------------------------------- */
+/* --- reports --- */
 
 static void add_counter(struct engine_counter *counters, unsigned *count, unsigned max,
                         const struct engine_counter *one)

@@ -164,8 +164,8 @@ struct bt_vcpu *bt_arena_new(struct bt_engine *engine, unsigned index, struct er
     v->scratch = map_lazily(bt_translate_scratch_bytes());
     v->signal_stack_size = MAX((size_t)getauxval(AT_MINSIGSTKSZ) * 2, (size_t)(64 * KiB));
     v->signal_stack = map_lazily(v->signal_stack_size);
-    if (!v->blocks || !v->exits || !v->maps || !v->hash || !v->write_slots || !v->page_blocks || !v->scratch ||
-        !v->signal_stack) {
+    if (!v->blocks || !v->exits || !v->maps || !v->hash || !v->write_slots || !v->page_blocks ||
+        !v->scratch || !v->signal_stack) {
         err_set(err, -ENOMEM, "no memory for the block tables of vCPU %u", index);
         bt_arena_free(v);
         return NULL;

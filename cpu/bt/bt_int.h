@@ -16,7 +16,7 @@
  * Invariants
  *  1. Translated code is only ever written by its own vCPU's thread, through the RW alias.
  *  2. While translated code or a file compiled with -mgeneral-regs-only runs, the guest's x87 and vector
- * registers are in the host's (fpu_live). Whoever calls anything else calls bt_fpu_save first.
+ *     registers are in the host's (fpu_live). Whoever calls anything else calls bt_fpu_save first.
  *  3. Outside of translated code all guest registers are in cpu.s; RFLAGS is split: arithmetic flags in
  *     aflags, IF in iflag, DF in dflag, the rest in cpu.s.rflags. bt_flags_merge and bt_flags_split convert.
  *  4. A block is entered only with `ctx` equal to the context it was looked up under; a context names one
@@ -40,8 +40,7 @@
 struct bt_vcpu;
 struct bt_op;
 
-/* --- modes: what a block's translation depends on, beside its address
- * ------------------------------------------ */
+/* --- modes: what a block's translation depends on, beside its address --- */
 
 #define BT_MODE_USER   0x0001u /* CPL 3 */
 #define BT_MODE_AC     0x0002u /* supervisor accesses may touch user pages: SMAP off, or RFLAGS.AC set */
@@ -64,9 +63,7 @@ struct bt_op;
 /* MMU index: which pair of TLB tables an access uses. */
 enum { BT_MMU_USER, BT_MMU_KERNEL, BT_MMU_KERNEL_AC, BT_MMU_COUNT };
 
-/* --- TLB
- * ---------------------------------------------------------------------------------------------------------
- */
+/* --- TLB --- */
 
 struct bt_tlb_entry {
     uint64_t tag;    /* page address | address-space number (12 bits, never 0); 0: empty */
@@ -82,8 +79,7 @@ struct bt_tlb {
     struct bt_tlb_entry write[BT_TLB_MAX];
 };
 
-/* --- decoded instructions
- * ------------------------------------------------------------------------------------------- */
+/* --- decoded instructions --- */
 
 #define BT_NO_REG 0xff
 
@@ -173,9 +169,7 @@ struct bt_insn {
 unsigned bt_decode(const struct x86_cpu *cpu, uint32_t mode, uint64_t rip, const uint8_t *bytes,
                    unsigned avail, struct bt_insn *in);
 
-/* --- blocks
- * ------------------------------------------------------------------------------------------------------------
- */
+/* --- blocks --- */
 
 #define BT_BLOCK_INSNS_MAX 64
 #define BT_BLOCK_BYTES_MAX 1024 /* guest bytes; a block never spans more than two pages */
@@ -235,8 +229,7 @@ struct bt_block {
     struct bt_map *map; /* insns entries, in code order */
 };
 
-/* --- jump cache
- * -------------------------------------------------------------------------------------------------------- */
+/* --- jump cache --- */
 
 #define BT_JC_BITS 16 /* the index is made by RORX, LEA and MOVZX, which leave the flags alone */
 struct bt_jc_entry {
@@ -244,9 +237,7 @@ struct bt_jc_entry {
     uint64_t target;  /* host address */
 };
 
-/* --- exits to C
- * ----------------------------------------------------------------------------------------------------------
- */
+/* --- exits to C --- */
 
 enum bt_leave {
     BT_LEAVE_LINK = 1, /* an exit without a link; v->leave_arg is its number */
@@ -279,29 +270,28 @@ struct bt_itlb_entry {
 #define BT_ITLB_SIZE 256
 
 /*
- * What the vCPUs tell one another of a RAM page, so that none executes what another has overwritten (smc.c). Both sides
- * first say what they do, then look at what the other said:
+ * What the vCPUs tell one another of a RAM page, so that none executes what another has overwritten (smc.c).
+ * Both sides first say what they do, then look at what the other said:
  *
  *     who translates   sets its bit and its chunks in `code`, then has the `writers` drop their write entries
  *     who writes       sets its bit in `writers`, then enters a write entry only where `code` is 0
  */
 struct bt_page {
-    _Atomic uint64_t code;    /* bit i: vCPU i has blocks of this page; bit 32+n: some lie in its n-th 128 bytes */
+    /* bit i: vCPU i has blocks of this page; bit 32+n: some lie in its n-th 128 bytes */
+    _Atomic uint64_t code;
     _Atomic uint32_t writers; /* bit i: vCPU i may write to it without looking at `code` first */
 };
 
 #define BT_CHUNK_BYTES (MEM_PAGE_SIZE / 32)
 
 /*
- * Where the write entries for a RAM page are (the kernel's and a user's address, say), for dropping them without a
- * search: this + mmu << 16 + index.
+ * Where the write entries for a RAM page are (the kernel's and a user's address, say), for dropping them
+ * without a search: this + mmu << 16 + index.
  */
 #define BT_WRITE_SLOT      1u
 #define BT_WRITE_SLOT_MANY UINT32_MAX
 
-/* --- counters
- * -------------------------------------------------------------------------------------------------------------
- */
+/* --- counters --- */
 
 enum bt_counter {
     BT_C_BLOCKS,
@@ -343,9 +333,7 @@ struct bt_last_exit {
     uint16_t what, vector; /* enum bt_leave; or 0x100 + kind for events */
 };
 
-/* --- the vCPU
- * ---------------------------------------------------------------------------------------------------------------
- */
+/* --- the vCPU --- */
 
 struct bt_engine;
 
@@ -411,7 +399,7 @@ struct bt_vcpu {
     uint32_t cells_used, cells_max;
     struct bt_jc_entry *jc;
     uint32_t (*write_slots)[2]; /* per RAM page: 0, BT_WRITE_SLOT + ..., or BT_WRITE_SLOT_MANY */
-    uint64_t mode_ctx;   /* what ctx is, or was before it was poisoned */
+    uint64_t mode_ctx;          /* what ctx is, or was before it was poisoned */
     struct bt_itlb_entry itlb[BT_ITLB_SIZE];
     struct bt_block **page_blocks; /* per RAM page */
     void *scratch;                 /* translate.c's */
@@ -504,9 +492,7 @@ static inline bool bt_alignment_checked(const struct bt_vcpu *v)
     return v->cpu.cpl == 3 && (v->cpu.s.cr0 & X86_CR0_AM) && (v->cpu.s.rflags & X86_AC);
 }
 
-/* --- flags
- * -------------------------------------------------------------------------------------------------------------------
- */
+/* --- flags --- */
 
 static inline void bt_flags_merge(struct bt_vcpu *v)
 {
@@ -525,21 +511,16 @@ static inline void bt_flags_split(struct bt_vcpu *v)
     v->dflag = (f >> 10) & 1u;
 }
 
-/* --- arena.c
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* --- arena.c --- */
 
 struct bt_vcpu *bt_arena_new(struct bt_engine *engine, unsigned index, struct err *err);
 void bt_arena_free(struct bt_vcpu *v);
 
-/* --- stubs.c
- * -------------------------------------------------------------------------------------------------------------
- */
+/* --- stubs.c --- */
 
 void bt_stubs_make(struct bt_vcpu *v);
 
-/* --- block.c: cache, look-up, links
- * ---------------------------------------------------------------------------------------- */
+/* --- block.c: cache, look-up, links --- */
 
 /* The block at the current RIP in `mode`, translated where it must be. NULL: a fetch fault, in cpu.exc. */
 struct bt_block *bt_block_get(struct bt_vcpu *v, uint32_t mode);
@@ -565,7 +546,8 @@ static inline struct bt_jc_entry *bt_jc_slot(struct bt_vcpu *v, uint64_t rip)
 
 /* --- smc.c: code that is overwritten, by this vCPU, another, or a device */
 
-/* This vCPU has blocks that cover [ram, ram + len), within a page. On return no other vCPU writes there unnoticed. */
+/* This vCPU has blocks that cover [ram, ram + len), within a page. On return no other vCPU writes there
+ * unnoticed. */
 void bt_code_claim(struct bt_vcpu *v, uint64_t ram, uint64_t len);
 /* This vCPU has no block of the page any more. */
 void bt_code_release(struct bt_vcpu *v, uint64_t ram_page);
@@ -579,9 +561,7 @@ void bt_code_notify(struct bt_engine *e, const struct bt_vcpu *except, uint64_t 
 void bt_code_queue_serve(struct bt_vcpu *v);
 void bt_drop_queue_serve(struct bt_vcpu *v);
 
-/* --- translate.c
- * ---------------------------------------------------------------------------------------------------------------
- */
+/* --- translate.c --- */
 
 /* Fills in the block's code; b->rip, ram, ram2 and mode are set. code[0..avail) are the guest bytes at
  * b->rip, avail2 those of the second page. Returns 0, -ENOSPC when the cache is full, -EAGAIN when bytes of
@@ -589,12 +569,11 @@ void bt_drop_queue_serve(struct bt_vcpu *v);
 int bt_translate(struct bt_vcpu *v, struct bt_block *b, const uint8_t *code, unsigned avail,
                  const uint8_t *code2);
 /* Whether guest memory still holds what the last bt_translate read for the block. */
-bool bt_translated_what_is_there(const struct bt_vcpu *v, const struct bt_block *b, const uint8_t *code, unsigned avail,
-                                 const uint8_t *code2);
+bool bt_translated_what_is_there(const struct bt_vcpu *v, const struct bt_block *b, const uint8_t *code,
+                                 unsigned avail, const uint8_t *code2);
 size_t bt_translate_scratch_bytes(void);
 
-/* --- tlb.c (general registers only)
- * ------------------------------------------------------------------------------------------- */
+/* --- tlb.c (general registers only) --- */
 
 /* From the stubs: returns BT_NEXT with *ret_host set in v->tmp[3], or BT_RAISE, BT_SLOW. info: size | write
  * << 15 | mmu << 16 | masked << 20 */
@@ -608,8 +587,7 @@ unsigned bt_mmu_index(const struct bt_vcpu *v);
 /* Marks that code was fetched from this page (for INVLPG). */
 void bt_note_code_page(struct bt_vcpu *v, uint64_t va, bool global);
 
-/* --- op_*.c (general registers only)
- * --------------------------------------------------------------------------------------------- */
+/* --- op_*.c (general registers only) --- */
 
 /* The function that executes an instruction which is not translated inline, or NULL; *ret_ends: it ends its
  * block. */
@@ -623,9 +601,7 @@ int bt_op_bounce_commit(struct bt_vcpu *v, const struct bt_op *op);
 uint64_t bt_op_ea(const struct bt_vcpu *v, const struct bt_op *op); /* offset within the segment */
 int bt_op_dispatch(struct bt_vcpu *v, const struct bt_op *op);      /* what the op stub calls */
 
-/* --- fpu.c
- * --------------------------------------------------------------------------------------------------------------------------
- */
+/* --- fpu.c --- */
 
 void bt_fpu_save(struct bt_vcpu *v);
 void bt_fpu_load(struct bt_vcpu *v);
@@ -635,9 +611,7 @@ void bt_fpu_sanitize(struct bt_vcpu *v); /* after the area was set from outside 
 bool bt_fpu_fault(struct bt_vcpu *v);
 uint32_t bt_fpu_mask(uint64_t host_xcr0);
 
-/* --- run.c, signal.c
- * ------------------------------------------------------------------------------------------------------------------
- */
+/* --- run.c, signal.c --- */
 
 int bt_signals_install(struct err *err);
 #define BT_SIGNAL_KICK SIGUSR2

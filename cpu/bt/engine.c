@@ -21,8 +21,7 @@ static void on_ram_written(void *opaque, uint64_t ram, uint64_t len)
     bt_code_notify(opaque, NULL, ram, len);
 }
 
-/* --- the machine's callbacks, with the guest's vector state out of the way
- * -------------------------------------------------- */
+/* --- the machine's callbacks, with the guest's vector state out of the way --- */
 
 static int vm_irq_ack(void *opaque)
 {
@@ -110,9 +109,7 @@ static void set_platform(struct bt_vcpu *v, const struct vcpu_platform *platform
     };
 }
 
-/* --- engine and vCPUs
- * -----------------------------------------------------------------------------------------------------------
- */
+/* --- engine and vCPUs --- */
 
 static int engine_create(const struct engine_config *config, struct engine **ret_engine, struct err *err)
 {
@@ -282,8 +279,7 @@ static unsigned vcpu_counters(struct vcpu *vcpu, struct engine_counter *ret_coun
 {
     const struct bt_vcpu *v = (const struct bt_vcpu *)vcpu;
     unsigned n = 0;
-    double ns_per_tick =
-        v->tsc_running ? (double)v->counters[BT_C_NS_RUN] / (double)v->tsc_running : 0;
+    double ns_per_tick = v->tsc_running ? (double)v->counters[BT_C_NS_RUN] / (double)v->tsc_running : 0;
     for (unsigned i = 0; i < BT_C_COUNT; i++) {
         if (counter_names[i].name) {
             uint64_t value = i == BT_C_NS_TRANSLATE ? (uint64_t)((double)v->tsc_translating * ns_per_tick)

@@ -119,8 +119,7 @@ int op_pop(struct bt_vcpu *v, unsigned size, uint64_t *ret)
     return 0;
 }
 
-/* --- the bounce buffer
- * ------------------------------------------------------------------------------------------------ */
+/* --- the bounce buffer --- */
 
 static uint64_t active_elements(const struct bt_vcpu *v, const struct bt_op *op)
 {
@@ -134,7 +133,7 @@ static uint64_t active_elements(const struct bt_vcpu *v, const struct bt_op *op)
         return active >= 64 ? UINT64_MAX : (1ull << active) - 1;
     }
     uint64_t mask = v->kmask & all;
-    for (unsigned lane = n; lane < op->mask_lanes; lane++) {
+    for (unsigned lane = n; n && lane < op->mask_lanes; lane++) {
         mask |= (v->kmask >> lane & 1) << (lane % n);
     }
     return mask;
@@ -296,8 +295,7 @@ int bt_op_bounce_commit(struct bt_vcpu *v, const struct bt_op *op)
     return BT_NEXT;
 }
 
-/* --- undefined and unavailable
- * ----------------------------------------------------------------------------------------------- */
+/* --- undefined and unavailable --- */
 
 int bt_op_ud(struct bt_vcpu *v, const struct bt_op *op)
 {
@@ -339,8 +337,7 @@ int bt_op_nm(struct bt_vcpu *v, const struct bt_op *op)
     return BT_AGAIN;
 }
 
-/* --- the call from translated code
- * ---------------------------------------------------------------------------------------------- */
+/* --- the call from translated code --- */
 
 /* The block that follows, straight from the jump cache, when nothing else has to be looked at first. */
 static int chain(struct bt_vcpu *v, int r)

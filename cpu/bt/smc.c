@@ -17,7 +17,7 @@
  * Invariants
  *  1. A vCPU with a block of a page has its bit, and the chunks of the block, in page.code.
  *  2. A vCPU with a write entry for a page has its bit in page.writers, and page.code was 0 when it was
- * entered.
+ *     entered.
  *  3. Nobody waits for a vCPU that is outside of bt_run: it serves its queues before it executes anything.
  */
 #include <sched.h>

@@ -215,11 +215,12 @@ static void settle_sti(struct gen *g, unsigned *at)
     }
 }
 
-/* A forward conditional jump in straight 64-bit code leaves the block at its side; the block goes on behind it. */
+/* A forward conditional jump in straight 64-bit code leaves the block at its side; the block goes on behind
+ * it. */
 static bool goes_on(const struct gen *g, const struct bt_insn *in, unsigned next)
 {
-    return (g->mode & BT_MODE_CODE64) && !(g->mode & (BT_MODE_ONE | BT_MODE_SLOW)) && (int64_t)in->op.imm >= 0 &&
-           next < SIDE_EXIT_BYTES_MAX;
+    return (g->mode & BT_MODE_CODE64) && !(g->mode & (BT_MODE_ONE | BT_MODE_SLOW)) &&
+           (int64_t)in->op.imm >= 0 && next < SIDE_EXIT_BYTES_MAX;
 }
 
 /* Returns 0, -EAGAIN when the first instruction needs bytes of the second page and code2 is NULL. */
@@ -387,8 +388,8 @@ int bt_translate(struct bt_vcpu *v, struct bt_block *b, const uint8_t *code, uns
     return 0;
 }
 
-bool bt_translated_what_is_there(const struct bt_vcpu *v, const struct bt_block *b, const uint8_t *code, unsigned avail,
-                                 const uint8_t *code2)
+bool bt_translated_what_is_there(const struct bt_vcpu *v, const struct bt_block *b, const uint8_t *code,
+                                 unsigned avail, const uint8_t *code2)
 {
     const struct gen *g = v->scratch;
     unsigned first = MIN(b->guest_len, avail);
