@@ -31,9 +31,9 @@
 
 int driver_program(const char *name, char *buf, size_t size, struct fault *fault)
 {
-    static const char *const places[] = {"",           "../libexec/fonda/",    "../bin/",
-                                         "room/",      "../core/room/",        "../container/",
-                                         "../../bin/", "../container/monitor/"};
+    static const char *const places[] = {"",           "../libexec/fonda/",     "../bin/",
+                                         "room/",      "../core/room/",         "../container/",
+                                         "../../bin/", "../container/monitor/", "../container/netd/"};
     char self[PATH_MAX];
     ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
     self[n > 0 ? n : 0] = '\0';
@@ -125,7 +125,7 @@ static void beside_instances(const struct driver_instance *instance, const char 
 static int write_room(const struct driver_instance *instance, bool hold, struct fault *fault)
 {
     static const char *const programs[][2] = {
-        {"oci", "fonda-oci"}, {"monitor", "fonda-monitor"}, {"init", "fonda-init"}};
+        {"oci", "fonda-oci"}, {"monitor", "fonda-monitor"}, {"init", "fonda-init"}, {"netd", "fonda-netd"}};
     char path[2 * PATH_MAX], layer[64];
     json_t *room = json_object();
     for (size_t i = 0; i < ARRAY_SIZE(programs); i++) {
@@ -383,7 +383,28 @@ static int container_signal(const struct driver_instance *instance, const char *
 
 static int container_top(const struct driver_instance *instance, json_t **ret_list, struct fault *fault)
 {
-    return driver_control_call(instance, "top", NULL, ret_list, fault);
+    json_t *pids = NULL, *list = json_array(), *item;
+    size_t i;
+    if (driver_control_call(instance, "top", NULL, &pids, fault) < 0) {
+        json_decref(list);
+        return -1;
+    }
+    json_array_foreach(pids, i, item)
+    {
+        char path[64], text[1024];
+        long long pid = (long long)json_integer_value(item);
+        snprintf(path, sizeof(path), "/proc/%lld/cmdline", pid);
+        auto_close int fd = open(path, O_RDONLY | O_CLOEXEC);
+        ssize_t n = fd < 0 ? 0 : read(fd, text, sizeof(text) - 1);
+        for (ssize_t k = 0; k < n; k++) { /* what the container chose may be no UTF-8 */
+            text[k] = text[k] >= ' ' && text[k] < 127 ? text[k] : text[k] == '\0' ? ' ' : '?';
+        }
+        text[MAX(n - 1, (ssize_t)0)] = '\0';
+        json_array_append_new(list, json_pack("{s:I, s:s}", "pid", (json_int_t)pid, "command", text));
+    }
+    json_decref(pids);
+    *ret_list = list;
+    return 0;
 }
 
 static int container_exit_status(const struct driver_instance *instance)

@@ -541,6 +541,18 @@ int instance_stats(const struct driver_instance *instance, const struct driver_o
     json_t *own = NULL;
     struct fault ignored = {0};
     if (ops->stats(instance, &own, &ignored) == 0) {
+        /* A container's are those of its cgroup, not of its monitor. */
+        const json_t *data = json_object_get(own, "data");
+        const json_t *total =
+            json_object_get(json_object_get(json_object_get(data, "cpu"), "usage"), "total");
+        const json_t *usage =
+            json_object_get(json_object_get(json_object_get(data, "memory"), "usage"), "usage");
+        if (json_is_integer(total)) {
+            obj_set_int(stats, "cpu_ns", json_integer_value(total));
+        }
+        if (json_is_integer(usage)) {
+            obj_set_int(stats, "rss", json_integer_value(usage));
+        }
         json_object_set_new(stats, "engine", own);
     }
     *ret_stats = stats;

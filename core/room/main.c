@@ -153,7 +153,9 @@ static int become_monitor(const struct room *room, const char *bundle, json_t *i
                            "--oci",
                            room_text(room->json, "oci"),
                            "--oci-root",
-                           room_text(room->json, "oci_root")};
+                           room_text(room->json, "oci_root"),
+                           "--netd",
+                           room_text(room->json, "netd")};
     for (i = 0; i < ARRAY_SIZE(fixed); i++) {
         if (!fixed[i]) {
             return err_set(err, -EINVAL, "room.json lacks a member");
