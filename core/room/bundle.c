@@ -49,34 +49,11 @@ static bool flag(const json_t *spec, const char *name)
     return json_is_true(json_object_get(spec, name));
 }
 
-/* In a user namespace nobody makes device nodes: the host's own are bound, "SOURCE[:TARGET][:rwm]" as a
- * mount. Returns a new list: mounts, and devices behind them. */
-static json_t *mounts_with_devices(const json_t *spec)
-{
-    json_t *mounts = json_deep_copy(json_object_get(spec, "mounts")), *item;
-    size_t i;
-    mounts = mounts ? mounts : json_array();
-    json_array_foreach(json_object_get(spec, "devices"), i, item)
-    {
-        const char *text = json_string_value(item) ? json_string_value(item) : "";
-        size_t source = strcspn(text, ":");
-        const char *target = text[source] && text[source + 1] == '/' ? text + source + 1 : text;
-        char *mount = NULL;
-        if (asprintf(&mount, "%.*s:%.*s", (int)source, text, (int)strcspn(target, ":"), target) >= 0) {
-            json_array_append_new(mounts, json_string(mount));
-            free(mount);
-        }
-    }
-    return mounts;
-}
-
 int room_bundle(const json_t *room, const char *bundle, const char *rootfs, json_t *image, struct err *err)
 {
     const json_t *spec = json_object_get(room, "spec");
     const char *network = room_text(spec, "network_mode");
     struct lists lists = {.count = 0};
-    bool host_root = image_host_root();
-    json_t *bound = host_root ? NULL : json_pack("{s:o}", "mounts", mounts_with_devices(spec));
     char memory[24], memory_swap[24], shm[24];
     struct bundle_options o = {
         .dir = bundle,
@@ -86,10 +63,10 @@ int room_bundle(const json_t *room, const char *bundle, const char *rootfs, json
         .command = strings(&lists, spec, "command"),
         .entrypoint = room_text(spec, "entrypoint"),
         .env = strings(&lists, spec, "env"),
-        .volumes = strings(&lists, host_root ? spec : bound, "mounts"),
+        .volumes = strings(&lists, spec, "mounts"),
         .volumes_dir = room_text(room, "folders"),
         .tmpfs = strings(&lists, spec, "tmpfs"),
-        .devices = host_root ? strings(&lists, spec, "devices") : NULL,
+        .devices = strings(&lists, spec, "devices"),
         .cap_add = strings(&lists, spec, "cap_add"),
         .cap_drop = strings(&lists, spec, "cap_drop"),
         .security = strings(&lists, spec, "security"),
@@ -110,9 +87,9 @@ int room_bundle(const json_t *room, const char *bundle, const char *rootfs, json
         .terminal = flag(spec, "terminal"),
         .read_only = flag(spec, "read_only"),
         .privileged = flag(spec, "privileged"),
+        .bind_devices = !image_host_root(),
     };
     int rc = bundle_write(&o, err);
-    json_decref(bound);
     for (unsigned i = 0; i < lists.count; i++) {
         free(lists.all[i]);
     }
