@@ -185,9 +185,7 @@ static int change_state_with_job(struct core *core, const char *name, const char
     return end_with_job(core, rc, ret_job, fault);
 }
 
-/* What a machine has unless said otherwise; a container's limits are none, and its name may be the daemon's
- * choice. */
-static void kind_defaults(json_t *in)
+void instance_kind_defaults(json_t *in)
 {
     if (strcmp(obj_text(in, "kind"), "vm") == 0) {
         if (!json_object_get(in, "cpus")) {
@@ -224,7 +222,7 @@ int instance_create(struct core *core, json_t *in, const struct caller *caller, 
     obj_set_text(in, "owner", caller->name);
     obj_set_now(in, "created_at");
     field_defaults(&model_instance, in);
-    kind_defaults(in);
+    instance_kind_defaults(in);
     if (ops->check(in, fault) < 0 || quota_check(core, caller->name, &model_instance, in, NULL, fault) < 0 ||
         begin(core, fault) < 0) {
         return -1;
