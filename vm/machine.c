@@ -129,6 +129,7 @@ int machine_new(const struct machine_config *config, struct machine **ret_machin
     machine->tsc_hz = tsc_host_hz();
     atomic_store(&machine->stop_status, -1);
     pthread_mutex_init(&machine->error_lock, NULL);
+    pthread_mutex_init(&machine->pause_lock, NULL);
     for (unsigned i = 0; i < machine->cpus; i++) {
         machine_vcpu_init(&machine->vcpus[i], machine, i);
     }
@@ -160,6 +161,7 @@ void machine_free(struct machine *machine)
         machine->config.engine->free(machine->engine);
     }
     pthread_mutex_destroy(&machine->error_lock);
+    pthread_mutex_destroy(&machine->pause_lock);
     free(machine);
 }
 
