@@ -90,7 +90,8 @@ uint64_t clock_now_ns(struct clock *clock)
     return host_ns() - atomic_load_explicit(&clock->origin_ns, memory_order_relaxed);
 }
 
-/* now_ns is set before `stopped` is, and origin_ns before it is cleared: whoever sees the flag sees the value. */
+/* now_ns is set before `stopped` is, and origin_ns before it is cleared: whoever sees the flag sees the
+ * value. */
 void clock_stop(struct clock *clock)
 {
     atomic_store(&clock->now_ns, host_ns() - clock->origin_ns);

@@ -6,6 +6,7 @@
 
 #include "base/util.h"
 #include "vm/device_options.h"
+#include "vm/rundir.h"
 
 #define OPT(name, kind, member, min, max, metavar, help)                                                     \
     {                                                                                                        \
@@ -45,6 +46,14 @@ const struct option_spec vm_options[] = {
     OPT("vsock", OPTION_STRING, vsock, 0, 0, "PATH",
         "sockets between guest and host: connect to the unix socket PATH and\n"
         "send 'CONNECT PORT'; guests reach port P as PATH_P"),
+    OPT("name", OPTION_STRING, name, 0, 0, "NAME",
+        "a name, by which 'fonda ps', 'stop', 'console', 'save'... find it"),
+    OPT("control", OPTION_STRING, control, 0, 0, "PATH",
+        "the control socket (default: by --name, else none)"),
+    OPT("restore", OPTION_STRING, restore, 0, 0, "FILE",
+        "go on from what 'fonda save' made; the machine is as it was, so\n"
+        "options that say what it is made of can't be given again"),
+    OPT("ephemeral", OPTION_FLAG, ephemeral, 0, 0, NULL, "throw away what is written to disks"),
     OPT("timeout", OPTION_UINT, timeout_s, 1, 86400ull * 365, "S",
         "end the machine after S seconds, with status 124"),
     OPT("no-reboot", OPTION_FLAG, no_reboot, 0, 0, NULL, "a reboot ends the machine, with status 0"),
@@ -96,7 +105,11 @@ int vm_config_parse(int argc, char **argv, int first, struct vm_config *ret_conf
     if (end < argc) {
         return err_set(err, -EINVAL, "unexpected argument '%s'", argv[end]);
     }
-    if (!config.kernel && !config.help) {
+    if (config.name && !rundir_name_valid(config.name)) {
+        return err_set(err, -EINVAL, "--name: '%.64s' is no name: 1 to %u letters, digits, '-', '_' and '.'",
+                       config.name, RUNDIR_NAME_MAX);
+    }
+    if (!config.kernel && !config.help && !config.restore) {
         return err_set(err, -EINVAL, "no kernel given: --kernel FILE");
     }
     if (config.serial[0] == '\0') {
@@ -106,6 +119,8 @@ int vm_config_parse(int argc, char **argv, int first, struct vm_config *ret_conf
     if (rc < 0) {
         return rc;
     }
+    config.argc = argc - first;
+    config.argv = argv + first;
     config.memory_bytes = align_up(config.memory_bytes, 4096);
     *ret_config = config;
     return 0;

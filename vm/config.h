@@ -26,6 +26,12 @@ struct vm_config {
     const char *rng;                                 /* "on", "off" */
     const char *vsock;                               /* NULL: none */
     bool balloon;
+    const char *control, *name; /* the control socket's path; or a name that stands for one (vm/rundir.h) */
+    const char *restore;        /* a saved machine's file */
+    bool ephemeral;             /* what is written to disks is thrown away at the end */
+    int argc;                   /* the options as they were given, behind the program's name */
+    char **argv;
+    uint64_t tsc_hz;    /* no option: of the saved machine, 0 otherwise */
     uint64_t timeout_s; /* 0: none */
     bool stats, no_reboot, help;
 };

@@ -4,11 +4,13 @@
 #include "vm/devices.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
 
 #include "base/util.h"
 #include "block/block.h"
+#include "block/image.h"
 #include "dev/virtio/balloon.h"
 #include "dev/virtio/blk.h"
 #include "dev/virtio/net.h"
@@ -36,8 +38,10 @@ struct devices {
     uv_poll_t blk_poll;
     bool has_stats;
     unsigned handles;
-    unsigned count;
+    unsigned count, disk_count;
     struct vdev *vdevs[PCI_SLOTS];
+    struct vdev *balloon;
+    struct vblk_backend *disks[OPTION_LIST_MAX];
 };
 
 /* Any thread. */
@@ -108,6 +112,42 @@ static int open_block_loop(struct devices *devices, struct err *err)
     return rc;
 }
 
+#define EPHEMERAL_TEMPLATE "/fonda-ephemeral-XXXXXX"
+
+/* A temporary image over the disk's, in TMPDIR; options then name it instead. */
+static int make_overlay(struct devices *devices, struct disk_options *options, char *path, size_t size,
+                        struct err *err)
+{
+    const struct blk_open_options probe = {.format = options->format[0] ? options->format : NULL};
+    const char *dir = getenv("TMPDIR");
+    char *backing = realpath(options->path, NULL);
+    struct blk_node *node = NULL;
+    struct blk_info info;
+    if (!backing) {
+        return err_sys(err, -errno, "cannot open '%s'", options->path);
+    }
+    int rc = blk_open(devices->blk_loop, backing, &probe, &node, err);
+    if (rc == 0) {
+        blk_get_info(node, &info);
+        int n = snprintf(path, size, "%s" EPHEMERAL_TEMPLATE, dir && dir[0] == '/' ? dir : "/tmp");
+        int fd = n > 0 && (size_t)n < size ? mkstemp(path) : -1;
+        const struct image_create_options create = {
+            .format = "qcow2", .backing = backing, .backing_format = info.format, .overwrite = true};
+        rc = fd < 0 ? err_sys(err, -errno, "cannot make a temporary file for what is written")
+                    : image_create(devices->blk_loop, path, &create, err);
+        if (fd >= 0) {
+            close(fd);
+        }
+        blk_close(node);
+    }
+    if (rc == 0) {
+        snprintf(options->path, sizeof(options->path), "%s", path);
+        snprintf(options->format, sizeof(options->format), "qcow2");
+    }
+    free(backing);
+    return rc;
+}
+
 static int make_disk(struct devices *devices, const char *text, struct err *err)
 {
     struct disk_options options;
@@ -119,10 +159,21 @@ static int make_disk(struct devices *devices, const char *text, struct err *err)
     if (rc < 0) {
         return rc;
     }
+    char overlay[sizeof(EPHEMERAL_TEMPLATE) + DEVICE_TEXT_MAX] = "";
+    if (devices->config->ephemeral && !options.read_only) {
+        rc = make_overlay(devices, &options, overlay, sizeof(overlay), err);
+        if (rc < 0) {
+            return rc;
+        }
+    }
     struct vblk_backend *backend = disk_open(devices->loop, devices->blk_loop, &options, err);
+    if (overlay[0]) {
+        unlink(overlay); /* it lives as long as it is open */
+    }
     if (!backend) {
         return err->code;
     }
+    devices->disks[devices->disk_count++] = backend;
     const struct vblk_config config = {
         .mem = devices->mem,
         .backend = backend,
@@ -219,6 +270,7 @@ static int make_balloon(struct devices *devices, struct err *err)
     struct vdev *dev = vbal_new(devices->mem, err);
     int rc = add(devices, dev, err);
     if (rc == 0) {
+        devices->balloon = dev;
         uv_timer_init(devices->loop, &devices->stats);
         devices->stats.data = dev;
         devices->has_stats = true;
@@ -277,6 +329,38 @@ int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem
         }
     }
     return 0;
+}
+
+void devices_settle(struct devices *devices)
+{
+    for (unsigned i = 0; i < devices->count; i++) {
+        vdev_settle(devices->vdevs[i]);
+    }
+}
+
+unsigned devices_disks(const struct devices *devices)
+{
+    return devices->disk_count;
+}
+
+struct blk_node *devices_disk(struct devices *devices, unsigned index)
+{
+    return disk_node(devices->disks[index]);
+}
+
+struct vdev *devices_balloon(struct devices *devices)
+{
+    return devices->balloon;
+}
+
+unsigned devices_count(const struct devices *devices)
+{
+    return devices->count;
+}
+
+struct vdev *devices_get(struct devices *devices, unsigned index)
+{
+    return devices->vdevs[index];
 }
 
 static void release(struct devices *devices)

@@ -11,7 +11,9 @@
 #include "base/err.h"
 #include "vm/config.h"
 
+struct blk_node;
 struct devices;
+struct vdev;
 struct mem;
 struct pc;
 
@@ -20,6 +22,17 @@ struct pc;
  * to the machine. */
 int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem, struct pc *pc,
                 struct devices **ret_devices, struct err *err);
+/* The vCPUs stand still: does what the guest asked for, and waits until nothing is in flight. */
+void devices_settle(struct devices *devices);
+/* The disks' images, in the order of the options. */
+unsigned devices_disks(const struct devices *devices);
+struct blk_node *devices_disk(struct devices *devices, unsigned index);
+/* NULL: there is none. */
+struct vdev *devices_balloon(struct devices *devices);
+/* All virtio devices, in the order in which the guest finds them. */
+unsigned devices_count(const struct devices *devices);
+struct vdev *devices_get(struct devices *devices, unsigned index);
+
 /* Behind machine_free; NULL is accepted. The loop then has to run until it has no handles. */
 void devices_free(struct devices *devices);
 

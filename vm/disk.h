@@ -16,9 +16,12 @@
 #include "vm/device_options.h"
 
 struct blk_loop;
+struct blk_node;
 
 /* blk_loop has to outlive the backend. NULL: see err. */
 struct vblk_backend *disk_open(uv_loop_t *loop, struct blk_loop *blk_loop, const struct disk_options *options,
                                struct err *err);
+/* The image, for snapshots and facts. Belongs to the backend. */
+struct blk_node *disk_node(struct vblk_backend *backend);
 
 #endif

@@ -30,7 +30,8 @@ bool pvclock_msr(uint32_t msr);
 int pvclock_read(const struct pvclock *pv, uint32_t msr, uint64_t *ret_value);
 int pvclock_write(struct pvclock *pv, uint32_t msr, uint64_t value, uint64_t tsc);
 void pvclock_reset(struct pvclock *pv);
-/* Tells a guest that uses the clock that its vCPU did not run for a while. Any thread, while the vCPU stands still. */
+/* Tells a guest that uses the clock that its vCPU did not run for a while. Any thread, while the vCPU stands
+ * still. */
 void pvclock_stood_still(struct pvclock *pv);
 
 /* mul and shift so that ns = ((tsc << shift) * mul) >> 32 (a negative shift goes right). */

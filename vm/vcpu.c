@@ -213,8 +213,8 @@ static bool must_stand_still(const struct machine_vcpu *mv)
     return machine_pause_reasons(mv->machine) && !machine_stopping(mv->machine);
 }
 
-/* Sleeps until there is a request, an NMI, or (where it counts) an interrupt. A pause lets none of them through, so
- * that a halt is still one afterwards. */
+/* Sleeps until there is a request, an NMI, or (where it counts) an interrupt. A pause lets none of them
+ * through, so that a halt is still one afterwards. */
 static void sleep_until_woken(struct machine_vcpu *mv, bool interrupts)
 {
     fall_asleep(mv);

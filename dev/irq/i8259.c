@@ -391,8 +391,11 @@ static void i8259_state(struct device *dev, struct state *s)
     }
 }
 
-static const struct device_ops i8259_device_ops = {
-    .name = "i8259", .reset = i8259_reset, .free = i8259_free, .describe = i8259_describe, .state = i8259_state};
+static const struct device_ops i8259_device_ops = {.name = "i8259",
+                                                   .reset = i8259_reset,
+                                                   .free = i8259_free,
+                                                   .describe = i8259_describe,
+                                                   .state = i8259_state};
 
 struct i8259 *i8259_new(const struct i8259_config *config, struct err *err)
 {

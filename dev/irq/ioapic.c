@@ -219,8 +219,11 @@ static void ioapic_state(struct device *dev, struct state *s)
     state_array(s, "redirection", ioapic->rte);
 }
 
-static const struct device_ops ioapic_device_ops = {
-    .name = "ioapic", .reset = ioapic_reset, .free = ioapic_free, .describe = ioapic_describe, .state = ioapic_state};
+static const struct device_ops ioapic_device_ops = {.name = "ioapic",
+                                                    .reset = ioapic_reset,
+                                                    .free = ioapic_free,
+                                                    .describe = ioapic_describe,
+                                                    .state = ioapic_state};
 
 struct ioapic *ioapic_new(const struct ioapic_config *config, struct err *err)
 {

@@ -577,8 +577,11 @@ static void lapic_state(struct device *dev, struct state *s)
     }
 }
 
-static const struct device_ops lapic_device_ops = {
-    .name = "lapic", .reset = lapic_reset, .free = lapic_free, .describe = lapic_describe, .state = lapic_state};
+static const struct device_ops lapic_device_ops = {.name = "lapic",
+                                                   .reset = lapic_reset,
+                                                   .free = lapic_free,
+                                                   .describe = lapic_describe,
+                                                   .state = lapic_state};
 
 struct lapic *lapic_new(struct lapic_bus *bus, const struct lapic_config *config, struct err *err)
 {

@@ -185,7 +185,8 @@ void lapic_timer_state(struct lapic *lapic, struct state *s)
     state_field(s, "timer_ends_ns", &lapic->timer_ends_ns);
     state_field(s, "tsc_deadline", &lapic->tsc_deadline);
     state_require(s, !(lapic->timer_divide & ~0xbu), "timer_divide");
-    state_require(s, lapic->timer_ends_ns < CLOCK_NEVER / 2 && (!lapic->timer_ends_ns || lapic->timer_initial),
+    state_require(s,
+                  lapic->timer_ends_ns < CLOCK_NEVER / 2 && (!lapic->timer_ends_ns || lapic->timer_initial),
                   "timer_ends_ns");
     if (!state_loaded(s)) {
         return;

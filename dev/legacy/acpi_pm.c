@@ -214,8 +214,11 @@ static void acpi_pm_state(struct device *dev, struct state *s)
     }
 }
 
-static const struct device_ops acpi_pm_device_ops = {
-    .name = "acpi-pm", .reset = acpi_pm_reset, .free = acpi_pm_free, .describe = acpi_pm_describe, .state = acpi_pm_state};
+static const struct device_ops acpi_pm_device_ops = {.name = "acpi-pm",
+                                                     .reset = acpi_pm_reset,
+                                                     .free = acpi_pm_free,
+                                                     .describe = acpi_pm_describe,
+                                                     .state = acpi_pm_state};
 
 struct acpi_pm *acpi_pm_new(const struct acpi_pm_config *config, struct err *err)
 {

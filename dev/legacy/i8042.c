@@ -306,8 +306,11 @@ static void i8042_state(struct device *dev, struct state *s)
     kbc->next_data = (enum pending_data)next_data;
 }
 
-static const struct device_ops i8042_device_ops = {
-    .name = "i8042", .reset = i8042_reset, .free = i8042_free, .describe = i8042_describe, .state = i8042_state};
+static const struct device_ops i8042_device_ops = {.name = "i8042",
+                                                   .reset = i8042_reset,
+                                                   .free = i8042_free,
+                                                   .describe = i8042_describe,
+                                                   .state = i8042_state};
 
 struct i8042 *i8042_new(const struct i8042_config *config, struct err *err)
 {

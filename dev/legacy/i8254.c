@@ -434,7 +434,8 @@ static void i8254_state(struct device *dev, struct state *s)
         state_field(s, "read_high", &ch->read_high);
         state_field(s, "write_low", &ch->write_low);
         state_field(s, "count", &ch->count);
-        state_require(s, ch->count >= (periodic(ch) ? 2u : 1u) && ch->count <= (ch->bcd ? 10000u : 65536u), "count");
+        state_require(s, ch->count >= (periodic(ch) ? 2u : 1u) && ch->count <= (ch->bcd ? 10000u : 65536u),
+                      "count");
         state_field(s, "start_ns", &ch->start_ns);
         state_require(s, ch->start_ns <= clock_now_ns(pit->clock), "start_ns");
         state_field(s, "held_ticks", &ch->held_ticks);
@@ -448,8 +449,11 @@ static void i8254_state(struct device *dev, struct state *s)
     }
 }
 
-static const struct device_ops i8254_device_ops = {
-    .name = "i8254", .reset = i8254_reset, .free = i8254_free, .describe = i8254_describe, .state = i8254_state};
+static const struct device_ops i8254_device_ops = {.name = "i8254",
+                                                   .reset = i8254_reset,
+                                                   .free = i8254_free,
+                                                   .describe = i8254_describe,
+                                                   .state = i8254_state};
 
 struct i8254 *i8254_new(const struct i8254_config *config, struct err *err)
 {

@@ -451,8 +451,11 @@ static void mc146818_state(struct device *dev, struct state *s)
     }
 }
 
-static const struct device_ops mc146818_device_ops = {
-    .name = "mc146818", .reset = mc146818_reset, .free = mc146818_free, .describe = mc146818_describe, .state = mc146818_state};
+static const struct device_ops mc146818_device_ops = {.name = "mc146818",
+                                                      .reset = mc146818_reset,
+                                                      .free = mc146818_free,
+                                                      .describe = mc146818_describe,
+                                                      .state = mc146818_state};
 
 struct mc146818 *mc146818_new(const struct mc146818_config *config, struct err *err)
 {

@@ -449,8 +449,11 @@ static void ns16550_state(struct device *dev, struct state *s)
     }
 }
 
-static const struct device_ops ns16550_device_ops = {
-    .name = "ns16550", .reset = ns16550_reset, .free = ns16550_free, .describe = ns16550_describe, .state = ns16550_state};
+static const struct device_ops ns16550_device_ops = {.name = "ns16550",
+                                                     .reset = ns16550_reset,
+                                                     .free = ns16550_free,
+                                                     .describe = ns16550_describe,
+                                                     .state = ns16550_state};
 
 struct ns16550 *ns16550_new(const struct ns16550_config *config, struct err *err)
 {

@@ -63,8 +63,11 @@ static void port92_state(struct device *dev, struct state *s)
     state_field(s, "value", &port->value);
 }
 
-static const struct device_ops port92_device_ops = {
-    .name = "port92", .reset = port92_reset, .free = port92_free, .describe = port92_describe, .state = port92_state};
+static const struct device_ops port92_device_ops = {.name = "port92",
+                                                    .reset = port92_reset,
+                                                    .free = port92_free,
+                                                    .describe = port92_describe,
+                                                    .state = port92_state};
 
 struct port92 *port92_new(const struct port92_config *config, struct err *err)
 {

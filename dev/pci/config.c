@@ -112,7 +112,7 @@ void pci_dev_state(struct pci_dev *dev, struct state *s)
     for (unsigned i = 0; i < PCI_CONFIG_BYTES; i++) {
         uint8_t volatile_bits = i == PCI_STATUS ? PCI_STATUS_INTERRUPT : 0;
         bool window = dev->config_read && i >= PCI_HEADER_END; /* data that a capability's window last read */
-        same &= window || !((config[i] ^ dev->initial[i]) & (uint8_t)~(dev->writable[i] | volatile_bits));
+        same &= window || !((config[i] ^ dev->initial[i]) & (uint8_t) ~(dev->writable[i] | volatile_bits));
     }
     state_require(s, same, "config");
     state_field(s, "intx", &dev->intx);
@@ -124,7 +124,8 @@ void pci_dev_state(struct pci_dev *dev, struct state *s)
     state_no_prefix(s);
     if (state_loaded(s)) {
         for (unsigned i = 0; i < PCI_CONFIG_BYTES; i++) {
-            dev->config[i] = (uint8_t)((dev->initial[i] & ~dev->writable[i]) | (config[i] & dev->writable[i]));
+            dev->config[i] =
+                (uint8_t)((dev->initial[i] & ~dev->writable[i]) | (config[i] & dev->writable[i]));
         }
         dev->config[PCI_STATUS] |= dev->intx ? PCI_STATUS_INTERRUPT : 0;
         pci_host_bars_changed(dev->host);

@@ -283,13 +283,14 @@ static void con_state(struct vdev *dev, struct state *s)
     state_fail(s, -ENOTSUP, "a machine with this device can't be saved");
 }
 
-static const struct vdev_ops con_ops = {.name = "virtio-console",
-                                        .id = VIRTIO_ID_CONSOLE,
-                                        .class_code = 0x078000,
-                                        .start = con_start,
-                                        .stop = con_stop,
-                                        .kick = con_kick,
-                                        .free = con_free,
+static const struct vdev_ops con_ops = {
+    .name = "virtio-console",
+    .id = VIRTIO_ID_CONSOLE,
+    .class_code = 0x078000,
+    .start = con_start,
+    .stop = con_stop,
+    .kick = con_kick,
+    .free = con_free,
     .state = con_state,
 };
 

@@ -68,12 +68,13 @@ static void v9p_state(struct vdev *dev, struct state *s)
     }
 }
 
-static const struct vdev_ops v9p_ops = {.name = "virtio-9p",
-                                        .id = VIRTIO_ID_9P,
-                                        .class_code = 0x018000,
-                                        .stop = v9p_stop,
-                                        .kick = v9p_kick,
-                                        .free = v9p_free,
+static const struct vdev_ops v9p_ops = {
+    .name = "virtio-9p",
+    .id = VIRTIO_ID_9P,
+    .class_code = 0x018000,
+    .stop = v9p_stop,
+    .kick = v9p_kick,
+    .free = v9p_free,
     .state = v9p_state,
 };
 

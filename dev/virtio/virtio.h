@@ -79,8 +79,9 @@ struct vdev_ops {
     void (*config_written)(struct vdev *dev);
     /* May be NULL: a line of its own for struct device_ops.describe. */
     unsigned (*describe)(const struct vdev *dev, char *buf, unsigned size);
-    /* Saves or loads what the model has beside queues and configuration; main loop. Nothing is in flight. When
-     * loading, start has not run: this function does what has to be done of it. NULL: there is nothing. */
+    /* Saves or loads what the model has beside queues and configuration; main loop. Nothing is in flight.
+     * When loading, start has not run: this function does what has to be done of it. NULL: there is nothing.
+     */
     void (*state)(struct vdev *dev, struct state *s);
 };
 

@@ -337,11 +337,8 @@ static void vp_state(struct device *device, struct state *s)
     vdev_state(vp->vdev, s);
 }
 
-static const struct device_ops vp_ops = {.name = "virtio-pci",
-                                         .reset = vp_reset,
-                                         .free = vp_free,
-                                         .describe = vp_describe,
-                                         .state = vp_state};
+static const struct device_ops vp_ops = {
+    .name = "virtio-pci", .reset = vp_reset, .free = vp_free, .describe = vp_describe, .state = vp_state};
 
 struct virtio_pci *virtio_pci_new(struct pci_host *host, struct vdev *dev, struct err *err)
 {
