@@ -23,6 +23,15 @@ static const struct {
     int (*run)(int argc, char **argv);
 } commands[] = {
     {"run", "start a virtual machine and attach to its console", cli_run},
+    {"ps", "the machines that run under a name", cli_ps},
+    {"console", "connect to a machine's serial console", cli_console},
+    {"stop", "press a machine's power button, or end it", cli_stop},
+    {"pause", "hold a machine", cli_machine_simple},
+    {"resume", "let a paused machine go on", cli_machine_simple},
+    {"reset", "reset a machine", cli_machine_simple},
+    {"save", "save a machine into a file and end it", cli_save},
+    {"snapshot", "memory and disks of a machine at one moment, and back", cli_snapshot},
+    {"stats", "all counters of a machine", cli_stats},
     {"engines", "which engines can run guest code on this host, and why others can't", cli_engines},
     {"image", "create, convert, check and change disk images", cli_image},
     {"help", "print this help, or 'fonda help COMMAND'", cmd_help},
