@@ -28,7 +28,7 @@ run: all
 	@tools/run-guest
 
 test: all
-	@tools/fetch-guest $(BUILD)/guest
+	@tools/fetch-guest $(BUILD)/guest devices
 	@tools/run-tests --build $(BUILD)
 
 test-container: all
