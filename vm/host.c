@@ -434,6 +434,7 @@ int host_run(const struct vm_config *config, const struct engine_ops *engine, st
     pthread_mutex_init(&host.timer_lock, NULL);
     uv_loop_init(&host.loop);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* too large a file is an error of write */
     int rc = open_serial(&host, err);
     if (rc < 0) {
         host_done(&host);
