@@ -48,7 +48,7 @@ def saved(m, name='saved.fonda', options=(), noise=False):
 def test_goes_on_where_it_was(m):
     path, text = saved(m)
     with Vm(m, '--restore', path) as vm:
-        vm.expect('(?s).{40}')
+        vm.expect('[a-p]{40}')
         with vm.control() as control:
             control.call('quit')
         vm.wait()
@@ -61,7 +61,7 @@ def test_saved_again_and_again(m):
     first = os.path.getsize(path)
     for generation in range(10):
         with Vm(m, '--restore', path) as vm:
-            vm.expect('(?s).{5}')
+            vm.expect('[a-p]{5}')
             vm.save(path)
             check_equal(vm.wait(), OFF, 'status')
             text += vm.text
@@ -84,7 +84,7 @@ def test_pause_holds_the_guest(m):
             control.call('pause')
             control.call('resume')
             check_equal(control.call('status')['state'], 'running', 'state')
-            vm.expect('(?s).{20}')
+            vm.expect('[a-p]{20}')
             control.call('quit')
         vm.wait()
         check_counts(vm.text)
@@ -94,9 +94,9 @@ def test_other_engine(m):
     if not engine_usable(m, 'kvm'):
         raise Skip('KVM is not usable here')
     for first, second in (('bt', 'kvm'), ('kvm', 'bt')):
-        path, text = saved(m, options=('--engine', first, '--cpu-model', 'x86-64-v2'))
+        path, text = saved(m, options=('--engine', first))
         with Vm(m, '--restore', path, '--engine', second) as vm:
-            vm.expect('(?s).{40}')
+            vm.expect('[a-p]{40}')
             vm.save(path)
             vm.wait()
             check_counts(text + vm.text)
@@ -112,7 +112,7 @@ def test_golden_file(m):
     old.config['tsc_hz'] = here.config['tsc_hz']
     old.section(b'time').field(b'tsc_hz').value = here.section(b'time').field(b'tsc_hz').value
     with Vm(m, '--restore', m.path('golden.fonda', old.encode())) as vm:
-        vm.expect('(?s).{20}')
+        vm.expect('[a-p]{20}')
         with vm.control() as control:
             control.call('quit')
         vm.wait()
@@ -243,7 +243,7 @@ def test_killed_while_saving(m):
         old = f.read()
     for delay_ms in (0, 2, 5, 10, 20, 40, 80):
         with Vm(m, '--restore', path) as vm:
-            vm.expect('(?s).{5}')
+            vm.expect('[a-p]{5}')
             with vm.control() as control:
                 control.send('save', file=path)
                 time.sleep(delay_ms / 1000)
@@ -273,14 +273,14 @@ def test_no_room(m):
                     check('cannot write' in str(e), str(e))
                 check(not os.path.exists(path) and not os.path.exists(path + '.partial'), 'something was left behind')
                 check_equal(control.call('status')['state'], 'running', 'state')
-                vm.expect('(?s).{20}')
+                vm.expect('[a-p]{20}')
             resource.prlimit(vm.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
             control.job('save', file=path)
         vm.wait()
         text = vm.text
     status, more, _ = restore(m, path, '--timeout', '2')
     check_equal(status, TIMEOUT, 'status')
-    check_counts(text + more.split('\n')[0])
+    check_counts(text + more)
 
 
 def test_commands(m):

@@ -34,7 +34,7 @@ def start(m, *options):
     vm = Vm(m, '--kernel', os.path.join(m.guest, 'vmlinuz'), '--initrd', initramfs, '--memory', '256M', '--disk', disk,
             '--append', 'console=ttyS0 panic=-1', '--balloon', *options)
     vm.expect(r'# $')
-    vm.command('. /lib/guest-setup; stty -echo')
+    vm.command('. /lib/guest-setup')
     return vm, disk
 
 
@@ -50,6 +50,7 @@ def test_under_load(m):
     path = m.path('load.fonda')
     vm, disk = start(m)
     try:
+        vm.send('stty -echo\n')
         vm.send(WORK)
         for _ in range(ROUNDS):
             vm.expect(r'=tick \d+')

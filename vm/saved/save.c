@@ -199,6 +199,9 @@ static int begin(struct saving *saving)
         return rc;
     }
     saving->paused = true;
+    mem_lock(host->mem);
+    pc_serial_flush(machine_pc(host->machine)); /* what it holds would be said by both machines */
+    mem_unlock(host->mem);
     devices_settle(host->devices);
     rc = saving->snapshot ? snapshot_save_disks(host->devices, saving->name, &saving->err) : 0;
     if (rc < 0) {
