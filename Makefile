@@ -9,6 +9,10 @@
 BUILD        ?= build
 FUZZ_SECONDS ?= 20
 SANITIZE     := -Db_sanitize=address,undefined -Db_lundef=false --buildtype=debugoptimized -Dwerror=false
+# What the sanitizers find ends the program. Signals run on stacks that the engine chose (use_sigaltstack), and host faults
+# in translated code are the engine's (allow_user_segv_handler). See docs/sanitizers.md.
+SANITIZER_ENV := ASAN_OPTIONS=use_sigaltstack=0:allow_user_segv_handler=1:detect_stack_use_after_return=0:detect_leaks=1 \
+  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 MAKEFLAGS    += --no-print-directory
 
 
@@ -28,7 +32,7 @@ run: all
 	@tools/run-guest
 
 test: all
-	@tools/fetch-guest $(BUILD)/guest devices
+	@tools/fetch-guest $(BUILD)/guest devices storage
 	@tools/run-tests --build $(BUILD)
 
 test-container: all
@@ -37,7 +41,7 @@ test-container: all
 
 bench: all
 	@tools/install-deps bench
-	@bench/run
+	@bench/run; status=$$?; bench/disk --build $(BUILD) --folder $(BUILD) && exit $$status
 
 lint: all
 	@tools/install-deps lint
@@ -47,7 +51,7 @@ asan: deps
 	@test -f build-asan/build.ninja || { echo "fonda: configuring build-asan"; meson setup build-asan $(SANITIZE) >/dev/null; }
 	@$(MAKE) BUILD=build-asan all
 	@tools/fetch-guest build/guest
-	@tools/run-tests --build build-asan --only unit,diff
+	@$(SANITIZER_ENV) tools/run-tests --build build-asan --only unit,diff,guest,system
 
 fuzz:
 	@tools/install-deps build test fuzz

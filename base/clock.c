@@ -7,8 +7,8 @@
  * Invariants
  *  1. heap[1..count] is a min-heap by deadline; heap[i]->heap_index == i, and 0 in a timer means "not armed".
  *  2. announced_ns is the deadline until which the main loop believes it may sleep: the wake callback runs
- * only when a timer is armed for an earlier time, and not from inside a timer callback (the loop looks again
- * then).
+ *     only when a timer is armed for an earlier time, and not from inside a timer callback (the loop looks
+ *     again then).
  *  3. One clock_run() runs at most as many callbacks as timers were armed when it began, so that a timer that
  *     re-arms itself for the past cannot hold the main loop.
  */
@@ -39,13 +39,6 @@ struct clock {
 /* The clock whose callbacks this thread is running. */
 static _Thread_local const struct clock *running_clock;
 
-static uint64_t host_ns(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
-}
-
 static struct clock *clock_new(bool manual)
 {
     struct clock *clock = calloc(1, sizeof(*clock));
@@ -54,7 +47,7 @@ static struct clock *clock_new(bool manual)
     }
     pthread_mutex_init(&clock->lock, NULL);
     clock->manual = manual;
-    clock->origin_ns = host_ns();
+    clock->origin_ns = clock_host_ns();
     clock->announced_ns = CLOCK_NEVER;
     return clock;
 }
@@ -87,20 +80,20 @@ uint64_t clock_now_ns(struct clock *clock)
     if (clock->manual || atomic_load(&clock->stopped)) {
         return atomic_load_explicit(&clock->now_ns, memory_order_relaxed);
     }
-    return host_ns() - atomic_load_explicit(&clock->origin_ns, memory_order_relaxed);
+    return clock_host_ns() - atomic_load_explicit(&clock->origin_ns, memory_order_relaxed);
 }
 
 /* now_ns is set before `stopped` is, and origin_ns before it is cleared: whoever sees the flag sees the
  * value. */
 void clock_stop(struct clock *clock)
 {
-    atomic_store(&clock->now_ns, host_ns() - clock->origin_ns);
+    atomic_store(&clock->now_ns, clock_host_ns() - clock->origin_ns);
     atomic_store(&clock->stopped, true);
 }
 
 void clock_go(struct clock *clock)
 {
-    atomic_store(&clock->origin_ns, host_ns() - clock->now_ns);
+    atomic_store(&clock->origin_ns, clock_host_ns() - clock->now_ns);
     atomic_store(&clock->stopped, false);
 }
 

@@ -1,5 +1,6 @@
 #include "base/err.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -12,7 +13,7 @@ static void err_format(struct err *err, int code, const char *suffix, const char
     err->code = code;
 }
 
-int err_set(struct err *err, int code, const char *fmt, ...)
+int(err_set)(struct err *err, int code, const char *fmt, ...)
 {
     if (err) {
         va_list ap;
@@ -23,7 +24,7 @@ int err_set(struct err *err, int code, const char *fmt, ...)
     return code;
 }
 
-int err_sys(struct err *err, int code, const char *fmt, ...)
+int(err_sys)(struct err *err, int code, const char *fmt, ...)
 {
     if (err) {
         va_list ap;
@@ -37,7 +38,7 @@ int err_sys(struct err *err, int code, const char *fmt, ...)
 int err_prefix(struct err *err, const char *fmt, ...)
 {
     if (!err) {
-        return 0;
+        return -EIO;
     }
     char old[ERR_TEXT_MAX];
     memcpy(old, err->text, sizeof(old));

@@ -27,7 +27,16 @@ int err_set(struct err *err, int code, const char *fmt, ...) __attribute__((form
 /* The same with ": <strerror(-code)>" appended. */
 int err_sys(struct err *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
-/* Puts "<text>: " in front of what is there. Returns the code that was set. */
+/* Puts "<text>: " in front of what is there. Returns the code that was set; without an object -EIO, as nobody
+ * knows it. */
 int err_prefix(struct err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* What clang's analyser, which sees one file at a time, has to know: these return a code, and it is never 0.
+ */
+#ifdef __clang_analyzer__
+#define ERR_CODE_(code)         ((code) < 0 ? (code) : -1)
+#define err_set(err, code, ...) (err_set(err, code, __VA_ARGS__), ERR_CODE_(code))
+#define err_sys(err, code, ...) (err_sys(err, code, __VA_ARGS__), ERR_CODE_(code))
+#endif
 
 #endif

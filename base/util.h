@@ -50,6 +50,14 @@ static inline void cleanup_close_(const int *fd)
     }
 }
 
+/* Takes a descriptor out of an auto_close variable: the caller closes it from here on. */
+static inline int take_fd(int *fd)
+{
+    int taken = *fd;
+    *fd = -1;
+    return taken;
+}
+
 #define auto_free  __attribute__((cleanup(cleanup_free_)))
 #define auto_close __attribute__((cleanup(cleanup_close_)))
 

@@ -13,8 +13,8 @@
  * Order and durability, as for a disk with a volatile write cache:
  * - Requests that are under way at the same time may take effect in any order.
  * - A write is durable when a flush that was submitted after its completion has completed, or, with
- * BLK_REQ_FUA, when it has itself completed. Without that, after a power cut each 512-byte sector has its old
- * or its new contents.
+ *   BLK_REQ_FUA, when it has itself completed. Without that, after a power cut each 512-byte sector has its
+ *   old or its new contents.
  * - A request that failed may have taken effect in part. It can be submitted again.
  *
  * Errors are negative errnos. Those that a device treats differently:
@@ -140,7 +140,7 @@ int blk_map(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned fla
 /* ---- what a device does with an error ---- */
 
 enum blk_error_policy {
-    BLK_ON_ERROR_ENOSPC, /* default: stop on -ENOSPC, report everything else */
+    BLK_ON_ERROR_ENOSPC, /* default: stop on -ENOSPC and -EDQUOT, report everything else */
     BLK_ON_ERROR_REPORT,
     BLK_ON_ERROR_STOP,
     BLK_ON_ERROR_IGNORE,

@@ -3,10 +3,10 @@
  * the host in between. Neighbour: loop.c, which resumes them.
  *
  * 1. Stacks are mapped with a guard page below, reused, and belong to one thread.
- * 2. A coroutine is entered by co_resume() only, and gives the stack back to whoever resumed it. Resumes may
- * nest.
+ * 2. A coroutine is entered by co_resume() only, and gives the stack back to whoever resumed it. Resumes
+ *    may nest.
  * 3. The switch saves what the System V ABI (x86-64, 3.2.1) has a called function preserve; the
- * floating-point control words are the same throughout the project.
+ *    floating-point control words are the same throughout the project.
  */
 #include <errno.h>
 #include <sys/mman.h>

@@ -6,9 +6,9 @@
  * coroutine, file_slow().
  *
  * 1. With O_DIRECT every write holds a range lock on the blocks that it touches, a read-modify-write an
- * exclusive one.
- * 2. After fdatasync() failed once, every flush fails: the host may have dropped dirty pages and marked them
- * clean.
+ *    exclusive one.
+ * 2. After fdatasync() failed once, every flush fails: the host may have dropped dirty pages and marked
+ *    them clean.
  */
 #include <errno.h>
 #include <fcntl.h>

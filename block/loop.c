@@ -3,7 +3,7 @@
  * the queues of what is ready to run.
  *
  * 1. done() callbacks and coroutines run from blk_loop_poll() only (a coroutine's start excepted), on the
- * loop's thread.
+ *    loop's thread.
  * 2. When something is ready outside of blk_loop_poll(), the event descriptor makes blk_loop_fd() readable.
  * 3. post_lock guards posts; everything else belongs to the loop's thread.
  */
@@ -15,6 +15,7 @@
 #include <sys/timerfd.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "block/aio_int.h"
 
 struct post {
@@ -149,9 +150,7 @@ int blk_loop_fd(struct blk_loop *loop)
 
 uint64_t blk_loop_now_ns(void)
 {
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+    return clock_host_ns();
 }
 
 /* Something became ready: whoever watches the loop has to call blk_loop_poll(). */

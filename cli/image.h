@@ -40,9 +40,10 @@ struct blk_loop *image_loop(void);
 struct blk_node *image_open(struct blk_loop *loop, const char *path, const struct blk_open_options *options);
 /* Closes node and loop; a failure of closing makes status IMAGE_EXIT_FAILED, and is said. */
 int image_finish(struct blk_loop *loop, struct blk_node *node, int status);
-/* For image_copy() and so on: arg is a bool that says whether to show it, on stderr. SIGINT cancels. */
+/* For image_copy() and so on: arg is a bool that says whether to show it on stderr even if that
+ * is no terminal. SIGINT cancels. */
 bool image_progress(void *arg, uint64_t done, uint64_t total);
-void image_progress_end(bool shown);
+void image_progress_end(bool asked, bool began);
 
 /* Creation options, shared by create and convert. */
 struct image_create_args {

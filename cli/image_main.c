@@ -1,9 +1,12 @@
 /*
  * fonda-image: works on disk images with block/ directly, without a daemon. `fonda image` ends here.
  */
+#include <ctype.h>
 #include <errno.h>
+#include <limits.h>
 #include <signal.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/util.h"
@@ -12,15 +15,33 @@
 static const struct {
     const char *name, *about;
     int (*run)(int argc, char **argv);
+    const char *examples;
 } commands[] = {
-    {"create", "make an empty image, or an overlay over another", image_cmd_create},
-    {"info", "what an image is", image_cmd_info},
-    {"convert", "copy an image into another format", image_cmd_convert},
-    {"check", "look for damage, and repair it", image_cmd_check},
-    {"resize", "change the disk's size", image_cmd_resize},
-    {"rebase", "put an overlay over another backing image", image_cmd_rebase},
-    {"commit", "write an overlay's contents into its backing image", image_cmd_commit},
-    {"snapshot", "list, create, apply and delete internal snapshots", image_cmd_snapshot},
+    {"create", "make an empty image, or an overlay over another", image_cmd_create,
+     "  fonda image create --size 20G disk.qcow2\n"
+     "  fonda image create --backing base.qcow2 --backing-format qcow2 overlay.qcow2\n"},
+    {"info", "what an image is", image_cmd_info,
+     "  fonda image info disk.qcow2\n"
+     "  fonda image info --shared --json disk.qcow2\n"},
+    {"convert", "copy an image into another format", image_cmd_convert,
+     "  fonda image convert disk.raw disk.qcow2\n"
+     "  fonda image convert --to raw --snapshot before-upgrade disk.qcow2 old.raw\n"},
+    {"check", "look for damage, and repair it", image_cmd_check,
+     "  fonda image check disk.qcow2\n"
+     "  fonda image check --repair leaks disk.qcow2\n"},
+    {"resize", "change the disk's size", image_cmd_resize,
+     "  fonda image resize disk.qcow2 +10G\n"
+     "  fonda image resize --shrink disk.qcow2 8G\n"},
+    {"rebase", "put an overlay over another backing image", image_cmd_rebase,
+     "  fonda image rebase --backing new.qcow2 --backing-format qcow2 overlay.qcow2\n"
+     "  fonda image rebase --backing '' overlay.qcow2\n"},
+    {"commit", "write an overlay's contents into its backing image", image_cmd_commit,
+     "  fonda image commit overlay.qcow2\n"
+     "  fonda image commit --keep overlay.qcow2\n"},
+    {"snapshot", "list, create, apply and delete internal snapshots", image_cmd_snapshot,
+     "  fonda image snapshot create disk.qcow2 before-upgrade\n"
+     "  fonda image snapshot list disk.qcow2\n"
+     "  fonda image snapshot apply disk.qcow2 before-upgrade\n"},
 };
 
 static volatile sig_atomic_t interrupted;
@@ -39,6 +60,22 @@ static void print_usage(FILE *out)
     fprintf(out, "\n'fonda image COMMAND --help' says more about a command.\n");
 }
 
+static void print_command_help(const char *name, const char *synopsis, const struct option_spec *specs,
+                               unsigned spec_count)
+{
+    printf("usage: fonda image %s %s\n", name, synopsis);
+    for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
+        if (strcmp(commands[i].name, name) == 0) {
+            printf("\n%c%s.\n", toupper((unsigned char)commands[i].about[0]), commands[i].about + 1);
+            if (spec_count) {
+                printf("\nOptions:\n");
+                options_print(stdout, specs, spec_count);
+            }
+            printf("\nExamples:\n%s", commands[i].examples);
+        }
+    }
+}
+
 bool image_args(int argc, char **argv, const struct option_spec *specs, unsigned spec_count, void *target,
                 const char *synopsis, unsigned least, unsigned most, struct image_args *ret_args,
                 int *ret_status)
@@ -48,11 +85,7 @@ bool image_args(int argc, char **argv, const struct option_spec *specs, unsigned
     *ret_status = IMAGE_EXIT_USAGE;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--help") == 0) {
-            printf("usage: fonda image %s %s\n", argv[0], synopsis);
-            if (spec_count) {
-                printf("\nOptions:\n");
-                options_print(stdout, specs, spec_count);
-            }
+            print_command_help(argv[0], synopsis, specs, spec_count);
             *ret_status = IMAGE_EXIT_OK;
             return false;
         }
@@ -116,20 +149,25 @@ int image_finish(struct blk_loop *loop, struct blk_node *node, int status)
     return status;
 }
 
+static bool progress_is_shown(bool asked)
+{
+    return asked || isatty(STDERR_FILENO);
+}
+
 bool image_progress(void *arg, uint64_t done, uint64_t total)
 {
-    static unsigned last = UINT32_MAX;
+    static unsigned last = UINT_MAX;
     unsigned percent = total ? (unsigned)((double)done / (double)total * 100) : 100;
-    if (*(bool *)arg && percent != last) {
+    if (progress_is_shown(*(bool *)arg) && percent != last) {
         fprintf(stderr, "\r%3u%%", percent);
         last = percent;
     }
     return !interrupted;
 }
 
-void image_progress_end(bool shown)
+void image_progress_end(bool asked, bool began)
 {
-    if (shown) {
+    if (began && progress_is_shown(asked)) {
         fprintf(stderr, "\n");
     }
 }
@@ -139,6 +177,7 @@ int main(int argc, char **argv)
     log_init("fonda image", LOG_LEVEL_WARNING);
     struct sigaction action = {.sa_handler = on_interrupt};
     sigaction(SIGINT, &action, NULL);
+    signal(SIGXFSZ, SIG_IGN); /* a write beyond ulimit -f then fails with EFBIG */
     if (argc < 2) {
         print_usage(stderr);
         return IMAGE_EXIT_USAGE;

@@ -1,4 +1,5 @@
 /* Who is in the container's cgroups; killing, freezing. */
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/util.h"
 #include "container/cg.h"
@@ -12,7 +13,6 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #define CG_WAIT_MS 10000
 
@@ -138,9 +138,7 @@ bool cg_frozen(const struct cg *cg)
 
 static int64_t now_ms(void)
 {
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+    return (int64_t)(clock_host_ns() / 1000000);
 }
 
 /* cgroup v1 freezer: FREEZING may need another try while processes fork (kernel freezer-subsystem.rst). */

@@ -45,6 +45,8 @@ struct handle {
 };
 
 int handle_open(const struct globals *g, const char *id, struct handle *ret, struct err *err);
+/* The same for a change: nobody else changes it until handle_done(). */
+int handle_open_locked(const struct globals *g, const char *id, struct handle *ret, struct err *err);
 void handle_done(struct handle *h);
 int handle_delete(struct handle *h, bool force, struct err *err); /* locked by this; poststop hooks run */
 

@@ -16,6 +16,9 @@
 #include <strings.h>
 #include <sys/syscall.h>
 
+/* Who else changes a container is quick, or hangs. */
+#define LOCK_WAIT_MS 2000
+
 int cmd_bad_option(char **argv, struct err *err)
 {
     return err_set(err, -EINVAL, "%s: unknown option or missing argument: '%s'", argv[0],
@@ -65,6 +68,19 @@ int handle_open(const struct globals *g, const char *id, struct handle *ret, str
     h.status = state_status(&h.state, cg_frozen(&h.cg));
     *ret = h;
     return 0;
+}
+
+int handle_open_locked(const struct globals *g, const char *id, struct handle *ret, struct err *err)
+{
+    int rc = handle_open(g, id, ret, err);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = state_lock(&ret->state, LOCK_WAIT_MS, err);
+    if (rc < 0) {
+        handle_done(ret);
+    }
+    return rc;
 }
 
 void handle_done(struct handle *h)
@@ -279,12 +295,11 @@ static int pause_or_resume(const struct globals *g, int argc, char **argv, bool 
     const char *id = NULL;
     optind = 1;
     int rc = cmd_id(argc, argv, &id, err);
-    if (rc < 0 || (rc = handle_open(g, id, &h, err)) < 0) {
+    if (rc < 0 || (rc = handle_open_locked(g, id, &h, err)) < 0) {
         return rc;
     }
-    rc = state_lock(&h.state, 2000, err);
     bool fits = freeze ? h.status == STATUS_RUNNING || h.status == STATUS_CREATED : h.status == STATUS_PAUSED;
-    if (rc == 0 && !fits) {
+    if (!fits) {
         rc = err_set(err, -EINVAL, "cannot %s container '%s': it is %s", freeze ? "pause" : "resume", id,
                      status_names[h.status]);
     }

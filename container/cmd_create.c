@@ -344,12 +344,11 @@ int cmd_start(const struct globals *g, int argc, char **argv, struct err *err)
         return cmd_bad_option(argv, err);
     }
     int rc = cmd_id(argc, argv, &id, err);
-    rc = rc < 0 ? rc : handle_open(g, id, &h, err);
+    rc = rc < 0 ? rc : handle_open_locked(g, id, &h, err);
     if (rc < 0) {
         return rc;
     }
-    rc = state_lock(&h.state, 2000, err);
-    if (rc == 0 && h.status != STATUS_CREATED) {
+    if (h.status != STATUS_CREATED) {
         rc = err_set(err, -EINVAL, "cannot start container '%s': it is %s, not created%s", id,
                      status_names[h.status], h.status == STATUS_PAUSED ? " (resume it first)" : "");
     }

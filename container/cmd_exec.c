@@ -18,6 +18,7 @@
 #include "container/proc.h"
 #include "container/seccomp.h"
 #include "container/self.h"
+#include "container/stage.h"
 #include "container/sync.h"
 #include "container/tty.h"
 
@@ -326,40 +327,18 @@ static void child(struct exec *x, bool user_joined)
     _exit(rc == -ENOENT ? 127 : 126);
 }
 
+static void staged_child(void *x)
+{
+    child(x, true);
+}
+
 /* Without privileges the pid namespace can only be joined from inside of the user namespace. */
 static pid_t clone_staged(struct exec *x, struct err *err)
 {
-    int fds[2];
-    pid_t pid = -1;
-    if (pipe2(fds, O_CLOEXEC) < 0) {
-        return err_sys(err, -errno, "cannot make a pipe");
-    }
-    pid_t stage = fork();
-    if (stage == 0) {
-        struct err why = {.code = 0};
-        int only[NS_KINDS] = {-1, -1, -1, -1, -1, -1, -1, -1};
-        only[NS_USER] = x->ns_fds[NS_USER];
-        only[NS_PID] = x->ns_fds[NS_PID];
-        int rc = ns_join(only, true, true, &why);
-        if (rc == 0 && (rc = ns_clone(CLONE_PARENT, -1)) == 0) {
-            child(x, true);
-        }
-        if (rc < 0) {
-            sync_send_error(x->sync_fds[1], &why);
-        }
-        _exit(write_all(fds[1], &rc, sizeof(rc)) < 0);
-    }
-    close(fds[1]);
-    if (stage < 0 || read(fds[0], &pid, sizeof(pid)) != sizeof(pid)) {
-        pid = -EPIPE;
-    }
-    close(fds[0]);
-    while (stage > 0 && waitpid(stage, NULL, 0) < 0 && errno == EINTR) {
-    }
-    if (pid < 0 && sync_recv(x->sync_fds[0], err) != SYNC_ERROR) {
-        err_sys(err, pid, "cannot make a process in the container");
-    }
-    return pid;
+    int only[NS_KINDS] = {-1, -1, -1, -1, -1, -1, -1, -1};
+    only[NS_USER] = x->ns_fds[NS_USER];
+    only[NS_PID] = x->ns_fds[NS_PID];
+    return stage_clone(only, 0, x->sync_fds, staged_child, x, "a process in the container", err);
 }
 
 static pid_t clone_child(struct exec *x, struct err *err)

@@ -110,9 +110,8 @@ int cmd_update(const struct globals *g, int argc, char **argv, struct err *err)
         }
     }
     rc = rc < 0 ? rc : cmd_id(argc, argv, &id, err);
-    if (rc == 0 && (rc = handle_open(g, id, &h, err)) == 0) {
-        rc = state_lock(&h.state, 2000, err);
-        if (rc == 0 && (h.status == STATUS_STOPPED || h.status == STATUS_CREATING)) {
+    if (rc == 0 && (rc = handle_open_locked(g, id, &h, err)) == 0) {
+        if (h.status == STATUS_STOPPED || h.status == STATUS_CREATING) {
             rc = err_set(err, -EINVAL, "cannot update container '%s': it is %s", id, status_names[h.status]);
         }
         rc = rc < 0 ? rc : cg_apply(&h.cg, resources, true, err);

@@ -1,5 +1,6 @@
 #include "container/hooks.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/util.h"
 #include "container/paths.h"
@@ -14,7 +15,6 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 
 /* In the hook's process. The state comes from a file, so that a hook that doesn't read can't block the
  * runtime. */
@@ -40,9 +40,7 @@ static void hook_exec(const struct oci_hook *hook, const char *state_text, const
 
 static int64_t now_ms(void)
 {
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+    return (int64_t)(clock_host_ns() / 1000000);
 }
 
 /* Waits at most timeout_s (0: for ever); false: the time is over. */

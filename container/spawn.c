@@ -14,6 +14,7 @@
 #include "container/paths.h"
 #include "container/proc.h"
 #include "container/seccomp.h"
+#include "container/stage.h"
 #include "container/sync.h"
 #include "container/sysctl.h"
 
@@ -100,8 +101,7 @@ static int check(struct container *c, struct err *err)
     if (!S_ISDIR(st.st_mode)) {
         return err_set(err, -ENOTDIR, "root file system '%s' is not a directory", c->rootfs);
     }
-    if (config->lnx.seccomp &&
-        (rc = seccomp_compile(config->lnx.seccomp, &config->arena, &c->seccomp, err)) < 0) {
+    if (config->lnx.seccomp && seccomp_compile(config->lnx.seccomp, &config->arena, &c->seccomp, err) < 0) {
         return err_prefix(err, "linux.seccomp");
     }
     return 0;
@@ -169,54 +169,17 @@ static int connect_sockets(struct container *c, struct err *err)
     return rc;
 }
 
-/*
- * A user namespace that is joined has to be entered before the others are made in it: a stage process does
- * that, and makes the first process as its sibling. Its pid comes over a pipe.
- */
-static pid_t clone_through_stage(struct container *c, uint64_t flags, struct err *err)
+static void first_process(void *c)
 {
-    int fds[2];
-    pid_t pid = -1;
-    if (pipe2(fds, O_CLOEXEC) < 0) {
-        return err_sys(err, -errno, "cannot make a pipe");
-    }
-    pid_t stage = fork();
-    if (stage == 0) {
-        struct err why = {.code = 0};
-        int rc = ns_join(c->ns_fds, true, true, &why);
-        if (rc == 0) {
-            rc = ns_clone(flags | CLONE_PARENT, -1);
-            if (rc == 0) {
-                container_init(c);
-            }
-            if (rc < 0) {
-                err_sys(&why, rc, "cannot make the container's first process");
-            }
-        }
-        if (rc < 0) {
-            sync_send_error(c->sync_fds[1], &why);
-        }
-        _exit(write_all(fds[1], &rc, sizeof(rc)) < 0);
-    }
-    close(fds[1]);
-    if (stage < 0 || read(fds[0], &pid, sizeof(pid)) != sizeof(pid)) {
-        pid = -EPIPE;
-    }
-    close(fds[0]);
-    while (stage > 0 && waitpid(stage, NULL, 0) < 0 && errno == EINTR) {
-    }
-    if (pid < 0 && sync_recv(c->sync_fds[0], err) != SYNC_ERROR) {
-        err_sys(err, pid, "cannot make the container's first process");
-    }
-    return pid;
+    container_init(c);
 }
 
-/* Into the v2 cgroup at once where the kernel lets us. */
 static pid_t clone_first(struct container *c, uint64_t flags, struct err *err)
 {
     auto_close int own_pid_ns = -1;
     if (c->ns_fds[NS_USER] >= 0) {
-        return clone_through_stage(c, flags, err);
+        return stage_clone(c->ns_fds, flags, c->sync_fds, first_process, c, "the container's first process",
+                           err);
     }
     if (c->ns_fds[NS_PID] >= 0) {
         own_pid_ns = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);

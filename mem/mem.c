@@ -431,74 +431,37 @@ static inline void region_write(const struct mem_region *region, uint64_t addr, 
     region->ops->write(region->opaque, addr - region->base, size, value & size_mask(size));
 }
 
-/* An access that no region takes whole, byte by byte: each byte goes to whom it belongs, RAM included. */
-static uint64_t mmio_read_split(struct mem *mem, uint64_t gpa, unsigned size)
+/* One byte of an access that no region takes whole: it goes to whom it belongs, RAM included. False: to
+ * nobody. */
+static bool access_byte(struct mem *mem, bool pio, uint64_t addr, bool write, uint8_t *byte)
 {
-    uint64_t value = 0;
-    bool unclaimed = false;
-    for (unsigned i = 0; i < size; i++) {
-        uint8_t byte = 0xff;
-        if (mem_read(mem, GPA(gpa + i), &byte, 1) != 0) {
-            const struct mem_region *region = mmio_find(mem, gpa + i);
-            if (region) {
-                byte = (uint8_t)region_read(region, gpa + i, 1);
-            }
-            unclaimed |= !region;
-        }
-        value |= (uint64_t)byte << (8 * i);
+    if (!pio && (write ? mem_write(mem, GPA(addr), byte, 1) : mem_read(mem, GPA(addr), byte, 1)) == 0) {
+        return true;
     }
-    if (unclaimed) {
-        count_one(&mem->unclaimed);
+    const struct mem_region *region = pio ? pio_find(mem, addr) : mmio_find(mem, addr);
+    if (region && write) {
+        region_write(region, addr, 1, *byte);
+    } else if (region) {
+        *byte = (uint8_t)region_read(region, addr, 1);
     }
-    return value;
+    return region != NULL;
 }
 
-static void mmio_write_split(struct mem *mem, uint64_t gpa, unsigned size, uint64_t value)
+/* All of them. Returns what was read; what nobody answers reads as ones. */
+static uint64_t access_split(struct mem *mem, bool pio, uint64_t addr, unsigned size, bool write,
+                             uint64_t value)
 {
+    uint64_t result = 0;
     bool unclaimed = false;
     for (unsigned i = 0; i < size; i++) {
-        uint8_t byte = (uint8_t)(value >> (8 * i));
-        if (mem_write(mem, GPA(gpa + i), &byte, 1) != 0) {
-            const struct mem_region *region = mmio_find(mem, gpa + i);
-            if (region) {
-                region_write(region, gpa + i, 1, byte);
-            }
-            unclaimed |= !region;
-        }
+        uint8_t byte = (uint8_t)(write ? value >> (8 * i) : 0xff);
+        unclaimed |= !access_byte(mem, pio, addr + i, write, &byte);
+        result |= (uint64_t)byte << (8 * i);
     }
     if (unclaimed) {
         count_one(&mem->unclaimed);
     }
-}
-
-static uint64_t pio_read_split(struct mem *mem, uint64_t port, unsigned size)
-{
-    uint64_t value = 0;
-    bool unclaimed = false;
-    for (unsigned i = 0; i < size; i++) {
-        const struct mem_region *region = pio_find(mem, port + i);
-        value |= (region ? region_read(region, port + i, 1) : 0xff) << (8 * i);
-        unclaimed |= !region;
-    }
-    if (unclaimed) {
-        count_one(&mem->unclaimed);
-    }
-    return value;
-}
-
-static void pio_write_split(struct mem *mem, uint64_t port, unsigned size, uint64_t value)
-{
-    bool unclaimed = false;
-    for (unsigned i = 0; i < size; i++) {
-        const struct mem_region *region = pio_find(mem, port + i);
-        if (region) {
-            region_write(region, port + i, 1, value >> (8 * i));
-        }
-        unclaimed |= !region;
-    }
-    if (unclaimed) {
-        count_one(&mem->unclaimed);
-    }
+    return result;
 }
 
 uint64_t mem_mmio_read(struct mem *mem, gpa_t gpa, unsigned size)
@@ -512,7 +475,7 @@ uint64_t mem_mmio_read(struct mem *mem, gpa_t gpa, unsigned size)
     count_one(&mem->mmio_reads);
     const struct mem_region *region = mmio_find(mem, gpa.v);
     value = region_takes(region, gpa.v, size, 8) ? region_read(region, gpa.v, size)
-                                                 : mmio_read_split(mem, gpa.v, size);
+                                                 : access_split(mem, false, gpa.v, size, false, 0);
     mem_unlock(mem);
     return value;
 }
@@ -529,7 +492,7 @@ void mem_mmio_write(struct mem *mem, gpa_t gpa, unsigned size, uint64_t value)
     if (region_takes(region, gpa.v, size, 8)) {
         region_write(region, gpa.v, size, value);
     } else {
-        mmio_write_split(mem, gpa.v, size, value);
+        access_split(mem, false, gpa.v, size, true, value);
     }
     mem_unlock(mem);
 }
@@ -541,7 +504,7 @@ uint32_t mem_pio_read(struct mem *mem, uint16_t port, unsigned size)
     count_one(&mem->pio_reads);
     const struct mem_region *region = pio_find(mem, port);
     uint64_t value = region_takes(region, port, size, 4) ? region_read(region, port, size)
-                                                         : pio_read_split(mem, port, size);
+                                                         : access_split(mem, true, port, size, false, 0);
     mem_unlock(mem);
     return (uint32_t)value;
 }
@@ -555,7 +518,7 @@ void mem_pio_write(struct mem *mem, uint16_t port, unsigned size, uint32_t value
     if (region_takes(region, port, size, 4)) {
         region_write(region, port, size, value);
     } else {
-        pio_write_split(mem, port, size, value);
+        access_split(mem, true, port, size, true, value);
     }
     mem_unlock(mem);
 }

@@ -8,9 +8,9 @@
  *
  * Invariants
  *  1. A provider hands over only what net_port_set_offloads allowed last; net_frame_lower() makes any frame
- * so.
+ *     so.
  *  2. Frames from the guest lie in guest memory and may change while they are read: a provider that looks
- * into them copies them first.
+ *     into them copies them first.
  *  3. A side that returns false keeps nothing of the frame, and calls the other side when it has room again.
  */
 #ifndef FONDA_NET_PORT_H

@@ -92,9 +92,7 @@ static int open_tap(const char *name, struct err *err)
     if (ioctl(fd, TUNSETVNETHDRSZ, &header_bytes) < 0) {
         return err_sys(err, -errno, "tap device '%s' does not carry offload headers", name);
     }
-    int kept = fd;
-    fd = -1;
-    return kept;
+    return take_fd(&fd);
 }
 
 static uint16_t tap_mtu(const char *name)

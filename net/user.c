@@ -7,7 +7,7 @@
  *
  * Invariants
  *  1. Frames from the guest are copied before libslirp sees them, with checksums made and no partial ones
- * left.
+ *     left.
  *  2. Segments stay whole as far as libslirp is concerned: it takes any IP packet.
  */
 #include "net/user.h"
@@ -20,9 +20,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/options.h"
 #include "base/util.h"
 
@@ -64,9 +64,7 @@ struct user_timer {
 
 static int64_t now_ns(void *opaque)
 {
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+    return (int64_t)clock_host_ns();
 }
 
 /* --- to the guest --- */

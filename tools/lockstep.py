@@ -4,7 +4,7 @@
     lockstep.py HOST:PORT HOST:PORT [--mode step|block|points] [--count N] ...
     lockstep.py --self-test
 
-Both machines have to be stopped at the same instruction (`-S` in QEMU, `--gdb PORT` in Fonda), and to run a guest that does
+Both machines have to be stopped at the same instruction (`-S` in QEMU), and to run a guest that does
 not depend on time: asynchronous interrupts come at different instructions on different machines. After an instruction
 whose result may differ by right (RDTSC, RDTSCP, RDRAND, RDSEED, CPUID, IN) the first machine's registers are copied to
 the second; --strict turns that off.

@@ -143,8 +143,7 @@ static uint32_t finish_table(struct builder *b, void *table, size_t bytes, const
     return place(b, table, bytes);
 }
 
-/* --- DSDT
- * ---------------------------------------------------------------------------------------------------- */
+/* --- DSDT --- */
 
 static void dsdt_device(struct aml *aml, const char *name, const char *id, unsigned uid)
 {
@@ -300,8 +299,7 @@ static uint32_t build_dsdt(struct builder *b)
     return finish_table(b, table, sizeof(struct acpi_header) + bytes, "DSDT", 2);
 }
 
-/* --- the others
- * ------------------------------------------------------------------------------------------------ */
+/* --- the others --- */
 
 static struct acpi_gas io_gas(uint16_t port, uint8_t bytes)
 {

@@ -30,8 +30,11 @@ const struct option_spec vm_options[] = {
     OPT("serial", OPTION_STRING, serial, 0, 0, "WHERE",
         "the first serial port: stdio, none, or a file to write to\n(default: stdio)"),
     OPT("disk", OPTION_LIST, disks, 0, 0, "FILE",
-        "a disk: FILE[,format=raw|qcow2][,serial=TEXT][,readonly][,direct];\n"
-        "may be given again; direct: past the host's page cache"),
+        "a disk: FILE[,format=raw|qcow2][,serial=TEXT][,readonly]\n"
+        "[,cache=writeback|none|writethrough|unsafe] (direct is cache=none)\n"
+        "[,on-error=enospc|stop|report]: which failures pause the machine\n"
+        "[,iops=N[,iops-burst=N]][,bps=SIZE[,bps-burst=SIZE]]: limits a second;\n"
+        "may be given again, such as --disk root.qcow2,iops=500 --disk d.raw"),
     OPT("net", OPTION_LIST, nics, 0, 0, "HOW",
         "a network card: user, tap=NAME, wire=PATH, each with\n"
         "[,mac=MAC][,mtu=N][,queues=N]; or none (default: user)"),

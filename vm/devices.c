@@ -23,6 +23,7 @@
 #include "net/wire.h"
 #include "vm/device_options.h"
 #include "vm/disk.h"
+#include "vm/machine.h"
 #include "vm/pc.h"
 
 #define DISK_QUEUES_MAX 4u
@@ -31,7 +32,7 @@ struct devices {
     const struct vm_config *config;
     uv_loop_t *loop;
     struct mem *mem;
-    struct pc *pc;
+    struct machine *machine;
     uv_async_t async;
     uv_timer_t stats;
     struct blk_loop *blk_loop; /* NULL: no disks */
@@ -41,7 +42,7 @@ struct devices {
     unsigned count, disk_count;
     struct vdev *vdevs[PCI_SLOTS];
     struct vdev *balloon;
-    struct vblk_backend *disks[OPTION_LIST_MAX];
+    struct vblk_backend *disks[PCI_SLOTS];
 };
 
 /* Any thread. */
@@ -75,11 +76,11 @@ static int add(struct devices *devices, struct vdev *dev, struct err *err)
     }
     dev->wake = on_wake;
     dev->wake_opaque = devices;
-    struct virtio_pci *vp = virtio_pci_new(pc_pci(devices->pc), dev, err);
+    struct virtio_pci *vp = virtio_pci_new(pc_pci(machine_pc(devices->machine)), dev, err);
     if (!vp) {
         return -ENOSPC;
     }
-    if (!pc_add_device(devices->pc, virtio_pci_device(vp))) {
+    if (!pc_add_device(machine_pc(devices->machine), virtio_pci_device(vp))) {
         virtio_pci_device(vp)->ops->free(virtio_pci_device(vp));
         return err_set(err, -ENOSPC, "the machine has too many devices");
     }
@@ -166,21 +167,25 @@ static int make_disk(struct devices *devices, const char *text, struct err *err)
             return rc;
         }
     }
-    struct vblk_backend *backend = disk_open(devices->loop, devices->blk_loop, &options, err);
+    struct vblk_backend *backend =
+        disk_open(devices->loop, devices->blk_loop, devices->machine, &options, err);
     if (overlay[0]) {
         unlink(overlay); /* it lives as long as it is open */
     }
     if (!backend) {
         return err->code;
     }
-    devices->disks[devices->disk_count++] = backend;
     const struct vblk_config config = {
         .mem = devices->mem,
         .backend = backend,
         .queues = (unsigned)MIN(devices->config->cpus, DISK_QUEUES_MAX),
         .serial = options.serial[0] ? options.serial : NULL,
     };
-    return add(devices, vblk_new(&config, err), err);
+    rc = add(devices, vblk_new(&config, err), err);
+    if (rc == 0) {
+        devices->disks[devices->disk_count++] = backend;
+    }
+    return rc;
 }
 
 static int make_disks(struct devices *devices, struct err *err)
@@ -307,7 +312,7 @@ static const struct {
     {"--share", make_shares}, {"--balloon", make_balloon}, {"--vsock", make_vsock},
 };
 
-int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem, struct pc *pc,
+int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem, struct machine *machine,
                 struct devices **ret_devices, struct err *err)
 {
     struct devices *devices = calloc(1, sizeof(*devices));
@@ -318,7 +323,7 @@ int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem
     devices->config = config;
     devices->loop = loop;
     devices->mem = mem;
-    devices->pc = pc;
+    devices->machine = machine;
     devices->async.data = devices;
     *ret_devices = devices; /* also when this fails: what was made wakes it */
     for (size_t i = 0; i < ARRAY_SIZE(makers); i++) {
@@ -361,6 +366,13 @@ unsigned devices_count(const struct devices *devices)
 struct vdev *devices_get(struct devices *devices, unsigned index)
 {
     return devices->vdevs[index];
+}
+
+void devices_retry(struct devices *devices)
+{
+    for (unsigned i = 0; i < devices->disk_count; i++) {
+        disk_retry(devices->disks[i]);
+    }
 }
 
 static void release(struct devices *devices)

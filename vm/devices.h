@@ -13,14 +13,14 @@
 
 struct blk_node;
 struct devices;
-struct vdev;
+struct machine;
 struct mem;
-struct pc;
+struct vdev;
 
-/* Makes the devices of config and puts them on pc's bus. Call before vCPUs run, and pc_reset after it. The
- * loop has to outlive the machine. Errors: -EINVAL and those of the back ends; what was made so far belongs
- * to the machine. */
-int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem, struct pc *pc,
+/* Makes the devices of config and puts them on the machine's bus. Call before vCPUs run, and pc_reset after
+ * it. The loop has to outlive the machine. Errors: -EINVAL and those of the back ends; what was made so far
+ * belongs to the machine. */
+int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem, struct machine *machine,
                 struct devices **ret_devices, struct err *err);
 /* The vCPUs stand still: does what the guest asked for, and waits until nothing is in flight. */
 void devices_settle(struct devices *devices);
@@ -33,6 +33,8 @@ struct vdev *devices_balloon(struct devices *devices);
 unsigned devices_count(const struct devices *devices);
 struct vdev *devices_get(struct devices *devices, unsigned index);
 
+/* Disks try again what the host refused, such as when it has room again. */
+void devices_retry(struct devices *devices);
 /* Behind machine_free; NULL is accepted. The loop then has to run until it has no handles. */
 void devices_free(struct devices *devices);
 

@@ -34,9 +34,7 @@
 
 static const int end_signals[HOST_END_SIGNALS] = {SIGTERM, SIGINT, SIGHUP};
 
-/* --- time
- * ----------------------------------------------------------------------------------------------------------
- */
+/* --- time --- */
 
 /* Any thread. */
 static void arm_timer(void *opaque)
@@ -84,8 +82,7 @@ static void on_signal(uv_signal_t *handle, int number)
     machine_request_stop(host->machine, VM_STATUS_KILLED);
 }
 
-/* --- the serial port's output
- * ---------------------------------------------------------------------------------------- */
+/* --- the serial port's output --- */
 
 /* Under mem_lock(). */
 static size_t on_serial_sink(void *opaque, const uint8_t *bytes, size_t len)
@@ -107,8 +104,7 @@ static void on_output_room(void *opaque)
     mem_unlock(host->mem);
 }
 
-/* --- its input
- * ------------------------------------------------------------------------------------------------------- */
+/* --- its input --- */
 
 static void on_input(uv_poll_t *poll, int status, int events);
 
@@ -218,8 +214,7 @@ static void on_input(uv_poll_t *poll, int status, int events)
     pump_input(host);
 }
 
-/* --- stopping
- * -------------------------------------------------------------------------------------------------------- */
+/* --- stopping --- */
 
 /* Any thread. */
 static void on_stopping(void *opaque)
@@ -271,9 +266,7 @@ static void on_async(uv_async_t *async)
     }
 }
 
-/* --- set-up
- * ----------------------------------------------------------------------------------------------------------
- */
+/* --- set-up --- */
 
 /* First of all, before there are threads: terminal_raw forks. */
 static int open_serial(struct host *host, struct err *err)
@@ -434,7 +427,7 @@ int host_run(const struct vm_config *config, const struct engine_ops *engine, st
     pthread_mutex_init(&host.timer_lock, NULL);
     uv_loop_init(&host.loop);
     signal(SIGPIPE, SIG_IGN);
-    signal(SIGXFSZ, SIG_IGN); /* too large a file is an error of write */
+    signal(SIGXFSZ, SIG_IGN); /* a disk's write beyond ulimit -f then fails with EFBIG, for the guest to see */
     int rc = open_serial(&host, err);
     if (rc < 0) {
         host_done(&host);
@@ -447,7 +440,7 @@ int host_run(const struct vm_config *config, const struct engine_ops *engine, st
     }
     rc = open_loop(&host, err);
     if (rc == 0) {
-        rc = devices_new(config, &host.loop, mem, machine_pc(host.machine), &host.devices, err);
+        rc = devices_new(config, &host.loop, mem, host.machine, &host.devices, err);
         if (rc < 0) {
             host_done(&host);
             return VM_STATUS_USAGE;

@@ -13,8 +13,7 @@
 
 #define JOIN_TIMEOUT_S 10
 
-/* --- what the guest asks for (vCPU threads, under mem_lock)
- * ------------------------------------------------------ */
+/* --- what the guest asks for (vCPU threads, under mem_lock) --- */
 
 static void on_power_off(void *opaque)
 {
@@ -48,8 +47,7 @@ static void on_serial_room(void *opaque)
     machine->config.serial_room(machine->config.opaque);
 }
 
-/* --- life
- * -------------------------------------------------------------------------------------------------------- */
+/* --- life --- */
 
 /* CPUID 0x80000008: what the guest sees too. */
 static unsigned host_phys_bits(void)
@@ -305,8 +303,7 @@ const char *machine_error_text(const struct machine *machine)
     return machine->error_text;
 }
 
-/* --- reports
- * ------------------------------------------------------------------------------------------------------- */
+/* --- reports --- */
 
 static void add_counter(struct engine_counter *counters, unsigned *count, unsigned max,
                         const struct engine_counter *one)

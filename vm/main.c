@@ -118,11 +118,6 @@ static int run(const struct vm_config *config, struct saved_reader *saved, struc
         err_prefix(err, "engine '%s' can't be used here", engine->name);
         status = VM_STATUS_ENGINE;
     } else if (mem_new(config->memory_bytes, &mem, err) == 0) {
-        if (strcmp(engine->name, "bt") == 0 && config->cpus > 1) {
-            log_warning("several CPUs under 'bt': a guest that patches its code while it runs, as Linux "
-                        "does, may hang "
-                        "(docs/caveats-engine.md)");
-        }
         status = host_run(config, engine, boot, mem, saved, err);
     }
     boot_free(boot);

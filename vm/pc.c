@@ -54,8 +54,7 @@ struct pc {
     uint8_t acpi[BOOT_FIRMWARE_END - BOOT_FIRMWARE_BASE];
 };
 
-/* --- wiring
- * ------------------------------------------------------------------------------------------------- */
+/* --- wiring --- */
 
 static void isa_irq_set(void *opaque, unsigned n, bool level)
 {
@@ -108,8 +107,7 @@ static void hpet_replaces(void *opaque, bool replaced)
     mc146818_set_replaced(pc->rtc, replaced);
 }
 
-/* --- the parts
- * ------------------------------------------------------------------------------------------------ */
+/* --- the parts --- */
 
 static int add_device(struct pc *pc, struct device *device)
 {

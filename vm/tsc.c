@@ -7,6 +7,7 @@
 #include <unistd.h>
 #include <x86intrin.h>
 
+#include "base/clock.h"
 #include "base/util.h"
 
 #define NS_PER_S   1000000000ull
@@ -37,19 +38,12 @@ static uint64_t from_perf(void)
     return hz;
 }
 
-static uint64_t now_ns(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
-}
-
 /* A pair of readings that belong together: the closest of a few tries. */
 static void sample(uint64_t *ret_ns, uint64_t *ret_tsc)
 {
     uint64_t best = UINT64_MAX;
     for (int i = 0; i < 10; i++) {
-        uint64_t before = __rdtsc(), ns = now_ns(), after = __rdtsc();
+        uint64_t before = __rdtsc(), ns = clock_host_ns(), after = __rdtsc();
         if (after - before < best) {
             best = after - before;
             *ret_ns = ns;

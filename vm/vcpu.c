@@ -50,8 +50,7 @@ void machine_vcpu_kick(struct machine_vcpu *mv)
     wake_up(mv);
 }
 
-/* --- what the engine asks (vCPU thread)
- * ---------------------------------------------------------------------- */
+/* --- what the engine asks (vCPU thread) --- */
 
 static int platform_irq_ack(void *opaque)
 {
@@ -128,8 +127,7 @@ struct vcpu_platform machine_vcpu_platform(struct machine_vcpu *mv)
     };
 }
 
-/* --- what the local APIC asks (any thread, under mem_lock)
- * ---------------------------------------------------- */
+/* --- what the local APIC asks (any thread, under mem_lock) --- */
 
 static void lapic_cpu_irq_raise(void *opaque)
 {
@@ -192,8 +190,7 @@ struct lapic_cpu machine_vcpu_lapic_cpu(struct machine_vcpu *mv)
     };
 }
 
-/* --- the thread
- * ------------------------------------------------------------------------------------------------ */
+/* --- the thread --- */
 
 static void fall_asleep(struct machine_vcpu *mv)
 {

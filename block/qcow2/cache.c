@@ -19,7 +19,7 @@ int q2_cache_init(struct q2_cache *cache, struct blk_node *file, uint32_t slice_
     }
     co_queue_init(&cache->loaded);
     cache->bucket_mask = buckets - 1;
-    cache->buckets = calloc(buckets, sizeof(*cache->buckets));
+    cache->buckets = calloc(buckets, sizeof(struct q2_slice *));
     return cache->buckets ? 0 : -ENOMEM;
 }
 

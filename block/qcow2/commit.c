@@ -29,7 +29,7 @@ static int write_be64(struct qcow2 *q, uint64_t offset, uint64_t value)
     return blk_pwrite(q->file, offset, &value, sizeof(value));
 }
 
-int q2_corrupt(struct qcow2 *q)
+void q2_latch(struct qcow2 *q)
 {
     if (!q->latched && q->writable && q->version >= 3 && !q->repairing) {
         q->incompatible |= Q2_CORRUPT;
@@ -39,7 +39,6 @@ int q2_corrupt(struct qcow2 *q)
         }
     }
     q->latched = true;
-    return -EUCLEAN;
 }
 
 int q2_set_dirty(struct qcow2 *q, bool dirty)

@@ -222,8 +222,8 @@ int q2_entry_set(struct qcow2 *q, uint64_t offset, const struct q2_entry *entry)
     uint32_t at = 0;
     int error = own_table(q, index);
     error = error ? error : locate(q, offset, &slice, &at);
-    if (error) {
-        return error;
+    if (error || !slice) {
+        return error ? error : q2_corrupt(q);
     }
     encode(q, entry, slice->data + at);
     q2_cache_dirty(&q->l2, slice);

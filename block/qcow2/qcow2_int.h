@@ -5,22 +5,24 @@
  * Where to start: io.c (what a request does), then commit.c (what reaches the disk, and when).
  *
  * Invariants
- * 1. Metadata changes in memory (l1, reftable, the two caches) and reaches the file only through commit.c, in
- * an order that leaves the image consistent, apart from leaked clusters, after a power cut at any point.
+ * 1. Metadata changes in memory (l1, reftable, the two caches) and reaches the file only through commit.c,
+ *    in an order that leaves the image consistent, apart from leaked clusters, after a power cut at any
+ *    point.
  * 2. `meta` is held by whoever changes metadata, and through a whole commit.
  * 3. An L2 entry is set in memory only after its cluster's data was written: a commit's first flush covers
- * it.
+ *    it.
  * 4. A cluster that an L2 entry (or L1, ...) let go of keeps its refcount, in `freed`, until a commit has
- * made that durable. So nothing is reused before.
- * 5. A request on guest clusters holds a range lock: shared while it reads or overwrites in place, exclusive
- * while it changes mappings. So no data I/O is under way on a cluster that is let go.
+ *    made that durable. So nothing is reused before.
+ * 5. A request on guest clusters holds a range lock: shared while it reads or overwrites in place,
+ *    exclusive while it changes mappings. So no data I/O is under way on a cluster that is let go.
  * 6. A slice of a cache may be evicted at any suspension unless it is dirty: pointers into it don't live
- * across one.
+ *    across one.
  */
 #ifndef FONDA_BLOCK_QCOW2_INT_H
 #define FONDA_BLOCK_QCOW2_INT_H
 
 #include <endian.h>
+#include <errno.h>
 
 #include "block/block_provider.h"
 
@@ -197,8 +199,14 @@ int q2_commit(struct qcow2 *q);
 /* The same without a flush at the end being needed: all is written, refcounts too. */
 int q2_commit_all(struct qcow2 *q);
 int q2_set_dirty(struct qcow2 *q, bool dirty);
-/* Latches: the image is damaged. Returns -EUCLEAN. */
-int q2_corrupt(struct qcow2 *q);
+/* The image is damaged: refuses writes from here on, and says so in the file. */
+void q2_latch(struct qcow2 *q);
+/* The same, and the error to return. */
+static inline int q2_corrupt(struct qcow2 *q)
+{
+    q2_latch(q);
+    return -EUCLEAN;
+}
 /* A table of 8-byte entries to the file, in its byte order. */
 int q2_write_table(struct qcow2 *q, uint64_t offset, const uint64_t *entries, uint64_t count,
                    uint64_t room_bytes);

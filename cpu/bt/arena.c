@@ -155,17 +155,17 @@ struct bt_vcpu *bt_arena_new(struct bt_engine *engine, unsigned index, struct er
     v->blocks_max = (uint32_t)(code_bytes / BYTES_PER_BLOCK);
     v->maps_max = (uint32_t)(code_bytes / BYTES_PER_MAP);
     v->exits_max = v->blocks_max * 3;
-    v->exits = map_lazily(v->exits_max * sizeof(struct bt_exit));
+    v->exits = map_lazily((v->exits_max + 1) * sizeof(struct bt_exit)); /* one to spare: gen_add_exit */
     v->blocks = map_lazily(v->blocks_max * sizeof(struct bt_block));
     v->maps = map_lazily(v->maps_max * sizeof(struct bt_map));
     v->hash = map_lazily(bt_hash_bytes());
-    v->code_pages = map_lazily(ram_pages);
+    v->write_slots = map_lazily(ram_pages * sizeof(*v->write_slots));
     v->page_blocks = map_lazily(ram_pages * sizeof(struct bt_block *));
     v->scratch = map_lazily(bt_translate_scratch_bytes());
     v->signal_stack_size = MAX((size_t)getauxval(AT_MINSIGSTKSZ) * 2, (size_t)(64 * KiB));
     v->signal_stack = map_lazily(v->signal_stack_size);
-    if (!v->blocks || !v->exits || !v->maps || !v->hash || !v->code_pages || !v->page_blocks || !v->scratch ||
-        !v->signal_stack) {
+    if (!v->blocks || !v->exits || !v->maps || !v->hash || !v->write_slots || !v->page_blocks ||
+        !v->scratch || !v->signal_stack) {
         err_set(err, -ENOMEM, "no memory for the block tables of vCPU %u", index);
         bt_arena_free(v);
         return NULL;
@@ -187,10 +187,10 @@ void bt_arena_free(struct bt_vcpu *v)
         return;
     }
     unmap(v->blocks, v->blocks_max * sizeof(struct bt_block));
-    unmap(v->exits, v->exits_max * sizeof(struct bt_exit));
+    unmap(v->exits, (v->exits_max + 1) * sizeof(struct bt_exit));
     unmap(v->maps, v->maps_max * sizeof(struct bt_map));
     unmap(v->hash, bt_hash_bytes());
-    unmap(v->code_pages, v->ram_pages);
+    unmap(v->write_slots, v->ram_pages * sizeof(*v->write_slots));
     unmap(v->page_blocks, v->ram_pages * sizeof(struct bt_block *));
     unmap(v->scratch, bt_translate_scratch_bytes());
     unmap(v->signal_stack, v->signal_stack_size);

@@ -5,25 +5,26 @@
  * with all
  *
  * Invariants
- *  1. A block is in the hash, in the list of its page (or both pages), and in code_pages, or it is dead.
+ *  1. A block is in the hash, in the list of its page (or both pages), and claimed (smc.c), or it is dead.
  *  2. A link (a patched jump, a filled cell, a jump-cache entry) never leads to a dead block.
  *  3. Code is only reused after bt_code_flush, which happens outside of translated code.
  */
 #include <errno.h>
 #include <string.h>
-#include <time.h>
 
 #include "cpu/bt/bt_int.h"
 #include "cpu/bt/emit.h"
 
-#define HASH_BITS 16
+#define HASH_BITS 18 /* a boot makes 100,000 blocks; to miss should cost one cache line */
 #define HASH_SIZE (1u << HASH_BITS)
 #define JC_EMPTY  0x5bd1e9955bd1e995ull /* a neg_key that no rip + ctx is expected to meet */
 
+/* What lies near together in a page lies near together in the table. */
 static unsigned hash_of(uint64_t ram, uint64_t rip, uint32_t mode)
 {
-    uint64_t h = (ram ^ rip << 20 ^ (uint64_t)mode << 40) * 0x9e3779b97f4a7c15ull;
-    return (unsigned)(h >> (64 - HASH_BITS));
+    uint64_t page = ram / MEM_PAGE_SIZE ^ (rip / MEM_PAGE_SIZE) << 20 ^ (uint64_t)mode << 40;
+    uint64_t h = (page * 0x9e3779b97f4a7c15ull) >> (64 - HASH_BITS);
+    return (unsigned)(h + rip % MEM_PAGE_SIZE / 4) & (HASH_SIZE - 1);
 }
 
 size_t bt_hash_bytes(void)
@@ -113,13 +114,6 @@ static struct bt_block **page_link(struct bt_block *b, uint64_t page)
 
 static void page_add(struct bt_vcpu *v, struct bt_block *b, uint64_t page)
 {
-    if (!(v->code_pages[page] & BT_PAGE_CODE)) {
-        v->code_pages[page] |= BT_PAGE_CODE;
-        if (v->code_pages[page] & BT_PAGE_WRITE_CACHED) {
-            bt_tlb_forget_page(v, page);
-            v->code_pages[page] &= (uint8_t)~BT_PAGE_WRITE_CACHED;
-        }
-    }
     *page_link(b, page) = v->page_blocks[page];
     v->page_blocks[page] = b;
 }
@@ -133,7 +127,7 @@ static void page_remove(struct bt_vcpu *v, struct bt_block *b, uint64_t page)
         }
     }
     if (!v->page_blocks[page]) {
-        v->code_pages[page] &= (uint8_t)~BT_PAGE_CODE;
+        bt_code_release(v, page);
     }
 }
 
@@ -206,17 +200,23 @@ void bt_code_written(struct bt_vcpu *v, uint64_t ram, uint64_t len)
     while (ram < end) {
         uint64_t page = ram / MEM_PAGE_SIZE;
         uint64_t n = MIN(end - ram, MEM_PAGE_SIZE - ram % MEM_PAGE_SIZE);
-        if (v->code_pages[page] & BT_PAGE_CODE) {
-            struct bt_block *next;
-            for (struct bt_block *b = v->page_blocks[page]; b; b = next) {
-                next = *page_link(b, page);
-                if (block_overlaps(b, page, ram, n)) {
-                    block_kill(v, b);
-                    v->counters[BT_C_SMC]++;
-                }
+        struct bt_block *next;
+        for (struct bt_block *b = v->page_blocks[page]; b; b = next) {
+            next = *page_link(b, page);
+            if (block_overlaps(b, page, ram, n)) {
+                block_kill(v, b);
+                v->counters[BT_C_SMC]++;
             }
         }
         ram += n;
+    }
+}
+
+static void page_forget(struct bt_vcpu *v, uint64_t page)
+{
+    if (v->page_blocks[page]) {
+        v->page_blocks[page] = NULL;
+        bt_code_release(v, page);
     }
 }
 
@@ -225,13 +225,9 @@ void bt_code_flush(struct bt_vcpu *v)
     for (uint32_t i = 0; i < v->nblocks; i++) {
         struct bt_block *b = &v->blocks[i];
         if (!b->dead) {
-            uint64_t page = b->ram / MEM_PAGE_SIZE;
-            v->page_blocks[page] = NULL;
-            v->code_pages[page] &= (uint8_t)~BT_PAGE_CODE;
+            page_forget(v, b->ram / MEM_PAGE_SIZE);
             if (b->ram2 != UINT64_MAX) {
-                page = b->ram2 / MEM_PAGE_SIZE;
-                v->page_blocks[page] = NULL;
-                v->code_pages[page] &= (uint8_t)~BT_PAGE_CODE;
+                page_forget(v, b->ram2 / MEM_PAGE_SIZE);
             }
         }
     }
@@ -316,18 +312,11 @@ static int fetch_page(struct bt_vcpu *v, uint64_t va, uint64_t *ret_ram)
     return 0;
 }
 
-static uint64_t now_ns(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
-}
-
 static struct bt_block *block_new(struct bt_vcpu *v, uint64_t linear, uint64_t ram, uint32_t mode)
 {
     static const uint8_t floating[16] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
                                          0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
-    uint64_t started = now_ns();
+    uint64_t started = __builtin_ia32_rdtsc();
     bool flushed = false;
     const uint8_t *base = mem_ram_base(v->cpu.mem);
     unsigned avail = (unsigned)(MEM_PAGE_SIZE - linear % MEM_PAGE_SIZE);
@@ -371,12 +360,20 @@ static struct bt_block *block_new(struct bt_vcpu *v, uint64_t linear, uint64_t r
             unsigned h = hash_of(ram, b->rip, mode);
             b->hash_next = v->hash[h];
             v->hash[h] = b;
+            uint64_t from, to;
             page_add(v, b, ram / MEM_PAGE_SIZE);
+            block_range(b, ram / MEM_PAGE_SIZE, &from, &to);
+            bt_code_claim(v, from, to - from);
             if (b->ram2 != UINT64_MAX) {
                 page_add(v, b, b->ram2 / MEM_PAGE_SIZE);
+                block_range(b, b->ram2 / MEM_PAGE_SIZE, &from, &to);
+                bt_code_claim(v, from, to - from);
+            }
+            if (!bt_translated_what_is_there(v, b, code, avail, code2)) {
+                block_kill(v, b); /* what was there a moment ago may be executed once more, and not again */
             }
         }
-        v->counters[BT_C_NS_TRANSLATE] += now_ns() - started;
+        v->tsc_translating += __builtin_ia32_rdtsc() - started;
         return b;
     }
 }

@@ -16,7 +16,7 @@
  * Invariants
  *  1. Translated code is only ever written by its own vCPU's thread, through the RW alias.
  *  2. While translated code or a file compiled with -mgeneral-regs-only runs, the guest's x87 and vector
- * registers are in the host's (fpu_live). Whoever calls anything else calls bt_fpu_save first.
+ *     registers are in the host's (fpu_live). Whoever calls anything else calls bt_fpu_save first.
  *  3. Outside of translated code all guest registers are in cpu.s; RFLAGS is split: arithmetic flags in
  *     aflags, IF in iflag, DF in dflag, the rest in cpu.s.rflags. bt_flags_merge and bt_flags_split convert.
  *  4. A block is entered only with `ctx` equal to the context it was looked up under; a context names one
@@ -40,8 +40,7 @@
 struct bt_vcpu;
 struct bt_op;
 
-/* --- modes: what a block's translation depends on, beside its address
- * ------------------------------------------ */
+/* --- modes: what a block's translation depends on, beside its address --- */
 
 #define BT_MODE_USER   0x0001u /* CPL 3 */
 #define BT_MODE_AC     0x0002u /* supervisor accesses may touch user pages: SMAP off, or RFLAGS.AC set */
@@ -64,9 +63,7 @@ struct bt_op;
 /* MMU index: which pair of TLB tables an access uses. */
 enum { BT_MMU_USER, BT_MMU_KERNEL, BT_MMU_KERNEL_AC, BT_MMU_COUNT };
 
-/* --- TLB
- * ---------------------------------------------------------------------------------------------------------
- */
+/* --- TLB --- */
 
 struct bt_tlb_entry {
     uint64_t tag;    /* page address | address-space number (12 bits, never 0); 0: empty */
@@ -82,8 +79,7 @@ struct bt_tlb {
     struct bt_tlb_entry write[BT_TLB_MAX];
 };
 
-/* --- decoded instructions
- * ------------------------------------------------------------------------------------------- */
+/* --- decoded instructions --- */
 
 #define BT_NO_REG 0xff
 
@@ -173,9 +169,7 @@ struct bt_insn {
 unsigned bt_decode(const struct x86_cpu *cpu, uint32_t mode, uint64_t rip, const uint8_t *bytes,
                    unsigned avail, struct bt_insn *in);
 
-/* --- blocks
- * ------------------------------------------------------------------------------------------------------------
- */
+/* --- blocks --- */
 
 #define BT_BLOCK_INSNS_MAX 64
 #define BT_BLOCK_BYTES_MAX 1024 /* guest bytes; a block never spans more than two pages */
@@ -235,18 +229,15 @@ struct bt_block {
     struct bt_map *map; /* insns entries, in code order */
 };
 
-/* --- jump cache
- * -------------------------------------------------------------------------------------------------------- */
+/* --- jump cache --- */
 
-#define BT_JC_BITS 16 /* the index is the target's low 16 bits: MOVZX leaves the flags alone */
+#define BT_JC_BITS 16 /* the index is made by RORX, LEA and MOVZX, which leave the flags alone */
 struct bt_jc_entry {
     uint64_t neg_key; /* -(rip + ctx) */
     uint64_t target;  /* host address */
 };
 
-/* --- exits to C
- * ----------------------------------------------------------------------------------------------------------
- */
+/* --- exits to C --- */
 
 enum bt_leave {
     BT_LEAVE_LINK = 1, /* an exit without a link; v->leave_arg is its number */
@@ -278,13 +269,29 @@ struct bt_itlb_entry {
 };
 #define BT_ITLB_SIZE 256
 
-/* Flags of a RAM page in code_pages. */
-#define BT_PAGE_CODE         1u /* blocks were translated from it */
-#define BT_PAGE_WRITE_CACHED 2u /* a write entry for it may be in the TLB */
-
-/* --- counters
- * -------------------------------------------------------------------------------------------------------------
+/*
+ * What the vCPUs tell one another of a RAM page, so that none executes what another has overwritten (smc.c).
+ * Both sides first say what they do, then look at what the other said:
+ *
+ *     who translates   sets its bit and its chunks in `code`, then has the `writers` drop their write entries
+ *     who writes       sets its bit in `writers`, then enters a write entry only where `code` is 0
  */
+struct bt_page {
+    /* bit i: vCPU i has blocks of this page; bit 32+n: some lie in its n-th 128 bytes */
+    _Atomic uint64_t code;
+    _Atomic uint32_t writers; /* bit i: vCPU i may write to it without looking at `code` first */
+};
+
+#define BT_CHUNK_BYTES (MEM_PAGE_SIZE / 32)
+
+/*
+ * Where the write entries for a RAM page are (the kernel's and a user's address, say), for dropping them
+ * without a search: this + mmu << 16 + index.
+ */
+#define BT_WRITE_SLOT      1u
+#define BT_WRITE_SLOT_MANY UINT32_MAX
+
+/* --- counters --- */
 
 enum bt_counter {
     BT_C_BLOCKS,
@@ -326,9 +333,7 @@ struct bt_last_exit {
     uint16_t what, vector; /* enum bt_leave; or 0x100 + kind for events */
 };
 
-/* --- the vCPU
- * ---------------------------------------------------------------------------------------------------------------
- */
+/* --- the vCPU --- */
 
 struct bt_engine;
 
@@ -367,12 +372,14 @@ struct bt_vcpu {
         uint64_t va;
         uint32_t size;
         bool masked;
+        bool direct; /* ptr is in guest RAM: nothing to write back */
         uint8_t elem;
         uint64_t mask; /* active elements */
         uint64_t ptr;  /* host address of the operand's first byte */
         _Alignas(64) uint8_t buf[4096 + 128];
     } bounce;
     uint64_t kmask; /* opmask register of a masked memory operand */
+    _Alignas(64) uint8_t crossing[128]; /* copy of a load's operand that lies on two pages */
 
     /* Ours. */
     struct bt_engine *engine;
@@ -391,8 +398,8 @@ struct bt_vcpu {
     struct bt_cell *cells;
     uint32_t cells_used, cells_max;
     struct bt_jc_entry *jc;
-    uint8_t *code_pages; /* per RAM page: BT_PAGE_* */
-    uint64_t mode_ctx;   /* what ctx is, or was before it was poisoned */
+    uint32_t (*write_slots)[2]; /* per RAM page: 0, BT_WRITE_SLOT + ..., or BT_WRITE_SLOT_MANY */
+    uint64_t mode_ctx;          /* what ctx is, or was before it was poisoned */
     struct bt_itlb_entry itlb[BT_ITLB_SIZE];
     struct bt_block **page_blocks; /* per RAM page */
     void *scratch;                 /* translate.c's */
@@ -422,15 +429,20 @@ struct bt_vcpu {
     bool killed;               /* a block was invalidated: maybe the current one */
     bool no_step;            /* the instruction entered an interrupt handler: no single-step trap behind it */
     bool mid_string;         /* BT_AGAIN is between two elements of a string instruction */
+    unsigned pauses;         /* PAUSE instructions executed */
     uint64_t data_hits;      /* DR6 bits of data breakpoints hit by the current instruction */
     struct vcpu_platform vm; /* the machine's, behind functions that save the vector state first */
     uint32_t xsave_mask, mxcsr_mask;
     uint32_t xsave_offset[10], xsave_size[10]; /* of each component, in the standard format */
     _Alignas(64) uint8_t xbuf[X86_XSAVE_MAX];
     size_t ram_pages;
-    struct bt_range code_queue[64]; /* under engine->lock */
+    struct bt_range code_queue[64]; /* under engine->lock, as are the next five */
     unsigned ncode_queue;
     bool code_queue_full;
+    uint64_t drop_queue[64]; /* RAM pages whose write entries another vCPU wants dropped */
+    unsigned ndrop_queue;
+    uint64_t drops_asked;
+    _Atomic uint64_t drops_done; /* of drops_asked; written by the vCPU's thread */
     void *signal_stack;
     size_t signal_stack_size, arena_size;
     unsigned index;
@@ -448,6 +460,7 @@ struct bt_vcpu {
     uint64_t stub_op, stub_mem;
 
     uint64_t counters[BT_C_COUNT];
+    uint64_t tsc_translating, tsc_running; /* in TSC ticks; BT_C_NS_RUN says what one is */
     struct bt_last_exit last[BT_LAST_EXITS];
     unsigned last_at;
 };
@@ -455,13 +468,16 @@ struct bt_vcpu {
 #define BT_PENDING_KICK 1u
 #define BT_PENDING_IRQ  2u
 #define BT_PENDING_NMI  4u
-#define BT_PENDING_CODE 8u /* another thread wrote to a page with translated code */
+#define BT_PENDING_CODE 8u  /* another thread wrote to a page with translated code */
+#define BT_PENDING_DROP 16u /* another vCPU wants write entries dropped */
 
 struct bt_engine {
     struct engine_config config;
     struct mem *mem;
     unsigned nvcpus;
     struct bt_vcpu *vcpus[32];
+    struct bt_page *pages; /* per RAM page */
+    size_t npages;
     pthread_mutex_t lock;
 };
 
@@ -476,9 +492,7 @@ static inline bool bt_alignment_checked(const struct bt_vcpu *v)
     return v->cpu.cpl == 3 && (v->cpu.s.cr0 & X86_CR0_AM) && (v->cpu.s.rflags & X86_AC);
 }
 
-/* --- flags
- * -------------------------------------------------------------------------------------------------------------------
- */
+/* --- flags --- */
 
 static inline void bt_flags_merge(struct bt_vcpu *v)
 {
@@ -497,21 +511,16 @@ static inline void bt_flags_split(struct bt_vcpu *v)
     v->dflag = (f >> 10) & 1u;
 }
 
-/* --- arena.c
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* --- arena.c --- */
 
 struct bt_vcpu *bt_arena_new(struct bt_engine *engine, unsigned index, struct err *err);
 void bt_arena_free(struct bt_vcpu *v);
 
-/* --- stubs.c
- * -------------------------------------------------------------------------------------------------------------
- */
+/* --- stubs.c --- */
 
 void bt_stubs_make(struct bt_vcpu *v);
 
-/* --- block.c: cache, look-up, links
- * ---------------------------------------------------------------------------------------- */
+/* --- block.c: cache, look-up, links --- */
 
 /* The block at the current RIP in `mode`, translated where it must be. NULL: a fetch fault, in cpu.exc. */
 struct bt_block *bt_block_get(struct bt_vcpu *v, uint32_t mode);
@@ -532,36 +541,53 @@ void bt_jc_clear(struct bt_vcpu *v);
 
 static inline struct bt_jc_entry *bt_jc_slot(struct bt_vcpu *v, uint64_t rip)
 {
-    return &v->jc[rip & (BIT(BT_JC_BITS) - 1)];
+    return &v->jc[(rip + (rip >> 16)) & (BIT(BT_JC_BITS) - 1)]; /* functions are aligned: spread them */
 }
 
-/* --- translate.c
- * ---------------------------------------------------------------------------------------------------------------
- */
+/* --- smc.c: code that is overwritten, by this vCPU, another, or a device */
+
+/* This vCPU has blocks that cover [ram, ram + len), within a page. On return no other vCPU writes there
+ * unnoticed. */
+void bt_code_claim(struct bt_vcpu *v, uint64_t ram, uint64_t len);
+/* This vCPU has no block of the page any more. */
+void bt_code_release(struct bt_vcpu *v, uint64_t ram_page);
+/* vCPU thread, before it writes to a page: whether some vCPU has code there. */
+bool bt_write_claim(struct bt_vcpu *v, uint64_t ram_page);
+/* Whether a vCPU other than v may have translated from [ram, ram + len), within a page. */
+bool bt_code_overlaps_others(const struct bt_vcpu *v, uint64_t ram, uint64_t len);
+/* Has the blocks of [ram, ram + len) of all vCPUs but `except` (or NULL) invalidated soon. Any thread. */
+void bt_code_notify(struct bt_engine *e, const struct bt_vcpu *except, uint64_t ram, uint64_t len);
+/* vCPU thread, in the dispatcher: what other threads asked for by BT_PENDING_CODE and BT_PENDING_DROP. */
+void bt_code_queue_serve(struct bt_vcpu *v);
+void bt_drop_queue_serve(struct bt_vcpu *v);
+
+/* --- translate.c --- */
 
 /* Fills in the block's code; b->rip, ram, ram2 and mode are set. code[0..avail) are the guest bytes at
  * b->rip, avail2 those of the second page. Returns 0, -ENOSPC when the cache is full, -EAGAIN when bytes of
  * the next page are needed first. */
 int bt_translate(struct bt_vcpu *v, struct bt_block *b, const uint8_t *code, unsigned avail,
                  const uint8_t *code2);
+/* Whether guest memory still holds what the last bt_translate read for the block. */
+bool bt_translated_what_is_there(const struct bt_vcpu *v, const struct bt_block *b, const uint8_t *code,
+                                 unsigned avail, const uint8_t *code2);
 size_t bt_translate_scratch_bytes(void);
 
-/* --- tlb.c (general registers only)
- * ------------------------------------------------------------------------------------------- */
+/* --- tlb.c (general registers only) --- */
 
 /* From the stubs: returns BT_NEXT with *ret_host set in v->tmp[3], or BT_RAISE, BT_SLOW. info: size | write
  * << 15 | mmu << 16 | masked << 20 */
 int bt_tlb_miss(struct bt_vcpu *v, uint64_t va, uint32_t info);
 void bt_tlb_init(struct bt_vcpu *v);
 void bt_tlb_forget_page(struct bt_vcpu *v, uint64_t ram_page); /* write entries of a RAM page */
+void bt_tlb_forget_writes(struct bt_vcpu *v);                  /* all write entries */
 extern const struct x86_cpu_ops bt_cpu_ops;
 void bt_mode_update(struct bt_vcpu *v); /* recomputes mode and ctx from cpu.s */
 unsigned bt_mmu_index(const struct bt_vcpu *v);
 /* Marks that code was fetched from this page (for INVLPG). */
 void bt_note_code_page(struct bt_vcpu *v, uint64_t va, bool global);
 
-/* --- op_*.c (general registers only)
- * --------------------------------------------------------------------------------------------- */
+/* --- op_*.c (general registers only) --- */
 
 /* The function that executes an instruction which is not translated inline, or NULL; *ret_ends: it ends its
  * block. */
@@ -575,9 +601,7 @@ int bt_op_bounce_commit(struct bt_vcpu *v, const struct bt_op *op);
 uint64_t bt_op_ea(const struct bt_vcpu *v, const struct bt_op *op); /* offset within the segment */
 int bt_op_dispatch(struct bt_vcpu *v, const struct bt_op *op);      /* what the op stub calls */
 
-/* --- fpu.c
- * --------------------------------------------------------------------------------------------------------------------------
- */
+/* --- fpu.c --- */
 
 void bt_fpu_save(struct bt_vcpu *v);
 void bt_fpu_load(struct bt_vcpu *v);
@@ -587,16 +611,12 @@ void bt_fpu_sanitize(struct bt_vcpu *v); /* after the area was set from outside 
 bool bt_fpu_fault(struct bt_vcpu *v);
 uint32_t bt_fpu_mask(uint64_t host_xcr0);
 
-/* --- run.c, signal.c
- * ------------------------------------------------------------------------------------------------------------------
- */
+/* --- run.c, signal.c --- */
 
 int bt_signals_install(struct err *err);
 #define BT_SIGNAL_KICK SIGUSR2
 int bt_signals_thread(struct bt_vcpu *v);
 void bt_signals_thread_end(struct bt_vcpu *v);
-/* Writes that devices made to pages with code: queued by any thread, served on the vCPU's. */
-void bt_code_queue_serve(struct bt_vcpu *v);
 int bt_run(struct vcpu *vcpu, struct vcpu_exit *ret_exit);
 void bt_pend(struct bt_vcpu *v, uint32_t bit);
 void bt_unlink_current(struct bt_vcpu *v, uint64_t host_pc);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "cpu/bt/bt.h"
 #include "cpu/bt/bt_int.h"
@@ -14,50 +15,13 @@ static int engine_probe(struct err *err)
     return 0;
 }
 
-/* --- writes by devices
- * ------------------------------------------------------------------------------------------------- */
-
-/* Runs on the writer's thread. Queues the range for every vCPU that may have translated from it. */
+/* Runs on the writing device's thread, when the bytes are in RAM. */
 static void on_ram_written(void *opaque, uint64_t ram, uint64_t len)
 {
-    struct bt_engine *e = opaque;
-    for (unsigned i = 0; i < e->nvcpus; i++) {
-        struct bt_vcpu *v = e->vcpus[i];
-        bool code = false;
-        for (uint64_t page = ram / MEM_PAGE_SIZE; v && page <= (ram + len - 1) / MEM_PAGE_SIZE; page++) {
-            code |= (v->code_pages[page] & BT_PAGE_CODE) != 0;
-        }
-        if (!code) {
-            continue;
-        }
-        pthread_mutex_lock(&e->lock);
-        if (v->ncode_queue == ARRAY_SIZE(v->code_queue)) {
-            v->code_queue_full = true;
-        } else {
-            v->code_queue[v->ncode_queue++] = (struct bt_range){.ram = ram, .len = len};
-        }
-        pthread_mutex_unlock(&e->lock);
-        bt_pend(v, BT_PENDING_CODE);
-    }
+    bt_code_notify(opaque, NULL, ram, len);
 }
 
-void bt_code_queue_serve(struct bt_vcpu *v)
-{
-    pthread_mutex_lock(&v->engine->lock);
-    if (v->code_queue_full) {
-        bt_code_flush(v);
-    } else {
-        for (unsigned i = 0; i < v->ncode_queue; i++) {
-            bt_code_written(v, v->code_queue[i].ram, v->code_queue[i].len);
-        }
-    }
-    v->ncode_queue = 0;
-    v->code_queue_full = false;
-    pthread_mutex_unlock(&v->engine->lock);
-}
-
-/* --- the machine's callbacks, with the guest's vector state out of the way
- * -------------------------------------------------- */
+/* --- the machine's callbacks, with the guest's vector state out of the way --- */
 
 static int vm_irq_ack(void *opaque)
 {
@@ -145,9 +109,7 @@ static void set_platform(struct bt_vcpu *v, const struct vcpu_platform *platform
     };
 }
 
-/* --- engine and vCPUs
- * -----------------------------------------------------------------------------------------------------------
- */
+/* --- engine and vCPUs --- */
 
 static int engine_create(const struct engine_config *config, struct engine **ret_engine, struct err *err)
 {
@@ -166,6 +128,15 @@ static int engine_create(const struct engine_config *config, struct engine **ret
     e->config = *config;
     e->mem = config->mem;
     pthread_mutex_init(&e->lock, NULL);
+    e->npages = mem_ram_bytes(e->mem) / MEM_PAGE_SIZE;
+    e->pages = mmap(NULL, e->npages * sizeof(struct bt_page), PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (e->pages == MAP_FAILED) {
+        r = err_sys(err, -errno, "no memory for the page table of the translator");
+        pthread_mutex_destroy(&e->lock);
+        free(e);
+        return r;
+    }
     mem_set_write_hook(e->mem, on_ram_written, e);
     *ret_engine = (struct engine *)e;
     return 0;
@@ -178,6 +149,7 @@ static void engine_free(struct engine *engine)
         return;
     }
     mem_set_write_hook(e->mem, NULL, NULL);
+    munmap(e->pages, e->npages * sizeof(struct bt_page));
     pthread_mutex_destroy(&e->lock);
     free(e);
 }
@@ -307,10 +279,13 @@ static unsigned vcpu_counters(struct vcpu *vcpu, struct engine_counter *ret_coun
 {
     const struct bt_vcpu *v = (const struct bt_vcpu *)vcpu;
     unsigned n = 0;
+    double ns_per_tick = v->tsc_running ? (double)v->counters[BT_C_NS_RUN] / (double)v->tsc_running : 0;
     for (unsigned i = 0; i < BT_C_COUNT; i++) {
         if (counter_names[i].name) {
+            uint64_t value = i == BT_C_NS_TRANSLATE ? (uint64_t)((double)v->tsc_translating * ns_per_tick)
+                                                    : v->counters[i];
             ret_counters[n++] = (struct engine_counter){
-                .name = counter_names[i].name, .group = counter_names[i].group, .value = v->counters[i]};
+                .name = counter_names[i].name, .group = counter_names[i].group, .value = value};
         }
     }
     return n;

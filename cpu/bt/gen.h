@@ -41,6 +41,7 @@ enum gen_kind {
     GEN_OP,
     GEN_INLINE,
     GEN_PUSHF,
+    GEN_REP, /* REP MOVS, REP STOS */
 };
 
 struct gen_insn {
@@ -59,6 +60,7 @@ struct gen_group {
     uint8_t scale;
     bool write, checked;
     unsigned count;
+    unsigned jumps;   /* conditional jumps in front of its first access */
     int64_t min, max; /* [min, max) relative to the value */
 };
 
@@ -107,6 +109,11 @@ static inline uint64_t gen_next_rip(const struct gen *g, const struct bt_insn *i
 /* translate.c: how the instruction in gi->in is translated; sets gi->kind, ends and fn. */
 void gen_classify(uint32_t mode, struct gen_insn *gi);
 
+/* gen_string.c: whether the instruction is one for gen_rep, and its code; fn is for what the code cannot do.
+ */
+bool gen_rep_fits(uint32_t mode, const struct bt_insn *in);
+void gen_rep(struct gen *g, const struct bt_insn *in, bt_op_fn *fn);
+
 /* gen_mem.c */
 void gen_flags_save(struct gen *g, const struct bt_insn *in);    /* before host flags are destroyed */
 void gen_flags_ready(struct gen *g, const struct bt_insn *in);   /* before the instruction's own operation */
@@ -117,6 +124,9 @@ void gen_ea(struct gen *g, const struct bt_op *op,
             unsigned dst); /* offset + FS/GS base into dst; uses rcx, r14 */
 /* r15: guest address -> host address; destroys rcx, r14 and the host flags. */
 void gen_check(struct gen *g, const struct bt_insn *in, unsigned size, bool write, bool stack);
+/* r15: guest address -> host address when the access up to the byte at rcx is in the TLB; else jumps: returns
+ * where that jump's displacement is. Destroys rcx, r14 and the host flags. */
+uint8_t *gen_probe(struct gen *g, bool write);
 /* The same for a group's whole span; what it cannot do leaves with BT_NOGROUP. */
 void gen_check_span(struct gen *g, int group, bool stack);
 /* The memory operand's host address in r15 (+ mem_disp), flags taken care of. In BT_MODE_SLOW through the

@@ -449,7 +449,9 @@ void gen_jcc(struct gen *g, const struct bt_insn *in)
         gen_exit(g, target);
         emit_here8(e, skip);
     }
-    gen_exit(g, next);
+    if (g->insn[g->at].ends) {
+        gen_exit(g, next);
+    }
 }
 
 /* rcx: the count register in the width of the address size, flags untouched. */

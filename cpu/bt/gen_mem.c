@@ -106,15 +106,18 @@ void gen_ea(struct gen *g, const struct bt_op *op, unsigned dst)
     }
 }
 
-static void emit_check(struct gen *g, unsigned size, bool write, uint32_t info)
+static unsigned mmu_of(const struct gen *g)
+{
+    return g->mode & BT_MODE_USER ? BT_MMU_USER : g->mode & BT_MODE_AC ? BT_MMU_KERNEL_AC : BT_MMU_KERNEL;
+}
+
+uint8_t *gen_probe(struct gen *g, bool write)
 {
     struct emit *e = &g->e;
     g->s2_group = -1;
     g->mem_disp = 0;
     struct bt_vcpu *v = g->v;
-    unsigned mmu = g->mode & BT_MODE_USER ? BT_MMU_USER
-                   : g->mode & BT_MODE_AC ? BT_MMU_KERNEL_AC
-                                          : BT_MMU_KERNEL;
+    unsigned mmu = mmu_of(g);
     uint64_t table = (uint64_t)(write ? v->tlb[mmu].write : v->tlb[mmu].read);
 
     if (v->has_bmi2) { /* rorx r14, r15, 8 */
@@ -126,11 +129,6 @@ static void emit_check(struct gen *g, unsigned size, bool write, uint32_t info)
         emit_bytes(e, shr, sizeof(shr));
     }
     emit_ra(e, true, 0x23, H_S1, GA(g, tlb_mask));
-    if (size > 1) {
-        emit_lea(e, H_S0, H_S2, (int32_t)size - 1);
-    } else {
-        emit_mov(e, H_S0, H_S2);
-    }
     emit_rex(e, true, 0, 0, H_S0, false); /* and rcx, -4096 */
     emit8(e, 0x81);
     emit8(e, 0xe0 | H_S0);
@@ -139,10 +137,22 @@ static void emit_check(struct gen *g, unsigned size, bool write, uint32_t info)
     emit_rm(e, true, 0x3b, H_S0, H_S1, H_NONE, 1, (int32_t)table);
     uint8_t *jcc = emit_jcc_fwd(e, CC_NE);
     emit_rm(e, true, 0x03, H_S2, H_S1, H_NONE, 1, (int32_t)table + 8);
+    return jcc;
+}
+
+static void emit_check(struct gen *g, unsigned size, bool write, uint32_t info)
+{
+    struct emit *e = &g->e;
+    if (size > 1) {
+        emit_lea(e, H_S0, H_S2, (int32_t)size - 1);
+    } else {
+        emit_mov(e, H_S0, H_S2);
+    }
+    uint8_t *jcc = gen_probe(g, write);
     g->cold[g->ncold++] = (struct gen_cold){
         .jcc = jcc,
         .back = e->p,
-        .info = size | (write ? GEN_INFO_WRITE : 0) | GEN_INFO_MMU(mmu) | info,
+        .info = size | (write ? GEN_INFO_WRITE : 0) | GEN_INFO_MMU(mmu_of(g)) | info,
         .guest = (uint16_t)(g->insn[g->at].in.op.rip - g->b->rip),
         .flags_saved = g->flags_saved,
     };

@@ -22,6 +22,7 @@ struct pass {
     struct gen *g;
     struct value reg[16];
     uint32_t next;
+    unsigned jumps; /* conditional jumps passed */
 };
 
 static void renew(struct pass *p, unsigned reg)
@@ -37,6 +38,9 @@ static int8_t join(struct pass *p, struct value base, struct value index, unsign
         struct gen_group *x = &g->group[i];
         if (x->base != base.number || x->index != index.number || x->scale != scale) {
             continue;
+        }
+        if (write && !x->write && x->jumps != p->jumps) {
+            continue; /* maybe it is never written */
         }
         int64_t min = MIN(x->min, offset), max = MAX(x->max, offset + (int64_t)size);
         if (max - min <= GROUP_SPAN_MAX) {
@@ -56,6 +60,7 @@ static int8_t join(struct pass *p, struct value base, struct value index, unsign
                                               .min = offset,
                                               .max = offset + size,
                                               .write = write,
+                                              .jumps = p->jumps,
                                               .count = 1};
     return (int8_t)g->ngroups++;
 }
@@ -162,6 +167,8 @@ void gen_find_groups(struct gen *g)
             p.reg[X86_RSP].distance += 8;
             renew(&p, X86_RBP);
             break;
+        case GEN_JCC: p.jumps++; break;
+        case GEN_REP:
         case GEN_OP:
             for (unsigned r = 0; r < 16; r++) {
                 renew(&p, r);

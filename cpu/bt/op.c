@@ -119,8 +119,7 @@ int op_pop(struct bt_vcpu *v, unsigned size, uint64_t *ret)
     return 0;
 }
 
-/* --- the bounce buffer
- * ------------------------------------------------------------------------------------------------ */
+/* --- the bounce buffer --- */
 
 static uint64_t active_elements(const struct bt_vcpu *v, const struct bt_op *op)
 {
@@ -134,7 +133,7 @@ static uint64_t active_elements(const struct bt_vcpu *v, const struct bt_op *op)
         return active >= 64 ? UINT64_MAX : (1ull << active) - 1;
     }
     uint64_t mask = v->kmask & all;
-    for (unsigned lane = n; lane < op->mask_lanes; lane++) {
+    for (unsigned lane = n; n && lane < op->mask_lanes; lane++) {
         mask |= (v->kmask >> lane & 1) << (lane % n);
     }
     return mask;
@@ -249,6 +248,21 @@ static int bounce_begin(struct bt_vcpu *v, const struct bt_op *op)
         v->bounce.buf + va % 64; /* the same alignment, so that aligned forms fault or not as they should */
     unsigned access = (write ? X86_ACCESS_WRITE : X86_ACCESS_READ) | x86_access_mode(&v->cpu);
     v->counters[BT_C_BOUNCED]++;
+    /* Stores go straight to RAM where they can, so that locked ones are atomic. */
+    v->bounce.direct = false;
+    if (write && !op->masked && va % MEM_PAGE_SIZE + size <= MEM_PAGE_SIZE) {
+        bool mmio;
+        gpa_t gpa;
+        v->bounce.ptr = (uint64_t)bt_cpu_ops.translate(&v->cpu, va, access, &mmio, &gpa);
+        v->bounce.direct = v->bounce.ptr != 0;
+        if (v->bounce.direct) {
+            data_breakpoint(v, va, size, write);
+            return BT_NEXT;
+        }
+        if (!mmio) {
+            return BT_RAISE;
+        }
+    }
     if (write && bounce_probe(v, va, size, access) < 0) {
         return BT_RAISE;
     }
@@ -273,15 +287,15 @@ int bt_op_bounce_begin(struct bt_vcpu *v, const struct bt_op *op)
 int bt_op_bounce_commit(struct bt_vcpu *v, const struct bt_op *op)
 {
     (void)op;
-    if (bounce_transfer(v, v->bounce.buf + v->bounce.va % 64, v->bounce.size, v->bounce.va, true,
+    if (!v->bounce.direct &&
+        bounce_transfer(v, v->bounce.buf + v->bounce.va % 64, v->bounce.size, v->bounce.va, true,
                         X86_ACCESS_WRITE | x86_access_mode(&v->cpu)) < 0) {
         return BT_RAISE;
     }
     return BT_NEXT;
 }
 
-/* --- undefined and unavailable
- * ----------------------------------------------------------------------------------------------- */
+/* --- undefined and unavailable --- */
 
 int bt_op_ud(struct bt_vcpu *v, const struct bt_op *op)
 {
@@ -323,8 +337,7 @@ int bt_op_nm(struct bt_vcpu *v, const struct bt_op *op)
     return BT_AGAIN;
 }
 
-/* --- the call from translated code
- * ---------------------------------------------------------------------------------------------- */
+/* --- the call from translated code --- */
 
 /* The block that follows, straight from the jump cache, when nothing else has to be looked at first. */
 static int chain(struct bt_vcpu *v, int r)
@@ -367,6 +380,10 @@ int bt_op_dispatch(struct bt_vcpu *v, const struct bt_op *op)
     bt_flags_split(v);
     if (r == BT_NEXT && v->killed && op->fn != bt_op_bounce_begin) {
         r = BT_DONE; /* what follows in this block may have been overwritten */
+    }
+    if (r == BT_NEXT && (atomic_load_explicit(&v->pending, memory_order_relaxed) & BT_PENDING_CODE) &&
+        op->fn != bt_op_bounce_begin) {
+        r = BT_DONE; /* by another vCPU: serializing instructions see that */
     }
     if (r == BT_JUMP || r == BT_DONE) {
         return chain(v, r);

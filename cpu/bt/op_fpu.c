@@ -9,11 +9,6 @@
 #define XSAVE_LEGACY 512u
 #define XSAVE_HEADER 576u /* end of the legacy region and the header (SDM vol. 1, 13.4) */
 
-static void copy(void *dst, const void *src, uint64_t n)
-{
-    __asm__ volatile("rep movsb" : "+D"(dst), "+S"(src), "+c"(n) : : "memory");
-}
-
 /* Bytes that the standard format takes for a set of components. */
 static unsigned standard_size(const struct bt_vcpu *v, uint64_t components)
 {
@@ -86,7 +81,7 @@ static void host_xsave(struct bt_vcpu *v, uint8_t *area, uint32_t rfbm, uint16_t
          (area[XSAVE_LEGACY] &
           1))) { /* the last x87 instruction's opcode and addresses are the host's: the guest gets zeros */
         static const uint8_t zeros[18];
-        copy(area + 6, zeros, sizeof(zeros));
+        x86_copy_bytes(area + 6, zeros, sizeof(zeros));
     }
 }
 
@@ -123,8 +118,8 @@ static int op_xsave(struct bt_vcpu *v, const struct bt_op *op)
 
 static uint64_t header_field(const struct bt_vcpu *v, unsigned n)
 {
-    uint64_t value;
-    copy(&value, v->xbuf + XSAVE_LEGACY + n * 8, 8);
+    uint64_t value = 0;
+    x86_copy_bytes(&value, v->xbuf + XSAVE_LEGACY + n * 8, 8);
     return value;
 }
 
@@ -151,7 +146,7 @@ static bool xrstor_acceptable(const struct bt_vcpu *v, uint64_t rfbm, uint64_t *
     }
     if (rfbm & 6) {
         uint32_t mxcsr;
-        copy(&mxcsr, v->xbuf + 24, 4);
+        x86_copy_bytes(&mxcsr, v->xbuf + 24, 4);
         bool loads = !(xcomp_bv >> 63) || (xstate_bv & rfbm & 2);
         if (loads && (mxcsr & ~v->mxcsr_mask)) {
             return false;
@@ -184,8 +179,7 @@ static int op_xrstor(struct bt_vcpu *v, const struct bt_op *op)
     return BT_NEXT;
 }
 
-/* --- vector registers in the saved image
- * --------------------------------------------------------------------------------- */
+/* --- vector registers in the saved image --- */
 
 /* Bytes [16 * part, +16) of vector register n; parts 0, 1, 2-3 are XMM, the upper half of YMM, of ZMM. NULL:
  * component unknown. */
@@ -205,8 +199,8 @@ static uint8_t *vector_part(struct bt_vcpu *v, unsigned n, unsigned part)
 /* XSTATE_BV of the saved image. */
 static uint64_t header_bits(const struct bt_vcpu *v)
 {
-    uint64_t bits;
-    copy(&bits, v->cpu.s.xsave + XSAVE_LEGACY, 8);
+    uint64_t bits = 0;
+    x86_copy_bytes(&bits, v->cpu.s.xsave + XSAVE_LEGACY, 8);
     return bits;
 }
 
@@ -216,7 +210,7 @@ static void vector_get(struct bt_vcpu *v, unsigned n, uint8_t out[64])
     for (unsigned part = 0; part < 4; part++) {
         unsigned component = n >= 16 ? 7 : part == 0 ? 1 : part == 1 ? 2 : 6;
         if (components >> component & 1) {
-            copy(out + part * 16, vector_part(v, n, part), 16);
+            x86_copy_bytes(out + part * 16, vector_part(v, n, part), 16);
         } else {
             for (unsigned i = 0; i < 16; i++) {
                 out[part * 16 + i] = 0;
@@ -248,7 +242,7 @@ static void vector_set(struct bt_vcpu *v, unsigned n, const uint8_t in[64])
             continue;
         }
         component_present(v, component);
-        copy(vector_part(v, n, part), in + part * 16, 16);
+        x86_copy_bytes(vector_part(v, n, part), in + part * 16, 16);
     }
 }
 
@@ -256,7 +250,7 @@ static uint64_t opmask_get(struct bt_vcpu *v, unsigned k)
 {
     uint64_t value = 0;
     if (header_bits(v) & BIT64(5)) {
-        copy(&value, v->cpu.s.xsave + v->xsave_offset[5] + k * 8, 8);
+        x86_copy_bytes(&value, v->cpu.s.xsave + v->xsave_offset[5] + k * 8, 8);
     }
     return value;
 }
@@ -264,7 +258,7 @@ static uint64_t opmask_get(struct bt_vcpu *v, unsigned k)
 static void opmask_set(struct bt_vcpu *v, unsigned k, uint64_t value)
 {
     component_present(v, 5);
-    copy(v->cpu.s.xsave + v->xsave_offset[5] + k * 8, &value, 8);
+    x86_copy_bytes(v->cpu.s.xsave + v->xsave_offset[5] + k * 8, &value, 8);
 }
 
 static bool lane_active(bool evex, uint64_t k, const uint8_t *mask, unsigned i, unsigned elem)
@@ -296,20 +290,20 @@ static int op_gather(struct bt_vcpu *v, const struct bt_op *op)
             continue;
         }
         int64_t offset = 0;
-        copy(&offset, index + i * index_size, index_size);
+        x86_copy_bytes(&offset, index + i * index_size, index_size);
         if (index_size == 4) {
             offset = (int32_t)offset;
         }
         uint64_t ea = (base + (uint64_t)offset * op->scale + (uint64_t)op->disp) & op_mask(op->addrsize);
         uint64_t value = 0;
-        copy(&value, data + i * elem, elem);
+        x86_copy_bytes(&value, data + i * elem, elem);
         int r = scatter ? op_store(v, op->seg, ea, elem, op->stack_based, value)
                         : op_load(v, op->seg, ea, elem, op->stack_based, &value);
         if (r < 0) {
             result = BT_RAISE;
             break;
         }
-        copy(data + i * elem, &value, elem);
+        x86_copy_bytes(data + i * elem, &value, elem);
         loaded = true;
         k &= ~BIT64(i);
         for (unsigned j = 0; j < elem; j++) {
@@ -369,8 +363,8 @@ static int op_maskmov(struct bt_vcpu *v, const struct bt_op *op)
     unsigned n = mmx ? 8 : 16;
     uint8_t data[64], mask[64];
     if (mmx) {
-        copy(data, v->cpu.s.xsave + 32 + (op->vreg & 7) * 16, 8);
-        copy(mask, v->cpu.s.xsave + 32 + (op->vmask & 7) * 16, 8);
+        x86_copy_bytes(data, v->cpu.s.xsave + 32 + (op->vreg & 7) * 16, 8);
+        x86_copy_bytes(mask, v->cpu.s.xsave + 32 + (op->vmask & 7) * 16, 8);
     } else {
         vector_get(v, op->vreg, data);
         vector_get(v, op->vmask, mask);

@@ -2,8 +2,11 @@
  * System instructions (SDM vol. 2), by the functions of cpu/x86. General registers only.
  */
 #include <Zydis/Zydis.h>
+#include <sched.h>
 
 #include "cpu/bt/op.h"
+
+#define PAUSES_PER_YIELD 64u
 
 static int op_hlt(struct bt_vcpu *v, const struct bt_op *op)
 {
@@ -46,6 +49,18 @@ static int op_clts(struct bt_vcpu *v, const struct bt_op *op)
 {
     (void)op;
     return op_done(x86_clts(&v->cpu), BT_DONE);
+}
+
+/* A processor that waits for another in a loop: where vCPUs share a core, the other needs it. */
+static int op_pause(struct bt_vcpu *v, const struct bt_op *op)
+{
+    (void)op;
+    __builtin_ia32_pause();
+    if (++v->pauses % PAUSES_PER_YIELD == 0) {
+        bt_fpu_save(v);
+        sched_yield();
+    }
+    return BT_NEXT;
 }
 
 /* INVD, WBINVD, WBNOINVD: caches are coherent; nothing to do. */
@@ -391,73 +406,73 @@ static int op_in_out(struct bt_vcpu *v, const struct bt_op *op)
 }
 
 struct system_op {
-    uint16_t mnemonic;
     bool ends;
     bt_op_fn *fn;
 };
 
-static const struct system_op system_ops[] = {
-    {ZYDIS_MNEMONIC_HLT, true, op_hlt},
-    {ZYDIS_MNEMONIC_CLI, false, op_cli},
-    {ZYDIS_MNEMONIC_STI, true, op_sti},
-    {ZYDIS_MNEMONIC_CLD, false, op_cld},
-    {ZYDIS_MNEMONIC_STD, false, op_std},
-    {ZYDIS_MNEMONIC_CLAC, true, op_clac_stac},
-    {ZYDIS_MNEMONIC_STAC, true, op_clac_stac},
-    {ZYDIS_MNEMONIC_CLTS, true, op_clts},
-    {ZYDIS_MNEMONIC_INVD, false, op_wbinvd},
-    {ZYDIS_MNEMONIC_WBINVD, false, op_wbinvd},
-    {ZYDIS_MNEMONIC_INVLPG, true, op_invlpg},
-    {ZYDIS_MNEMONIC_INVPCID, true, op_invpcid},
-    {ZYDIS_MNEMONIC_CPUID, false, op_cpuid},
-    {ZYDIS_MNEMONIC_RDMSR, false, op_rdmsr},
-    {ZYDIS_MNEMONIC_WRMSR, true, op_wrmsr},
-    {ZYDIS_MNEMONIC_RDTSC, false, op_rdtsc},
-    {ZYDIS_MNEMONIC_RDTSCP, false, op_rdtsc},
-    {ZYDIS_MNEMONIC_RDPID, false, op_rdpid},
-    {ZYDIS_MNEMONIC_RDPMC, false, op_rdpmc},
-    {ZYDIS_MNEMONIC_LGDT, true, op_lgdt},
-    {ZYDIS_MNEMONIC_LIDT, true, op_lgdt},
-    {ZYDIS_MNEMONIC_SGDT, false, op_sgdt},
-    {ZYDIS_MNEMONIC_SIDT, false, op_sgdt},
-    {ZYDIS_MNEMONIC_SLDT, false, op_sldt},
-    {ZYDIS_MNEMONIC_STR, false, op_sldt},
-    {ZYDIS_MNEMONIC_SMSW, false, op_sldt},
-    {ZYDIS_MNEMONIC_LLDT, true, op_lldt},
-    {ZYDIS_MNEMONIC_LTR, true, op_lldt},
-    {ZYDIS_MNEMONIC_LMSW, true, op_lldt},
-    {ZYDIS_MNEMONIC_LAR, false, op_lar},
-    {ZYDIS_MNEMONIC_LSL, false, op_lar},
-    {ZYDIS_MNEMONIC_VERR, false, op_lar},
-    {ZYDIS_MNEMONIC_VERW, false, op_lar},
-    {ZYDIS_MNEMONIC_SWAPGS, false, op_swapgs},
-    {ZYDIS_MNEMONIC_RDFSBASE, false, op_fsgsbase},
-    {ZYDIS_MNEMONIC_RDGSBASE, false, op_fsgsbase},
-    {ZYDIS_MNEMONIC_WRFSBASE, false, op_fsgsbase},
-    {ZYDIS_MNEMONIC_WRGSBASE, false, op_fsgsbase},
-    {ZYDIS_MNEMONIC_SYSCALL, true, op_syscall},
-    {ZYDIS_MNEMONIC_SYSRET, true, op_syscall},
-    {ZYDIS_MNEMONIC_SYSENTER, true, op_syscall},
-    {ZYDIS_MNEMONIC_SYSEXIT, true, op_syscall},
-    {ZYDIS_MNEMONIC_IRET, true, op_iret},
-    {ZYDIS_MNEMONIC_IRETD, true, op_iret},
-    {ZYDIS_MNEMONIC_IRETQ, true, op_iret},
-    {ZYDIS_MNEMONIC_INT, true, op_int},
-    {ZYDIS_MNEMONIC_INT1, true, op_int},
-    {ZYDIS_MNEMONIC_INT3, true, op_int},
-    {ZYDIS_MNEMONIC_INTO, true, op_int},
-    {ZYDIS_MNEMONIC_XGETBV, false, op_xgetbv},
-    {ZYDIS_MNEMONIC_XSETBV, true, op_xsetbv},
-    {ZYDIS_MNEMONIC_VMCALL, true, op_vmcall},
-    {ZYDIS_MNEMONIC_VMMCALL, true, op_vmcall},
-    {ZYDIS_MNEMONIC_IN, true, op_in_out},
-    {ZYDIS_MNEMONIC_OUT, true, op_in_out},
-    {ZYDIS_MNEMONIC_UD0, true, bt_op_ud},
-    {ZYDIS_MNEMONIC_UD1, true, bt_op_ud},
-    {ZYDIS_MNEMONIC_UD2, true, bt_op_ud},
-    {ZYDIS_MNEMONIC_RSM, true, bt_op_ud},
-    {ZYDIS_MNEMONIC_GETSEC, true, bt_op_ud},
-    {ZYDIS_MNEMONIC_VMCLEAR, true, bt_op_ud},
+static const struct system_op system_ops[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
+    [ZYDIS_MNEMONIC_HLT] = {true, op_hlt},
+    [ZYDIS_MNEMONIC_CLI] = {false, op_cli},
+    [ZYDIS_MNEMONIC_STI] = {true, op_sti},
+    [ZYDIS_MNEMONIC_CLD] = {false, op_cld},
+    [ZYDIS_MNEMONIC_STD] = {false, op_std},
+    [ZYDIS_MNEMONIC_CLAC] = {true, op_clac_stac},
+    [ZYDIS_MNEMONIC_STAC] = {true, op_clac_stac},
+    [ZYDIS_MNEMONIC_CLTS] = {true, op_clts},
+    [ZYDIS_MNEMONIC_INVD] = {false, op_wbinvd},
+    [ZYDIS_MNEMONIC_WBINVD] = {false, op_wbinvd},
+    [ZYDIS_MNEMONIC_INVLPG] = {true, op_invlpg},
+    [ZYDIS_MNEMONIC_INVPCID] = {true, op_invpcid},
+    [ZYDIS_MNEMONIC_CPUID] = {false, op_cpuid},
+    [ZYDIS_MNEMONIC_PAUSE] = {false, op_pause},
+    [ZYDIS_MNEMONIC_RDMSR] = {false, op_rdmsr},
+    [ZYDIS_MNEMONIC_WRMSR] = {true, op_wrmsr},
+    [ZYDIS_MNEMONIC_RDTSC] = {false, op_rdtsc},
+    [ZYDIS_MNEMONIC_RDTSCP] = {false, op_rdtsc},
+    [ZYDIS_MNEMONIC_RDPID] = {false, op_rdpid},
+    [ZYDIS_MNEMONIC_RDPMC] = {false, op_rdpmc},
+    [ZYDIS_MNEMONIC_LGDT] = {true, op_lgdt},
+    [ZYDIS_MNEMONIC_LIDT] = {true, op_lgdt},
+    [ZYDIS_MNEMONIC_SGDT] = {false, op_sgdt},
+    [ZYDIS_MNEMONIC_SIDT] = {false, op_sgdt},
+    [ZYDIS_MNEMONIC_SLDT] = {false, op_sldt},
+    [ZYDIS_MNEMONIC_STR] = {false, op_sldt},
+    [ZYDIS_MNEMONIC_SMSW] = {false, op_sldt},
+    [ZYDIS_MNEMONIC_LLDT] = {true, op_lldt},
+    [ZYDIS_MNEMONIC_LTR] = {true, op_lldt},
+    [ZYDIS_MNEMONIC_LMSW] = {true, op_lldt},
+    [ZYDIS_MNEMONIC_LAR] = {false, op_lar},
+    [ZYDIS_MNEMONIC_LSL] = {false, op_lar},
+    [ZYDIS_MNEMONIC_VERR] = {false, op_lar},
+    [ZYDIS_MNEMONIC_VERW] = {false, op_lar},
+    [ZYDIS_MNEMONIC_SWAPGS] = {false, op_swapgs},
+    [ZYDIS_MNEMONIC_RDFSBASE] = {false, op_fsgsbase},
+    [ZYDIS_MNEMONIC_RDGSBASE] = {false, op_fsgsbase},
+    [ZYDIS_MNEMONIC_WRFSBASE] = {false, op_fsgsbase},
+    [ZYDIS_MNEMONIC_WRGSBASE] = {false, op_fsgsbase},
+    [ZYDIS_MNEMONIC_SYSCALL] = {true, op_syscall},
+    [ZYDIS_MNEMONIC_SYSRET] = {true, op_syscall},
+    [ZYDIS_MNEMONIC_SYSENTER] = {true, op_syscall},
+    [ZYDIS_MNEMONIC_SYSEXIT] = {true, op_syscall},
+    [ZYDIS_MNEMONIC_IRET] = {true, op_iret},
+    [ZYDIS_MNEMONIC_IRETD] = {true, op_iret},
+    [ZYDIS_MNEMONIC_IRETQ] = {true, op_iret},
+    [ZYDIS_MNEMONIC_INT] = {true, op_int},
+    [ZYDIS_MNEMONIC_INT1] = {true, op_int},
+    [ZYDIS_MNEMONIC_INT3] = {true, op_int},
+    [ZYDIS_MNEMONIC_INTO] = {true, op_int},
+    [ZYDIS_MNEMONIC_XGETBV] = {false, op_xgetbv},
+    [ZYDIS_MNEMONIC_XSETBV] = {true, op_xsetbv},
+    [ZYDIS_MNEMONIC_VMCALL] = {true, op_vmcall},
+    [ZYDIS_MNEMONIC_VMMCALL] = {true, op_vmcall},
+    [ZYDIS_MNEMONIC_IN] = {true, op_in_out},
+    [ZYDIS_MNEMONIC_OUT] = {true, op_in_out},
+    [ZYDIS_MNEMONIC_UD0] = {true, bt_op_ud},
+    [ZYDIS_MNEMONIC_UD1] = {true, bt_op_ud},
+    [ZYDIS_MNEMONIC_UD2] = {true, bt_op_ud},
+    [ZYDIS_MNEMONIC_RSM] = {true, bt_op_ud},
+    [ZYDIS_MNEMONIC_GETSEC] = {true, bt_op_ud},
+    [ZYDIS_MNEMONIC_VMCLEAR] = {true, bt_op_ud},
 };
 
 bt_op_fn *op_system_lookup(const struct bt_insn *in, bool *ret_ends)
@@ -477,11 +492,10 @@ bt_op_fn *op_system_lookup(const struct bt_insn *in, bool *ret_ends)
         }
         return NULL;
     }
-    for (unsigned i = 0; i < ARRAY_SIZE(system_ops); i++) {
-        if (system_ops[i].mnemonic == in->op.mnemonic) {
-            *ret_ends = system_ops[i].ends;
-            return system_ops[i].fn;
-        }
+    const struct system_op *op = &system_ops[in->op.mnemonic];
+    if (!op->fn) {
+        return NULL;
     }
-    return NULL;
+    *ret_ends = op->ends;
+    return op->fn;
 }

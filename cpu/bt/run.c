@@ -8,8 +8,8 @@
  *       +-- after_*            link, fill the jump cache, deliver exceptions, execute one instruction slowly
  */
 #include <errno.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "cpu/bt/bt_int.h"
 
 static void note(struct bt_vcpu *v, unsigned what, unsigned vector)
@@ -76,7 +76,11 @@ enum served { SERVED_RUN, SERVED_EXIT, SERVED_SHUTDOWN };
 static enum served serve_pending(struct bt_vcpu *v, struct vcpu_exit *exit)
 {
     struct x86_cpu *cpu = &v->cpu;
-    uint32_t bits = atomic_exchange(&v->pending, 0);
+    if (atomic_load_explicit(&v->pending, memory_order_relaxed) & BT_PENDING_DROP) {
+        bt_fpu_save(v);
+        bt_drop_queue_serve(v);
+    }
+    uint32_t bits = atomic_fetch_and(&v->pending, BT_PENDING_DROP);
     v->ctx = v->mode_ctx;
     if (bits & BT_PENDING_CODE) {
         bt_fpu_save(v);
@@ -328,13 +332,6 @@ static bool turn(struct bt_vcpu *v, struct vcpu_exit *exit)
     return true;
 }
 
-static uint64_t now_ns(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
-}
-
 static bool wakes(struct bt_vcpu *v)
 {
     struct x86_cpu *cpu = &v->cpu;
@@ -351,7 +348,7 @@ int bt_run(struct vcpu *vcpu, struct vcpu_exit *exit)
     if (r < 0) {
         return r;
     }
-    uint64_t started = now_ns();
+    uint64_t started = clock_host_ns(), started_tsc = __builtin_ia32_rdtsc();
     v->in_run = true;
     exit->reason = EXIT_KICK;
     bt_mode_update(v);
@@ -385,6 +382,7 @@ int bt_run(struct vcpu *vcpu, struct vcpu_exit *exit)
     if (exit->reason == EXIT_SHUTDOWN) {
         v->mode_once = 0;
     }
-    v->counters[BT_C_NS_RUN] += now_ns() - started;
+    v->counters[BT_C_NS_RUN] += clock_host_ns() - started;
+    v->tsc_running += __builtin_ia32_rdtsc() - started_tsc;
     return 0;
 }

@@ -3,9 +3,10 @@
  *
  * A kick arrives while the vCPU thread is
  *  - in a block: its ways out are made to lead to C, and where it already is in the middle of one, it is
- * moved to that way's unlinked path;
+ *    moved to that way's unlinked path;
  *  - in C or in a stub: the block that it will return to or enter (site, enter_target) is treated the same,
- * and whoever checks `pending` next sees it. ctx is poisoned, so that checked exits and the jump cache miss.
+ *    and whoever checks `pending` next sees it. ctx is poisoned, so that checked exits and the jump cache
+ *    miss.
  */
 #include <errno.h>
 #include <string.h>
@@ -68,12 +69,12 @@ static void on_kick(int sig, siginfo_t *info, void *context)
         bool back = v->code_rw[x->jump - 1] == 0xe8 && off == x->jump + 4;
         if ((x->kind == BT_EXIT_CHECKED || x->kind == BT_EXIT_RETURN) && off > x->site && off < x->end &&
             !back) {
-            uc->uc_mcontext.gregs[REG_RIP] =
-                (greg_t)((uint64_t)v->code_rx + x->jump - 1); /* its jump or call to the stub */
+            uint64_t to_stub = (uint64_t)v->code_rx + x->jump - 1; /* its jump or call to the stub */
+            uc->uc_mcontext.gregs[REG_RIP] = (greg_t)to_stub;
         }
     }
     if (b->indirect_to && off > b->indirect_from && off < b->indirect_to && off != b->indirect_back) {
-        uc->uc_mcontext.gregs[REG_RIP] = (greg_t)((uint64_t)v->code_rx + b->indirect_stub);
+        uc->uc_mcontext.gregs[REG_RIP] = (greg_t)(uint64_t)(v->code_rx + b->indirect_stub);
     }
 }
 

@@ -155,7 +155,14 @@ static uint64_t make_leave(struct emit *e, struct bt_vcpu *v, enum bt_leave why)
 uint8_t *bt_emit_jc_probe(struct emit *e, struct bt_vcpu *v)
 {
     emit_store(e, A(ind_rip), H_S2);
-    emit_rr(e, false, 0x0fb7, H_S1, H_S2);           /* movzx r14d, r15w */
+    if (v->has_bmi2) { /* rorx r14, r15, 16 */
+        static const uint8_t rorx[] = {0xc4, 0x43, 0xfb, 0xf0, 0xf7, 16};
+        emit_bytes(e, rorx, sizeof(rorx));
+    } else { /* movzx r14d, word [ind_rip + 2] */
+        emit_ra(e, false, 0x0fb7, H_S1, A(ind_rip) + 2);
+    }
+    emit_rm(e, false, 0x8d, H_S1, H_S1, H_S2, 1, 0); /* lea r14d, [r14 + r15] */
+    emit_rr(e, false, 0x0fb7, H_S1, H_S1);           /* movzx r14d, r14w */
     emit_rm(e, false, 0x8d, H_S1, H_S1, H_S1, 1, 0); /* lea r14d, [r14 + r14] */
     emit_rm(e, true, 0x8b, H_S0, H_NONE, H_S1, 8, (int32_t)(uint64_t)v->jc);
     emit_rm(e, true, 0x8d, H_S0, H_S0, H_S2, 1, 0);

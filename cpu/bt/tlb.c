@@ -192,6 +192,18 @@ static uint64_t op_host_tsc(struct x86_cpu *cpu)
 
 void bt_tlb_forget_page(struct bt_vcpu *v, uint64_t ram_page)
 {
+    uint32_t *slots = v->write_slots[ram_page];
+    bool many = slots[1] == BT_WRITE_SLOT_MANY;
+    for (unsigned i = 0; i < 2; i++) {
+        if (slots[i] && !many) {
+            uint32_t at = slots[i] - BT_WRITE_SLOT;
+            v->tlb[at >> 16].write[at & 0xffff].tag = 0;
+        }
+        slots[i] = 0;
+    }
+    if (!many) {
+        return;
+    }
     uint64_t host = (uint64_t)mem_ram_base(v->cpu.mem) + ram_page * MEM_PAGE_SIZE;
     for (unsigned m = 0; m < BT_MMU_COUNT; m++) {
         for (unsigned i = 0; i < 1u << v->tlb_bits; i++) {
@@ -199,6 +211,15 @@ void bt_tlb_forget_page(struct bt_vcpu *v, uint64_t ram_page)
             if (t->tag && (t->tag & ~0xfffull) + t->addend == host) {
                 t->tag = 0;
             }
+        }
+    }
+}
+
+void bt_tlb_forget_writes(struct bt_vcpu *v)
+{
+    for (unsigned m = 0; m < BT_MMU_COUNT; m++) {
+        for (unsigned i = 0; i < 1u << v->tlb_bits; i++) {
+            v->tlb[m].write[i].tag = 0;
         }
     }
 }
@@ -265,14 +286,65 @@ static uint8_t *fill(struct bt_vcpu *v, unsigned mmu, uint64_t va, unsigned acce
     v->tlb[mmu].read[i] = entry;
     if (access & X86_ACCESS_WRITE) {
         uint64_t ram_page = ram / MEM_PAGE_SIZE;
-        if (v->code_pages[ram_page] & BT_PAGE_CODE) {
+        if (bt_write_claim(v, ram_page)) {
             *ret_code = true;
         } else {
             v->tlb[mmu].write[i] = entry;
-            v->code_pages[ram_page] |= BT_PAGE_WRITE_CACHED;
+            uint32_t slot = BT_WRITE_SLOT + (mmu << 16) + i, *slots = v->write_slots[ram_page];
+            if (slots[0] == 0 || slots[0] == slot) {
+                slots[0] = slot;
+            } else {
+                slots[1] = slots[1] == 0 || slots[1] == slot ? slot : BT_WRITE_SLOT_MANY;
+            }
         }
     }
     return host;
+}
+
+/* Host address of a byte of RAM that may be accessed without more ado, or NULL. */
+static uint8_t *plain_ram(struct bt_vcpu *v, unsigned mmu, uint64_t va, unsigned access)
+{
+    unsigned i = (unsigned)(va >> MEM_PAGE_SHIFT) & ((1u << v->tlb_bits) - 1);
+    const struct bt_tlb_entry *t =
+        access & X86_ACCESS_WRITE ? &v->tlb[mmu].write[i] : &v->tlb[mmu].read[i];
+    if (t->tag == ((va & ~(uint64_t)(MEM_PAGE_SIZE - 1)) | v->asid[mmu])) {
+        return (uint8_t *)(va + t->addend); /* NOLINT(performance-no-int-to-ptr) */
+    }
+    bool mmio, code;
+    gpa_t gpa;
+    uint64_t ram;
+    uint8_t *host = fill(v, mmu, va, access, &mmio, &gpa, &ram, &code);
+    return host && code ? NULL : host;
+}
+
+/*
+ * An access across two pages. Where these are neighbours in RAM, too, it is one access there; a load can have a copy of the
+ * bytes, as long as nothing else uses the address. BT_SLOW: neither, or a page that faults or is not plain RAM.
+ */
+static int miss_crossing(struct bt_vcpu *v, unsigned mmu, uint64_t va, unsigned size, unsigned access, bool group)
+{
+    uint64_t second = (va | (MEM_PAGE_SIZE - 1)) + 1;
+    if (v->mode & BT_MODE_CODE64 ? !x86_is_canonical(va + size - 1) : second > UINT32_MAX) {
+        return BT_SLOW;
+    }
+    uint8_t *low = plain_ram(v, mmu, va, access), *high = low ? plain_ram(v, mmu, second, access) : NULL;
+    if (!high) {
+        return BT_SLOW;
+    }
+    unsigned in_first = (unsigned)(second - va);
+    if (low + in_first == high) {
+        v->tmp[3] = (uint64_t)low;
+        return BT_NEXT;
+    }
+    if ((access & X86_ACCESS_WRITE) || group || size > 64) {
+        return BT_SLOW;
+    }
+    uint8_t *copy = v->crossing + va % 64; /* aligned as the operand is */
+    for (unsigned i = 0; i < size; i++) {
+        copy[i] = i < in_first ? low[i] : high[i - in_first];
+    }
+    v->tmp[3] = (uint64_t)copy;
+    return BT_NEXT;
 }
 
 static int miss(struct bt_vcpu *v, uint64_t va, uint32_t info)
@@ -297,19 +369,20 @@ static int miss(struct bt_vcpu *v, uint64_t va, uint32_t info)
         x86_raise_error(&v->cpu, X86_GP, 0);
         return BT_RAISE;
     }
-    if ((va & (MEM_PAGE_SIZE - 1)) + size > MEM_PAGE_SIZE) {
-        return info & 0x200000 ? BT_NOGROUP : BT_SLOW;
-    }
     bool mmio, code, group = (info & 0x200000) != 0;
-    gpa_t gpa;
-    uint64_t ram = 0;
     unsigned access =
         (write ? X86_ACCESS_WRITE : X86_ACCESS_READ) | (mmu == BT_MMU_USER ? X86_ACCESS_USER : 0);
+    if ((va & (MEM_PAGE_SIZE - 1)) + size > MEM_PAGE_SIZE) {
+        r = miss_crossing(v, mmu, va, size, access, group);
+        return r == BT_SLOW && group ? BT_NOGROUP : r;
+    }
+    gpa_t gpa;
+    uint64_t ram = 0;
     uint8_t *host = fill(v, mmu, va, access, &mmio, &gpa, &ram, &code);
     if (!host) {
         return group ? BT_NOGROUP : mmio ? BT_SLOW : BT_RAISE;
     }
-    if (code && bt_code_overlaps(v, ram, size)) {
+    if (code && (bt_code_overlaps(v, ram, size) || bt_code_overlaps_others(v, ram, size))) {
         return group ? BT_NOGROUP : BT_SLOW;
     }
     v->tmp[3] = (uint64_t)host;
@@ -326,6 +399,15 @@ int bt_tlb_miss(struct bt_vcpu *v, uint64_t va, uint32_t info)
         bt_fpu_fault(v);
     }
     return r;
+}
+
+/* A function is about to write somewhere in this page. */
+static void write_code_page(struct bt_vcpu *v, uint64_t ram)
+{
+    uint64_t page = align_down(ram, MEM_PAGE_SIZE);
+    bt_code_written(v, page, MEM_PAGE_SIZE);
+    bt_fpu_save(v);
+    bt_code_notify(v->engine, v, page, MEM_PAGE_SIZE);
 }
 
 static void *op_translate(struct x86_cpu *cpu, uint64_t va, unsigned access, bool *ret_mmio, gpa_t *ret_gpa)
@@ -345,8 +427,8 @@ static void *op_translate(struct x86_cpu *cpu, uint64_t va, unsigned access, boo
             *ret_mmio = true;
             return NULL;
         }
-        if (write && (v->code_pages[ram / MEM_PAGE_SIZE] & BT_PAGE_CODE)) {
-            bt_code_written(v, align_down(ram, MEM_PAGE_SIZE), MEM_PAGE_SIZE);
+        if (write && bt_write_claim(v, ram / MEM_PAGE_SIZE)) {
+            write_code_page(v, ram);
         }
         return mem_ram_base(cpu->mem) + ram;
     }
@@ -361,7 +443,7 @@ static void *op_translate(struct x86_cpu *cpu, uint64_t va, unsigned access, boo
     uint64_t ram = 0;
     uint8_t *host = fill(v, mmu, va, access, ret_mmio, ret_gpa, &ram, &code);
     if (host && code) {
-        bt_code_written(v, align_down(ram, MEM_PAGE_SIZE), MEM_PAGE_SIZE);
+        write_code_page(v, ram);
     }
     return host;
 }

@@ -13,6 +13,9 @@
 
 #include "cpu/bt/gen.h"
 
+#define SIDE_EXITS_MAX      2
+#define SIDE_EXIT_BYTES_MAX 48 /* guest bytes of a block behind which it ends at the next jump */
+
 size_t bt_translate_scratch_bytes(void)
 {
     return sizeof(struct gen);
@@ -142,6 +145,7 @@ void gen_classify(uint32_t mode, struct gen_insn *gi)
     }
     gi->fn = bt_op_lookup(in, &gi->ends);
     if (gi->fn) {
+        gi->kind = gen_rep_fits(mode, in) ? GEN_REP : GEN_OP;
         return;
     }
     if (in->privileged) { /* never copied, whatever the decoder calls it */
@@ -211,23 +215,37 @@ static void settle_sti(struct gen *g, unsigned *at)
     }
 }
 
+/* A forward conditional jump in straight 64-bit code leaves the block at its side; the block goes on behind
+ * it. */
+static bool goes_on(const struct gen *g, const struct bt_insn *in, unsigned next)
+{
+    return (g->mode & BT_MODE_CODE64) && !(g->mode & (BT_MODE_ONE | BT_MODE_SLOW)) &&
+           (int64_t)in->op.imm >= 0 && next < SIDE_EXIT_BYTES_MAX;
+}
+
 /* Returns 0, -EAGAIN when the first instruction needs bytes of the second page and code2 is NULL. */
 static int read_block(struct gen *g, const uint8_t *code, unsigned avail, const uint8_t *code2)
 {
     struct bt_vcpu *v = g->v;
-    unsigned limit = MIN(avail, BT_BLOCK_BYTES_MAX);
-    memcpy(g->bytes, code, limit);
-    unsigned total = limit;
-    if (code2 && limit == avail) {
-        memcpy(g->bytes + limit, code2, 16);
-        total += 16;
-    }
+    unsigned limit = MIN(avail, BT_BLOCK_BYTES_MAX), total = 0;
     unsigned max = g->mode & (BT_MODE_ONE | BT_MODE_SLOW) ? 1 : BT_BLOCK_INSNS_MAX;
     unsigned at = 0;
+    unsigned side_exits = 0;
     bool after_sti = false;
     while (g->n < max && at < limit) {
         struct gen_insn *gi = &g->insn[g->n];
-        memset(gi, 0, sizeof(*gi));
+        if (total < limit && total < at + ZYDIS_MAX_INSTRUCTION_LENGTH) { /* most blocks are short */
+            unsigned n = MIN(limit - total, 96);
+            memcpy(g->bytes + total, code + total, n);
+            total += n;
+            if (total == avail && code2) {
+                memcpy(g->bytes + total, code2, 16);
+                total += 16;
+            }
+        }
+        gi->mem_group = gi->stack_group = 0;
+        gi->mem_offset = gi->stack_offset = 0;
+        gi->fn = NULL;
         unsigned len = bt_decode(&v->cpu, g->mode, g->b->rip + at, g->bytes + at, total - at, &gi->in);
         if (len == 0 || at + len > limit) {
             if (g->n > 0) {
@@ -238,6 +256,10 @@ static int read_block(struct gen *g, const uint8_t *code, unsigned avail, const 
             }
         }
         gen_classify(effective_mode(g->mode, &gi->in), gi);
+        if (gi->kind == GEN_JCC && side_exits < SIDE_EXITS_MAX && goes_on(g, &gi->in, at + len)) {
+            gi->ends = false;
+            side_exits++;
+        }
         at += len;
         g->n++;
         if (gi->ends || after_sti) {
@@ -256,11 +278,11 @@ static void find_live_flags(struct gen *g)
     uint32_t live = X86_FLAGS_ARITH;
     for (unsigned i = g->n; i-- > 0;) {
         struct gen_insn *gi = &g->insn[i];
-        if (gi->kind == GEN_OP) {
+        if (gi->kind == GEN_OP || gi->kind == GEN_REP) {
             gi->in.fl_read = X86_FLAGS_ARITH;
             gi->in.fl_kill = 0;
         }
-        if (gi->kind == GEN_PUSHF) {
+        if (gi->kind == GEN_PUSHF || gi->kind == GEN_JCC) {
             gi->in.fl_read = X86_FLAGS_ARITH;
         }
         gi->in.live_after = live;
@@ -296,6 +318,7 @@ static void gen_insn(struct gen *g, const struct gen_insn *gi)
     case GEN_JCC: gen_jcc(g, in); break;
     case GEN_LOOP: gen_loop(g, in); break;
     case GEN_JRCXZ: gen_jrcxz(g, in); break;
+    case GEN_REP: gen_rep(g, in, gi->fn); break;
     case GEN_OP: gen_call_op(g, in, gi->fn); break;
     }
     g->mode = mode;
@@ -338,7 +361,7 @@ int bt_translate(struct bt_vcpu *v, struct bt_block *b, const uint8_t *code, uns
         }
     }
     const struct gen_insn *last = &g->insn[g->n - 1];
-    if (!last->ends || (last->kind == GEN_OP && g->nexits == 0)) {
+    if (!last->ends || last->kind == GEN_OP) {
         gen_flags_end(g);
         if (g->irq_check) {
             gen_irq_check(g, gen_next_rip(g, &last->in));
@@ -363,4 +386,13 @@ int bt_translate(struct bt_vcpu *v, struct bt_block *b, const uint8_t *code, uns
     v->counters[BT_C_GUEST_BYTES] += b->guest_len;
     v->counters[BT_C_CODE_BYTES] += b->code_len;
     return 0;
+}
+
+bool bt_translated_what_is_there(const struct bt_vcpu *v, const struct bt_block *b, const uint8_t *code,
+                                 unsigned avail, const uint8_t *code2)
+{
+    const struct gen *g = v->scratch;
+    unsigned first = MIN(b->guest_len, avail);
+    return memcmp(g->bytes, code, first) == 0 &&
+           (first == b->guest_len || memcmp(g->bytes + first, code2, b->guest_len - first) == 0);
 }

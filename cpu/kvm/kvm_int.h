@@ -6,12 +6,12 @@
  *
  * Invariants
  *  1. The kernel has no interrupt controller for this machine: the LAPIC, IOAPIC and PICs are devices.
- * Interrupts reach the guest by KVM_INTERRUPT after platform.irq_ack, and the task priority travels in
- * kvm_run's cr8 both ways.
+ *     Interrupts reach the guest by KVM_INTERRUPT after platform.irq_ack, and the task priority travels in
+ *     kvm_run's cr8 both ways.
  *  2. A vCPU's ioctls run on its own thread. Other threads touch only the atomics and
- * kvm_run->immediate_exit.
- *  3. Between KVM_RUN calls the kernel may hold an unfinished I/O instruction or an event that it has not yet
- * delivered; kvm_settle() finishes both, so that get_state never loses them.
+ *     kvm_run->immediate_exit.
+ *  3. Between KVM_RUN calls the kernel may hold an unfinished I/O instruction or an event that it has not
+ *     yet delivered; kvm_settle() finishes both, so that get_state never loses them.
  */
 #ifndef FONDA_CPU_KVM_KVM_INT_H
 #define FONDA_CPU_KVM_KVM_INT_H

@@ -103,9 +103,7 @@ int kvm_open(struct err *err)
                            needed_caps[i].name);
         }
     }
-    int ret = fd;
-    fd = -1;
-    return ret;
+    return take_fd(&fd);
 }
 
 /* Runs `mov al, 0x5a; out 0xf4, al; hlt` in real mode: a device that opens but can't run even this is broken.

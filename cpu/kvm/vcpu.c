@@ -15,9 +15,9 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/util.h"
 #include "cpu/kvm/kvm_int.h"
 
@@ -47,13 +47,6 @@ int kvm_signal_setup(void)
 static void count(struct vcpu *vcpu, enum kvm_count which, uint64_t n)
 {
     atomic_fetch_add_explicit(&vcpu->counts[which], n, memory_order_relaxed);
-}
-
-static uint64_t now_ns(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
 static void set_immediate_exit(struct vcpu *vcpu, uint8_t value)
@@ -95,8 +88,7 @@ static enum step report(struct vcpu_exit *ret_exit, enum exit_reason reason)
     return STEP_REPORT;
 }
 
-/* --- exits
- * ----------------------------------------------------------------------------------------------------- */
+/* --- exits --- */
 
 static struct kvm_exit_note *make_note(struct vcpu *vcpu)
 {
@@ -245,8 +237,7 @@ static enum step handle_exit(struct vcpu *vcpu, struct vcpu_exit *ret_exit)
     }
 }
 
-/* --- the loop
- * ---------------------------------------------------------------------------------------------------- */
+/* --- the loop --- */
 
 /* One KVM_RUN and what follows from it. */
 static enum step enter(struct vcpu *vcpu, struct vcpu_exit *ret_exit)
@@ -255,10 +246,10 @@ static enum step enter(struct vcpu *vcpu, struct vcpu_exit *ret_exit)
     const struct vcpu_platform *platform = &vcpu->platform;
     uint64_t cr8 = platform->cr8_read(platform->opaque) & 0xf;
     run->cr8 = cr8;
-    uint64_t start = now_ns();
+    uint64_t start = clock_host_ns();
     int rc = ioctl(vcpu->fd, KVM_RUN, 0);
     int code = errno;
-    uint64_t end = now_ns();
+    uint64_t end = clock_host_ns();
     count(vcpu, KVM_COUNT_GUEST_NS, end - start);
     if ((run->cr8 & 0xf) != cr8) {
         platform->cr8_write(platform->opaque, run->cr8 & 0xf);
@@ -273,7 +264,7 @@ static enum step enter(struct vcpu *vcpu, struct vcpu_exit *ret_exit)
         return report(ret_exit, EXIT_ERROR);
     }
     enum step step = handle_exit(vcpu, ret_exit);
-    count(vcpu, KVM_COUNT_EXIT_NS, now_ns() - end);
+    count(vcpu, KVM_COUNT_EXIT_NS, clock_host_ns() - end);
     return step;
 }
 
@@ -305,7 +296,7 @@ int kvm_vcpu_run(struct vcpu *vcpu, struct vcpu_exit *ret_exit)
     while (step == STEP_CONTINUE) {
         set_immediate_exit(vcpu, 0);
         if (atomic_exchange(&vcpu->kicked, false)) {
-            step = report(ret_exit, EXIT_KICK);
+            report(ret_exit, EXIT_KICK);
             break;
         }
         if (atomic_exchange(&vcpu->nmi_wanted, false)) {
@@ -318,7 +309,7 @@ int kvm_vcpu_run(struct vcpu *vcpu, struct vcpu_exit *ret_exit)
             bool wakes = !vcpu->wait_for_sipi && run->if_flag && platform->irq_pending(platform->opaque);
             if (!wakes) {
                 ret_exit->hlt_if = run->if_flag && !vcpu->wait_for_sipi;
-                step = report(ret_exit, EXIT_HLT);
+                report(ret_exit, EXIT_HLT);
                 break;
             }
             vcpu->halted = false;
@@ -371,8 +362,7 @@ int kvm_settle(struct vcpu *vcpu)
     return -EBUSY;
 }
 
-/* --- the report on a dead guest
- * -------------------------------------------------------------------------------- */
+/* --- the report on a dead guest --- */
 
 unsigned kvm_vcpu_last_exits(struct vcpu *vcpu, char *buf, unsigned size)
 {

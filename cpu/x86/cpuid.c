@@ -10,8 +10,8 @@
  * local APIC's timer runs at CPUID_APIC_BUS_KHZ.
  *
  * Invariants
- *  1. The leaves don't change after x86_cpuid_init. What depends on state (OSXSAVE, the sizes of leaf 0xd) is
- * put in by x86_cpuid.
+ *  1. The leaves don't change after x86_cpuid_init. What depends on state (OSXSAVE, the sizes of leaf 0xd)
+ *     is put in by x86_cpuid.
  *  2. Two hosts of one vendor that can offer a named model offer the same instruction sets.
  *
  * Threads: x86_cpuid_init any; x86_cpuid the vCPU's own.
@@ -33,8 +33,7 @@ const char *const *x86_cpu_models(void)
     return model_names;
 }
 
-/* --- what may be offered
- * ------------------------------------------------------------------------------------------ */
+/* --- what may be offered --- */
 
 enum reg { EAX, EBX, ECX, EDX };
 
@@ -250,8 +249,7 @@ static const struct feature features[] = {
 #define TOPOLOGY_CORE    2u
 #define TOPOLOGY_THREAD  1u
 
-/* --- the host
- * ------------------------------------------------------------------------------------------------------- */
+/* --- the host --- */
 
 static void host_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t out[4])
 {
@@ -273,9 +271,7 @@ static uint64_t host_xcr0(void)
     return low | (uint64_t)high << 32;
 }
 
-/* --- building
- * ---------------------------------------------------------------------------------------------------------
- */
+/* --- building --- */
 
 struct build {
     struct x86_cpuid *cpuid;
@@ -566,8 +562,7 @@ int x86_cpuid_init(struct x86_cpuid *cpuid, const struct engine_config *config, 
     return 0;
 }
 
-/* --- the instruction
- * ---------------------------------------------------------------------------------------------------- */
+/* --- the instruction --- */
 
 static const struct x86_cpuid_leaf *find_leaf(const struct x86_cpuid *cpuid, uint32_t leaf, uint32_t subleaf)
 {

@@ -5,8 +5,9 @@
  *
  * Invariants
  *  1. Every check comes before the first change.
- *  2. A change that the SDM lists as invalidating translations (vol. 3A, 4.10.4.1), and every change of a bit
- * that a cached permission depends on (CR0.WP, CR4.SMEP and SMAP, EFER.NXE), flushes through ops->tlb_*.
+ *  2. A change that the SDM lists as invalidating translations (vol. 3A, 4.10.4.1), and every change of a
+ *     bit that a cached permission depends on (CR0.WP, CR4.SMEP and SMAP, EFER.NXE), flushes through
+ *     ops->tlb_*.
  *  3. EFER.LMA is EFER.LME and CR0.PG, always.
  *
  * Threads: the vCPU's own.
@@ -210,8 +211,7 @@ int x86_clts(struct x86_cpu *cpu)
     return 0;
 }
 
-/* --- XCR0
- * ------------------------------------------------------------------------------------------------------ */
+/* --- XCR0 --- */
 
 bool x86_xcr0_valid(const struct x86_cpu *cpu, uint64_t value)
 {
@@ -261,8 +261,7 @@ int x86_xgetbv(struct x86_cpu *cpu, uint32_t index, uint64_t *ret)
     return gp0(cpu);
 }
 
-/* --- invalidation
- * ---------------------------------------------------------------------------------------------- */
+/* --- invalidation --- */
 
 int x86_invlpg(struct x86_cpu *cpu, uint64_t va)
 {

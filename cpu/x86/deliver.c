@@ -75,8 +75,7 @@ static inline int gate_code_segment(struct x86_cpu *cpu, uint16_t selector, cons
     return 0;
 }
 
-/* --- long mode
- * ------------------------------------------------------------------------------------------------ */
+/* --- long mode --- */
 
 /* SDM vol. 3A, 6.14 */
 static int deliver_long(struct x86_cpu *cpu, struct event *event)
@@ -156,8 +155,7 @@ static int deliver_long(struct x86_cpu *cpu, struct event *event)
     return 0;
 }
 
-/* --- real mode, and interrupts that virtual-8086 mode redirects to its own program
- * ------------------------------------- */
+/* --- real mode, and interrupts that virtual-8086 mode redirects to its own program --- */
 
 /* Vectors through a real-mode table at linear address `table`. flags is what is pushed. */
 static int vector_8086(struct x86_cpu *cpu, uint64_t table, const struct event *event, uint32_t flags,
@@ -235,8 +233,7 @@ static int vm86_int_n(struct x86_cpu *cpu, const struct event *event)
     return 0;
 }
 
-/* --- protected mode
- * ----------------------------------------------------------------------------------------------- */
+/* --- protected mode --- */
 
 /* Fills items with what an interrupt or trap gate pushes, first pushed first. Returns how many. */
 static unsigned gate_frame(const struct x86_cpu *cpu, const struct event *event, bool vm86, bool inner,
@@ -381,8 +378,7 @@ static int deliver_protected(struct x86_cpu *cpu, struct event *event)
     return deliver_gate(cpu, event, gate);
 }
 
-/* --- the order of events
- * --------------------------------------------------------------------------------------------- */
+/* --- the order of events --- */
 
 static int deliver_event(struct x86_cpu *cpu, struct event *event)
 {

@@ -155,7 +155,7 @@ static inline int x86_raise_selector(struct x86_cpu *cpu, enum x86_vector vector
 }
 
 /* Reads the 8-byte descriptor of a selector that is not null. Returns 0, -1 with an exception raised, or 1
- * when the selector lies beyond its table's limit; what that means is the caller's. */
+ * when the selector lies beyond its table's limit (then lo is 0); what that means is the caller's. */
 static inline int x86_desc_load(struct x86_cpu *cpu, uint16_t selector, struct x86_desc *ret)
 {
     uint64_t base = cpu->s.gdtr.base;
@@ -163,12 +163,14 @@ static inline int x86_desc_load(struct x86_cpu *cpu, uint16_t selector, struct x
 
     if (selector & 4) {
         if (!cpu->s.ldtr.attr) {
+            ret->lo = 0;
             return 1;
         }
         base = cpu->s.ldtr.base;
         limit = cpu->s.ldtr.limit;
     }
     if ((selector | 7u) > limit) {
+        ret->lo = 0;
         return 1;
     }
     ret->va = base + (selector & 0xfff8u);
@@ -232,8 +234,7 @@ void x86_drop_segments(struct x86_cpu *cpu, unsigned cpl);
 /* Whether every byte of [offset, offset + size) lies within a segment's limit. */
 bool x86_within_limit(const struct x86_segment *seg, uint32_t offset, uint32_t size);
 
-/* --- stacks ----------------------------------------------------------------------------------------------
- */
+/* --- stacks --- */
 
 /* SS0-2:ESP0-2 of the current 16- or 32-bit TSS, checked. */
 int x86_inner_stack(struct x86_cpu *cpu, unsigned cpl, unsigned ext, struct x86_segment *ret_seg,
@@ -257,8 +258,7 @@ void x86_set_sp(struct x86_cpu *cpu, const struct x86_segment *ss, bool code64, 
 /* Makes sure that a store to [va, va + size) would not fault. */
 int x86_probe_write(struct x86_cpu *cpu, uint64_t va, unsigned size, unsigned access);
 
-/* --- task switches (task.c)
- * --------------------------------------------------------------------------------- */
+/* --- task switches (task.c) --- */
 
 enum x86_task_how { X86_TASK_JMP, X86_TASK_CALL, X86_TASK_INT, X86_TASK_IRET };
 
@@ -278,8 +278,7 @@ static inline int x86_task_trap(struct x86_cpu *cpu, const struct x86_task_resul
     return result->trap ? x86_raise_db(cpu, X86_DR6_BT) : 0;
 }
 
-/* --- gates
- * ---------------------------------------------------------------------------------------------------- */
+/* --- gates --- */
 
 static inline uint16_t x86_gate_selector(uint64_t lo)
 {

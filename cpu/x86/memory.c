@@ -205,8 +205,7 @@ int x86_store(struct x86_cpu *cpu, uint64_t va, unsigned size, unsigned access, 
     return 0;
 }
 
-/* --- logical to linear
- * ----------------------------------------------------------------------------------------- */
+/* --- logical to linear --- */
 
 /* Segment type bits of code and data segments (SDM vol. 3A, table 3-1). */
 #define TYPE_CODE        0x8u

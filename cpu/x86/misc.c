@@ -59,9 +59,7 @@ int x86_check_io(struct x86_cpu *cpu, uint16_t port, unsigned size)
     return bits >> (port & 7) & ((1u << size) - 1) ? gp0(cpu) : 0;
 }
 
-/* --- flags
- * ---------------------------------------------------------------------------------------------------------
- */
+/* --- flags --- */
 
 static bool may_change_if(const struct x86_cpu *cpu)
 {
@@ -132,8 +130,7 @@ int x86_clac_stac(struct x86_cpu *cpu, bool set)
     return 0;
 }
 
-/* --- FS and GS base
- * -------------------------------------------------------------------------------------------------- */
+/* --- FS and GS base --- */
 
 int x86_swapgs(struct x86_cpu *cpu)
 {

@@ -54,8 +54,7 @@ struct msr {
     int (*write)(struct x86_cpu *cpu, uint32_t number, uint64_t value);
 };
 
-/* --- readers and writers
- * ----------------------------------------------------------------------------------------- */
+/* --- readers and writers --- */
 
 static int read_tsc(struct x86_cpu *cpu, uint32_t number, uint64_t *ret)
 {
@@ -270,8 +269,7 @@ static int write_tsc_aux(struct x86_cpu *cpu, uint32_t number, uint64_t value)
     return 0;
 }
 
-/* --- the table
- * ----------------------------------------------------------------------------------------------------- */
+/* --- the table --- */
 
 #define FIELD(member) .field = offsetof(struct x86_state, member)
 #define HIGH_RESERVED 0xffffffff00000000ull

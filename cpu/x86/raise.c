@@ -13,31 +13,11 @@
     ((1u << X86_DF_EXC) | (1u << X86_TS) | (1u << X86_NP) | (1u << X86_SS_EXC) | (1u << X86_GP) |            \
      (1u << X86_PF_EXC) | (1u << X86_AC_EXC))
 
-int x86_raise_error(struct x86_cpu *cpu, enum x86_vector vector, uint32_t error)
+void x86_note_exception(struct x86_cpu *cpu, enum x86_vector vector, uint32_t error)
 {
     cpu->exc.vector = (uint8_t)vector;
     cpu->exc.has_error = (VECTORS_WITH_ERROR >> vector) & 1;
     cpu->exc.error = error;
     cpu->exc.cr2 = 0;
     cpu->exc.dr6 = 0;
-    return -1;
-}
-
-int x86_raise(struct x86_cpu *cpu, enum x86_vector vector)
-{
-    return x86_raise_error(cpu, vector, 0);
-}
-
-int x86_raise_pf(struct x86_cpu *cpu, uint64_t va, uint32_t error)
-{
-    x86_raise_error(cpu, X86_PF_EXC, error);
-    cpu->exc.cr2 = va;
-    return -1;
-}
-
-int x86_raise_db(struct x86_cpu *cpu, uint64_t dr6_bits)
-{
-    x86_raise_error(cpu, X86_DB, 0);
-    cpu->exc.dr6 = dr6_bits;
-    return -1;
 }

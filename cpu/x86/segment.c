@@ -176,8 +176,7 @@ bool x86_within_limit(const struct x86_segment *seg, uint32_t offset, uint32_t s
     return last <= seg->limit;
 }
 
-/* --- LDTR, TR, GDTR, IDTR
- * ------------------------------------------------------------------------------------- */
+/* --- LDTR, TR, GDTR, IDTR --- */
 
 static int check_table_load(struct x86_cpu *cpu)
 {
@@ -288,8 +287,7 @@ int x86_lidt(struct x86_cpu *cpu, uint64_t base, uint16_t limit)
     return load_table(cpu, &cpu->s.idtr, base, limit);
 }
 
-/* --- LAR, LSL, VERR, VERW
- * ---------------------------------------------------------------------------------------- */
+/* --- LAR, LSL, VERR, VERW --- */
 
 /* Sets *ret_ok when there is such a descriptor. */
 static int ask(struct x86_cpu *cpu, uint16_t selector, struct x86_desc *ret_desc, bool *ret_ok)
@@ -325,40 +323,44 @@ static bool visible(const struct x86_cpu *cpu, uint16_t selector, uint64_t lo)
 #define LSL_TYPES      0x0a0eu /* 1-3, 9, b */
 #define LSL_TYPES_LONG 0x0a04u /* 2, 9, b */
 
-int x86_lar(struct x86_cpu *cpu, uint16_t selector, bool *ret_ok, uint32_t *ret_value)
+/* What both begin with: whether the descriptor is there, may be seen, and is of a type that has an answer. */
+static int ask_value(struct x86_cpu *cpu, uint16_t selector, uint32_t types, uint64_t *ret_lo, bool *ret_ok)
 {
-    uint32_t types = x86_long_mode(cpu) ? LAR_TYPES_LONG : LAR_TYPES;
     struct x86_desc desc;
     bool ok = false;
 
     if (ask(cpu, selector, &desc, &ok)) {
         return -1;
     }
-    ok = ok && visible(cpu, selector, desc.lo) &&
-         (!x86_desc_is_system(desc.lo) || ((types >> x86_desc_type(desc.lo)) & 1));
-    if (ok) {
-        *ret_value = (uint32_t)(desc.lo >> 32) &
-                     0x00ffff00; /* bits 19:16 are undefined by the manual, and the limit's on processors */
+    *ret_ok = ok && visible(cpu, selector, desc.lo) &&
+              (!x86_desc_is_system(desc.lo) || ((types >> x86_desc_type(desc.lo)) & 1));
+    *ret_lo = *ret_ok ? desc.lo : 0;
+    return 0;
+}
+
+int x86_lar(struct x86_cpu *cpu, uint16_t selector, bool *ret_ok, uint32_t *ret_value)
+{
+    uint64_t lo;
+
+    if (ask_value(cpu, selector, x86_long_mode(cpu) ? LAR_TYPES_LONG : LAR_TYPES, &lo, ret_ok)) {
+        return -1;
     }
-    *ret_ok = ok;
+    if (*ret_ok) { /* bits 19:16 are undefined by the manual, and the limit's on processors */
+        *ret_value = (uint32_t)(lo >> 32) & 0x00ffff00;
+    }
     return 0;
 }
 
 int x86_lsl(struct x86_cpu *cpu, uint16_t selector, bool *ret_ok, uint32_t *ret_value)
 {
-    uint32_t types = x86_long_mode(cpu) ? LSL_TYPES_LONG : LSL_TYPES;
-    struct x86_desc desc;
-    bool ok = false;
+    uint64_t lo;
 
-    if (ask(cpu, selector, &desc, &ok)) {
+    if (ask_value(cpu, selector, x86_long_mode(cpu) ? LSL_TYPES_LONG : LSL_TYPES, &lo, ret_ok)) {
         return -1;
     }
-    ok = ok && visible(cpu, selector, desc.lo) &&
-         (!x86_desc_is_system(desc.lo) || ((types >> x86_desc_type(desc.lo)) & 1));
-    if (ok) {
-        *ret_value = x86_desc_limit(desc.lo);
+    if (*ret_ok) {
+        *ret_value = x86_desc_limit(lo);
     }
-    *ret_ok = ok;
     return 0;
 }
 

@@ -119,8 +119,7 @@ void x86_cpu_reset(struct x86_cpu *cpu)
     }
 }
 
-/* --- state from outside
- * ---------------------------------------------------------------------------------------------- */
+/* --- state from outside --- */
 
 static const char *check_control(const struct x86_cpu *cpu)
 {

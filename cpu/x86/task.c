@@ -6,7 +6,7 @@
  * Invariants
  *  1. Up to the commit nothing has changed; every page that the commit writes was found writable.
  *  2. The commit writes memory first, registers last. What goes wrong afterwards (segments of the new task)
- * is the new task's exception; the registers that couldn't be loaded are null then.
+ *     is the new task's exception; the registers that couldn't be loaded are null then.
  *
  * SDM vol. 3A, 7.3 and table 7-1.
  */

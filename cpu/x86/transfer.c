@@ -97,8 +97,7 @@ static int push_return(struct x86_cpu *cpu, unsigned size, bool wide)
     return 0;
 }
 
-/* --- JMP and CALL
- * ------------------------------------------------------------------------------------------------- */
+/* --- JMP and CALL --- */
 
 static int branch_8086(struct x86_cpu *cpu, uint16_t selector, uint64_t offset, unsigned operand, bool call)
 {
@@ -314,8 +313,7 @@ int x86_far_call(struct x86_cpu *cpu, uint16_t selector, uint64_t offset, unsign
     return far_branch(cpu, selector, offset, operand, true);
 }
 
-/* --- RET and IRET
- * ------------------------------------------------------------------------------------------------- */
+/* --- RET and IRET --- */
 
 /* The code segment that a return goes to. Doesn't set the accessed bit. */
 static inline int return_code_segment(struct x86_cpu *cpu, uint16_t selector, struct x86_desc *ret_desc)

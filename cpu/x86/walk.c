@@ -8,10 +8,10 @@
  *
  * Invariants
  *  1. All checks come before the first accessed or dirty bit is set: a walk that faults changes nothing.
- *  2. Entries are read once and changed by compare-exchange only; when one changed meanwhile, the walk starts
- * over, a bounded number of times.
+ *  2. Entries are read once and changed by compare-exchange only; when one changed meanwhile, the walk
+ *     starts over, a bounded number of times.
  *  3. PAE's PDPTEs are read from memory in each walk, as AMD processors do (APM vol. 2, 5.3.2), instead of
- * being latched by MOV CR3.
+ *     being latched by MOV CR3.
  *
  * Threads: the vCPU's own; other vCPUs may change the same entries.
  */
@@ -79,8 +79,7 @@ static inline bool permitted(const struct x86_cpu *cpu, unsigned access, uint64_
     return (cpu->s.rflags & X86_AC) && !(access & X86_ACCESS_IMPLICIT) && cpu->cpl != 3;
 }
 
-/* --- 64-bit entries: 4-level paging and the lower two levels of PAE
- * -------------------------------------------- */
+/* --- 64-bit entries: 4-level paging and the lower two levels of PAE --- */
 
 struct step {
     uint64_t *slot; /* NULL: outside of RAM */
@@ -188,8 +187,7 @@ static int walk_pae(struct x86_cpu *cpu, uint64_t va, unsigned access, struct x8
     return walk_tables(cpu, va, access, pdpte & ~(uint64_t)(MEM_PAGE_SIZE - 1), 21, reserved, ret);
 }
 
-/* --- 32-bit entries
- * -------------------------------------------------------------------------------------------- */
+/* --- 32-bit entries --- */
 
 static uint32_t load32(uint32_t *slot)
 {
@@ -269,8 +267,7 @@ static int walk_32(struct x86_cpu *cpu, uint64_t va, unsigned access, struct x86
     return 0;
 }
 
-/* --- all modes
- * -------------------------------------------------------------------------------------------------- */
+/* --- all modes --- */
 
 static int walk_once(struct x86_cpu *cpu, uint64_t va, unsigned access, struct x86_walk *ret)
 {

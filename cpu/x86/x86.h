@@ -16,8 +16,8 @@
  * Invariants
  *  1. cpu->cpl is the current privilege level: 0 in real mode, 3 in virtual-8086 mode.
  *  2. A change of CR0, CR3, CR4, EFER, CPL-independent paging state or an INVLPG reaches ops->tlb_* before
- * the helper returns; a change of anything in x86_code_mode() needs no call, callers look at it after every
- * helper.
+ *     the helper returns; a change of anything in x86_code_mode() needs no call, callers look at it after
+ *     every helper.
  *  3. Guest data never makes these functions loop without bound, assert, or touch host memory outside of RAM.
  *
  * Threads: the vCPU's own.
@@ -107,8 +107,7 @@ void x86_cpu_reset(struct x86_cpu *cpu);
 /* Recomputes cpl and the like after cpu->s was set from outside; refuses (-EINVAL) impossible state. */
 int x86_cpu_adopt(struct x86_cpu *cpu, struct err *err);
 
-/* --- memory -----------------------------------------------------------------------------------------------
- */
+/* --- memory --- */
 
 #define X86_ACCESS_READ  0u
 #define X86_ACCESS_WRITE 1u
@@ -151,8 +150,7 @@ static inline bool x86_is_canonical(uint64_t va)
     return (uint64_t)((int64_t)(va << 16) >> 16) == va;
 }
 
-/* --- modes ------------------------------------------------------------------------------------------------
- */
+/* --- modes --- */
 
 static inline bool x86_long_mode(const struct x86_cpu *cpu)
 {
@@ -171,14 +169,47 @@ static inline bool x86_vm86(const struct x86_cpu *cpu)
     return (cpu->s.rflags & X86_VM) != 0;
 }
 
-/* --- exceptions and interrupts
- * --------------------------------------------------------------------------------- */
+/* libc's memcpy and memset may use vector registers, which hold the guest's values while helpers run. */
+static inline void x86_copy_bytes(void *to, const void *from, uint64_t size)
+{
+#ifdef __clang_analyzer__ /* which doesn't know what assembly writes */
+    __builtin_memcpy(to, from, size);
+#else
+    __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(size) : : "memory");
+#endif
+}
 
-/* Record an exception in cpu->exc; all return -1. */
-int x86_raise(struct x86_cpu *cpu, enum x86_vector vector);
-int x86_raise_error(struct x86_cpu *cpu, enum x86_vector vector, uint32_t error);
-int x86_raise_pf(struct x86_cpu *cpu, uint64_t va, uint32_t error);
-int x86_raise_db(struct x86_cpu *cpu, uint64_t dr6_bits);
+static inline void x86_zero_bytes(void *to, uint64_t size)
+{
+    __asm__ volatile("rep stosb" : "+D"(to), "+c"(size) : "a"(0) : "memory");
+}
+
+/* --- exceptions and interrupts --- */
+
+/* Records an exception in cpu->exc, with neither CR2 nor bits for DR6. */
+void x86_note_exception(struct x86_cpu *cpu, enum x86_vector vector, uint32_t error);
+/* The same, for helpers to end with: all return -1, which is here so that compilers and analysers see it. */
+static inline int x86_raise_error(struct x86_cpu *cpu, enum x86_vector vector, uint32_t error)
+{
+    x86_note_exception(cpu, vector, error);
+    return -1;
+}
+static inline int x86_raise(struct x86_cpu *cpu, enum x86_vector vector)
+{
+    return x86_raise_error(cpu, vector, 0);
+}
+static inline int x86_raise_pf(struct x86_cpu *cpu, uint64_t va, uint32_t error)
+{
+    x86_note_exception(cpu, X86_PF_EXC, error);
+    cpu->exc.cr2 = va;
+    return -1;
+}
+static inline int x86_raise_db(struct x86_cpu *cpu, uint64_t dr6_bits)
+{
+    x86_note_exception(cpu, X86_DB, 0);
+    cpu->exc.dr6 = dr6_bits;
+    return -1;
+}
 
 /* Delivers cpu->exc: pushes the frame, switches stacks (TSS, IST), turns into #DF on contributory pairs; for
  * faults the saved RIP is cpu->s.rip, for traps (#BP, #OF by INT3/INTO, #DB traps) cpu->next_rip as `trap`
@@ -190,8 +221,7 @@ int x86_deliver(struct x86_cpu *cpu, bool trap);
  * or -1 (shutdown). */
 int x86_deliver_interrupt(struct x86_cpu *cpu, uint8_t vector);
 
-/* --- instructions: control transfer
- * ---------------------------------------------------------------------------- */
+/* --- instructions: control transfer --- */
 
 enum x86_int_kind { X86_INT_N, X86_INT3, X86_INTO, X86_INT1 };
 /* INT n, INT3, INTO, INT1: delivers through the IDT with the gate's DPL checked (not for INT1). INTO without
@@ -208,8 +238,7 @@ int x86_sysret(struct x86_cpu *cpu, unsigned operand); /* 4 or 8 */
 int x86_sysenter(struct x86_cpu *cpu);
 int x86_sysexit(struct x86_cpu *cpu, unsigned operand);
 
-/* --- instructions: system
- * ---------------------------------------------------------------------------------------- */
+/* --- instructions: system --- */
 
 int x86_load_segment(struct x86_cpu *cpu, enum x86_sreg sreg,
                      uint16_t selector); /* MOV/POP/LxS; sets no shadow */
@@ -255,8 +284,7 @@ int x86_check_io(struct x86_cpu *cpu, uint16_t port, unsigned size);
 /* #GP(0) unless CPL is 0 (HLT, WBINVD, INVD, ...). */
 int x86_check_cpl0(struct x86_cpu *cpu);
 
-/* --- debug
- * ------------------------------------------------------------------------------------------------------- */
+/* --- debug --- */
 
 /* Whether an enabled breakpoint of DR7 matches; returns the DR6 bits (0: none). */
 uint64_t x86_match_breakpoint_exec(const struct x86_cpu *cpu, uint64_t linear_rip);

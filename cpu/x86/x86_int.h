@@ -1,6 +1,5 @@
 /*
- * What the files of this folder share and callers need not see: CPUID bit names, copying without vector
- * registers.
+ * What the files of this folder share and callers need not see: CPUID bit names and checks.
  */
 #ifndef FONDA_CPU_X86_X86_INT_H
 #define FONDA_CPU_X86_X86_INT_H
@@ -40,17 +39,6 @@
 #define XCR0_SSE    0x2u
 #define XCR0_AVX    0x4u
 #define XCR0_AVX512 0xe0u
-
-/* libc's memcpy and memset may use vector registers, which hold the guest's values while helpers run. */
-static inline void x86_copy_bytes(void *to, const void *from, uint64_t size)
-{
-    __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(size) : : "memory");
-}
-
-static inline void x86_zero_bytes(void *to, uint64_t size)
-{
-    __asm__ volatile("rep stosb" : "+D"(to), "+c"(size) : "a"(0) : "memory");
-}
 
 uint64_t x86_guest_tsc(struct x86_cpu *cpu);
 /* What XSETBV accepts (SDM vol. 1, 13.3). */

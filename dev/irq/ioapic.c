@@ -3,7 +3,7 @@
  *
  * Invariants
  *  1. Remote IRR of an entry is set only while it is level-triggered, and from the moment a local APIC took
- * its message until the EOI of that vector.
+ *     its message until the EOI of that vector.
  *  2. An edge on a masked pin is ignored, not held (data sheet 3.2.4, "Interrupt Mask").
  */
 #include "dev/irq/ioapic.h"

@@ -7,7 +7,7 @@
  *
  * Invariants
  *  1. `pending` is up to date whenever mem_lock() is free: whoever changes IRR, ISR, TPR, LINT0 or the
- * enables ends with lapic_refresh().
+ *     enables ends with lapic_refresh().
  *  2. While the APIC is disabled in software, all LVT entries are masked (SDM 10.4.7.2).
  */
 #include "base/state.h"

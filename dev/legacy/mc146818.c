@@ -7,8 +7,8 @@
  * ran last.
  *
  * Invariants
- *  1. Updates happen on whole seconds of the time of day; UIP is on during the 244 microseconds before (data
- * sheet, "Update Cycle"), so a guest that saw it off has that long to read.
+ *  1. Updates happen on whole seconds of the time of day; UIP is on during the 244 microseconds before
+ *     (data sheet, "Update Cycle"), so a guest that saw it off has that long to read.
  *  2. The clock timer is armed only while an interrupt is enabled that it could raise.
  */
 #include "dev/legacy/mc146818.h"

@@ -8,7 +8,7 @@
  * Invariants
  *  1. out_len <= sizeof(out); THRE and TEMT are on exactly when FIFO_SIZE more bytes fit.
  *  2. irq_level is what the line was last told: some cause in IIR, gated by OUT2 (on PCs) and not in
- * loopback.
+ *     loopback.
  */
 #include "dev/legacy/ns16550.h"
 

@@ -7,7 +7,7 @@
  * Invariants
  *  1. What the port delivers fits what the guest accepted: the port was told by set_offloads.
  *  2. A frame appears in the guest's ring whole or not at all: chains are filled first and published
- * together.
+ *     together.
  */
 #include "dev/virtio/net.h"
 

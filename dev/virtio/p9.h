@@ -4,9 +4,9 @@
  * Facts: the 9P2000 manual (intro(5)) and the 9P2000.L extension as Linux's fs/9p speaks it.
  *
  * Confinement
- *  1. Every fid holds a file descriptor (O_PATH). A name is looked up as one component below its directory's
- *     descriptor, never as a path, and never "..", so that no symlink is followed and no rename moves what a
- * name means on the way.
+ *  1. Every fid holds a file descriptor (O_PATH). A name is looked up as one component below its
+ *     directory's descriptor, never as a path, and never "..", so that no symlink is followed and no rename
+ *     moves what a name means on the way.
  *  2. Links are read and made as texts; the guest follows them, inside of its own tree.
  *  3. Only regular files and directories are ever opened.
  *  4. A read-only share refuses every request that would change something before it looks at it.

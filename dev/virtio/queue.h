@@ -12,8 +12,8 @@
  * Invariants
  *  1. While live, the three areas lie inside of RAM and are aligned as 2.7 asks.
  *  2. All segments of a chain point into RAM; device-readable ones come first.
- *  3. Chains popped and not yet pushed never exceed the ring's size, as the driver's index is checked against
- * ours.
+ *  3. Chains popped and not yet pushed never exceed the ring's size, as the driver's index is checked
+ *     against ours.
  */
 #ifndef FONDA_DEV_VIRTIO_QUEUE_H
 #define FONDA_DEV_VIRTIO_QUEUE_H

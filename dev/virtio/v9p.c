@@ -94,6 +94,7 @@ struct vdev *v9p_new(struct mem *mem, const char *dir, const char *tag, bool rea
         return NULL;
     }
     v9p->space.tag_len = (uint16_t)len;
+    /* NOLINTNEXTLINE(bugprone-not-null-terminated-result): the field has a length of its own beside it */
     memcpy(v9p->space.tag, tag, len);
     vdev_init(&v9p->dev, &v9p_ops, mem, 1, F_MOUNT_TAG, &v9p->space, (unsigned)(2 + len));
     return &v9p->dev;

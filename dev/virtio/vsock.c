@@ -12,8 +12,8 @@
  * Invariants
  *  1. What we hold of a stream for the host never exceeds VSOCK_BUFFER_BYTES: the guest is told so by credits
  *     (5.10.6.3), and one that sends more is reset.
- *  2. We send only what the guest's credit allows, and only into buffers that are there. Packets without data
- * wait in `replies`, which is bounded; a guest that makes us overflow it loses them.
+ *  2. We send only what the guest's credit allows, and only into buffers that are there. Packets without
+ *     data wait in `replies`, which is bounded; a guest that makes us overflow it loses them.
  */
 #include "dev/virtio/vsock.h"
 

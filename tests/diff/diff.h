@@ -13,7 +13,7 @@
  *  1. A case depends on the seed, its index and the host's features only.
  *  2. The code of a case never contains the bytes of a system call, at whatever offset.
  *  3. Both runners see exactly the memory described here; everything else below 2^47 is unmapped for the
- * code.
+ *     code.
  */
 #ifndef FONDA_TESTS_DIFF_DIFF_H
 #define FONDA_TESTS_DIFF_DIFF_H

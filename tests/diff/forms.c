@@ -250,8 +250,7 @@ enum diff_cat forms_classify(const ZydisDecodedInstruction *d)
     }
 }
 
-/* --- enumeration ------------------------------------------------------------------------------------------
- */
+/* --- enumeration --- */
 
 static uint32_t encode(const struct form *f, uint8_t modrm, uint8_t *buf)
 {

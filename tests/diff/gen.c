@@ -18,8 +18,7 @@ struct generator {
 
 #define ATTEMPTS 40
 
-/* --- appending
- * ---------------------------------------------------------------------------------------------- */
+/* --- appending --- */
 
 uint64_t gen_here(const struct gen *g)
 {
@@ -130,8 +129,7 @@ void gen_patch(struct gen *g, uint64_t va, const void *bytes, uint32_t length)
     c->patches++;
 }
 
-/* --- memory operands
- * ------------------------------------------------------------------------------------------ */
+/* --- memory operands --- */
 
 uint64_t gen_target(struct gen *g, uint32_t size)
 {
@@ -277,8 +275,7 @@ static bool steer(struct gen *g, const ZydisDecodedInstruction *d, const ZydisDe
     return m->base == ZYDIS_REGISTER_NONE;
 }
 
-/* --- forms
- * ------------------------------------------------------------------------------------------------------ */
+/* --- forms --- */
 
 static uint8_t random_modrm(struct gen *g, const struct form *f, uint8_t *sib, bool *ret_sib)
 {
@@ -560,8 +557,7 @@ bool gen_form(struct gen *g, enum diff_cat category)
     return false;
 }
 
-/* --- cases
- * -------------------------------------------------------------------------------------------------------- */
+/* --- cases --- */
 
 static const enum diff_cat mixable[] = {CAT_ALU,  CAT_ALU,   CAT_SHIFT,   CAT_MULDIV, CAT_BITS,
                                         CAT_MOVE, CAT_MOVE,  CAT_STACK,   CAT_STRING, CAT_X87,

@@ -205,6 +205,10 @@ static void at_a_fault(const struct diff_case *c, const struct diff_result *a, s
         z.mnemonic == ZYDIS_MNEMONIC_POPAD) { /* some registers are loaded already */
         memcpy(b->gpr, a->gpr, sizeof(b->gpr));
     }
+    if ((z.mnemonic == ZYDIS_MNEMONIC_XRSTOR || z.mnemonic == ZYDIS_MNEMONIC_XRSTOR64) &&
+        a->vector == X86_GP && b->vector == X86_GP) {
+        memcpy(b->xsave, a->xsave, sizeof(b->xsave)); /* some components are loaded already */
+    }
     if (stores_mmx(&z, ops)) {
         switch_to_mmx(a, b);
     }

@@ -11,8 +11,7 @@
 #define EDGE ((uint64_t)RT_ARENA + 0x200000)
 static uint8_t *edge_page; /* the frame behind EDGE */
 
-/* --- plain faults
- * ------------------------------------------------------------------------------------------- */
+/* --- plain faults --- */
 
 SNIPPET(x_de, "mov $5, %eax\n xor %edx, %edx\n xor %ecx, %ecx\n de_at: div %ecx");
 LABEL(de_at);
@@ -364,8 +363,7 @@ static void alignment(void)
     write_cr0(read_cr0() & ~(1ull << 18));
 }
 
-/* --- frames and stacks
- * ------------------------------------------------------------------------------------------ */
+/* --- frames and stacks --- */
 
 static uint64_t handler_rsp, handler_cs;
 
@@ -453,8 +451,7 @@ static void gate_flags(void)
     rt_gate_default(0x81);
 }
 
-/* --- double faults (SDM vol. 3A, 6.15, interrupt 8, table 6-5)
- * ------------------------------------------------------- */
+/* --- double faults (SDM vol. 3A, 6.15, interrupt 8, table 6-5) --- */
 
 static void double_faults(void)
 {
@@ -514,9 +511,7 @@ static void double_faults(void)
     rt_gate_default(GP);
 }
 
-/* --- nested
- * -------------------------------------------------------------------------------------------------------------
- */
+/* --- nested --- */
 
 static unsigned depth, max_depth;
 SNIPPET(x_nested, "ud2\n nop");
@@ -568,8 +563,7 @@ static void nested(void)
     rt_gate_default(PF);
 }
 
-/* --- no trace, and partial progress
- * ----------------------------------------------------------------------------------- */
+/* --- no trace, and partial progress --- */
 
 SNIPPET(x_movsb, "movsb_at: rep movsb");
 LABEL(movsb_at);

@@ -65,7 +65,23 @@ KNOWN = {
         ("segments", "a push beyond the stack's limit*", _TCG_LIMIT),
         ("segments", "ESP left", _TCG_LIMIT),
         ("segments", "far *: L and D both set*", "QEMU does not check L and D together"),
+        ("gates32", "inner stack: n*#SS(SS1)", "QEMU checks neither presence nor limit of an inner stack"),
+        ("gates32", "call gate, refused: to code that is not present*", "QEMU checks the level first"),
+        ("gates32", "ends", "QEMU takes all 32 bits of a 16-bit gate's offset, and the guest is lost"),
+        ("tasks", "debug registers: *", _TCG_NO),
+        ("tasks", "new task: *", "QEMU raises the new task's exceptions with the registers of the old one"),
+        ("vm86", "*: EIP above 0FFFFH*", _TCG_LIMIT),
+        ("vm86", "faults: a word at offset 0FFFFH*", _TCG_LIMIT),
+        ("vm86", "faults: an effective address above*", _TCG_LIMIT),
+        ("vm86", "faults: a push across the limit*", _TCG_LIMIT),
+        ("vm86", "VME: CR4.VME without the feature*", "QEMU takes any value for CR4"),
+        ("wrap16", "MOVS: an element across the limit*", _TCG_LIMIT),
+        ("wrap16", "MOVS: with nothing done", _TCG_LIMIT),
+        ("wrap16", "MOVS: and in the middle", _TCG_LIMIT),
+        ("wrap16", "MOVS: with what came before done", _TCG_LIMIT),
         ("instr32", "INTO at CPL 3 with a gate of DPL 0*", _TCG_INT),
+        ("smp", "code: code that runs while it is changed, then an interrupt",
+         "QEMU's processors see the change some time after the interrupt"),
         ("msr", "CR8 above 15: #GP", "QEMU takes any value for CR8"),
         ("msr", "WRGSBASE of a non-canonical *", _TCG_MSR),
         ("msr", "XRSTOR of reserved MXCSR bits*", _TCG_NO),
@@ -80,3 +96,6 @@ KNOWN = {
 
 # Guests that end in shutdown (triple fault) on purpose, and the status with which the machine then ends.
 SHUTDOWN = {"triple": {"fonda": 112}}
+
+# Guests that want more than one processor.
+CPUS = {"smp": 4}

@@ -26,8 +26,8 @@ asm(".text\n"
     "sc_hold: mov %rcx, sc_rcx\n sc_hold_at: ud2\n"
     /* SYSENTER */
     "se_probe: mov %rsp, sc_rsp\n mov %cs, sc_cs\n mov %ss, sc_ss\n pushfq\n pop sc_flags\n .byte 0x48\n "
-    "sysexit\n"
-    "se_probe32: mov %rsp, sc_rsp\n mov %cs, sc_cs\n mov %ss, sc_ss\n sysexit\n");
+    "sysexitl\n"
+    "se_probe32: mov %rsp, sc_rsp\n mov %cs, sc_cs\n mov %ss, sc_ss\n sysexitl\n");
 LABEL(sc_probe);
 LABEL(sc_entry32);
 LABEL(sc_hold);
@@ -44,8 +44,8 @@ SNIPPET(y_sysret, "y_sysret_at: sysretq");
 SNIPPET(y_sysretl, "y_sysretl_at: sysretl");
 SNIPPET(y_sysenter, "y_sysenter_at: sysenter\n y_sysenter_next: mov %cs, %eax\n mov %ss, %edx");
 LABEL(y_sysenter_next);
-SNIPPET(y_sysexit, ".byte 0x48\n sysexit");
-SNIPPET(y_sysexitl, "sysexit");
+SNIPPET(y_sysexit, ".byte 0x48\n sysexitl");
+SNIPPET(y_sysexitl, "sysexitl");
 SNIPPET(y_iretq, "iretq");
 SNIPPET(y_where, "mov %cs, %eax\n mov %ss, %edx\n pushfq\n pop %rsi");
 SNIPPET(y_int, "int $0x80\n y_int_next: nop");

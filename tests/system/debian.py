@@ -94,3 +94,20 @@ def test_clock(m):
         check(before - 30 < int(output) < time.time() + 30, 'guest %s, host %d' % (output, before))
         s.send('poweroff -f\n')
         check_equal(s.wait(), OFF, 'status')
+
+
+def test_several_vcpus(m):
+    """All vCPUs fork, pipe and compute at once; sums are right, and the kernel has nothing to complain about."""
+    work = ("work() { i=0; while [ $i -lt 30 ]; do seq 1 3000 | sha256sum; i=$((i+1)); done | sort -u; }; "
+            "for w in 1 2 3 4; do work & done; wait")
+    wanted = hashlib.sha256(''.join('%d\n' % i for i in range(1, 3001)).encode()).hexdigest()
+    for cpus in ('2', '4'):
+        with shell(m, '--no-reboot', '--cpus', cpus) as s:
+            output, _ = s.command('nproc')
+            check_equal(output.strip(), cpus, 'vCPUs that the guest sees')
+            output, status = s.command(work)
+            check_equal((output.count(wanted), status), (4, 0), 'four loops at once: ' + output)
+            output, _ = s.command("dmesg | grep -i -E 'lockup|stall|BUG:|Oops|unchecked MSR' | head")
+            check_equal(output, '', 'complaints of the kernel')
+            s.send('poweroff -f\n')
+            check_equal(s.wait(), OFF, 'status')

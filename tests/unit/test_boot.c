@@ -334,8 +334,7 @@ static void test_place_segments(void **state)
     assert_int_equal(boot_place(&f->image, 4 * MiB, NULL, 0, &layout, &f->err), 0);
 }
 
-/* --- through files into a machine's memory ----------------------------------------------------------------
- */
+/* --- through files into a machine's memory --- */
 
 static char *temp_file(const uint8_t *data, size_t size)
 {

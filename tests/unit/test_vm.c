@@ -19,8 +19,7 @@
 #include "vm/output.h"
 #include "vm/pvclock.h"
 
-/* --- console
- * ------------------------------------------------------------------------------------------------- */
+/* --- console --- */
 
 static enum console_command feed(struct console *console, const char *text, char *out, size_t *used)
 {
@@ -67,8 +66,7 @@ static void test_console_longest(void **state)
     assert_int_equal(n, sizeof(in) + 1);
 }
 
-/* --- paravirtual clock
- * --------------------------------------------------------------------------------------- */
+/* --- paravirtual clock --- */
 
 /* What a guest computes: Linux Documentation/virt/kvm/x86/msr.rst, MSR_KVM_SYSTEM_TIME_NEW. */
 static uint64_t guest_ns(uint64_t ticks, uint32_t mul, int8_t shift)
@@ -128,8 +126,7 @@ static void test_pvclock_msrs(void **state)
     clock_free(clock);
 }
 
-/* --- output
- * -------------------------------------------------------------------------------------------------- */
+/* --- output --- */
 
 struct reader {
     int fd;

@@ -18,8 +18,7 @@ static uint64_t frame(struct fixture *fix, unsigned index, unsigned size)
     return fix_get(fix, fix->cpu.s.seg[X86_SS].base + fix->cpu.s.gpr[X86_RSP] + index * size, size);
 }
 
-/* --- long mode ---------------------------------------------------------------------------------------------
- */
+/* --- long mode --- */
 
 static void set_gates64(struct fixture *fix)
 {
@@ -297,8 +296,7 @@ static void test_into(void **state)
     assert_int_equal(cpu->s.rip, 0xffffffff00000000 | (HANDLER + 4 * 16));
 }
 
-/* --- double and triple faults
- * -------------------------------------------------------------------------------------- */
+/* --- double and triple faults --- */
 
 static void test_double_fault_table(void **state)
 {
@@ -369,8 +367,7 @@ static void test_serial_faults(void **state)
     assert_int_equal(x86_deliver(cpu, false), -1);
 }
 
-/* --- protected mode
- * ------------------------------------------------------------------------------------------------ */
+/* --- protected mode --- */
 
 static void test_protected_inner(void **state)
 {
@@ -521,8 +518,7 @@ static void test_protected_tss16_stack(void **state)
     assert_raises(fix, x86_int(&fix->cpu, X86_INT_N, 0x80), X86_TS, TSS);
 }
 
-/* --- real mode and virtual-8086 mode
- * ----------------------------------------------------------------------------------- */
+/* --- real mode and virtual-8086 mode --- */
 
 static void test_real(void **state)
 {

@@ -23,8 +23,7 @@ static bool one_in(uint32_t n)
     return below(n) == 0;
 }
 
-/* --- worlds
- * ------------------------------------------------------------------------------------------------- */
+/* --- worlds --- */
 
 static uint16_t random_selector(void)
 {
@@ -156,8 +155,7 @@ static void random_world(struct fixture *fix)
     fix->ops.translate = one_in(2) ? fix_translate : NULL;
 }
 
-/* --- calls
- * --------------------------------------------------------------------------------------------------- */
+/* --- calls --- */
 
 /* A frame that IRET and RET may find. */
 static void random_stack(struct fixture *fix, unsigned operand)
@@ -216,8 +214,7 @@ static int random_call(struct fixture *fix)
     }
 }
 
-/* --- what always holds
- * ------------------------------------------------------------------------------------------ */
+/* --- what always holds --- */
 
 static bool segment_is_sane(const struct x86_cpu *cpu, const struct x86_segment *seg, bool data)
 {

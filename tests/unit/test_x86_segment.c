@@ -3,8 +3,7 @@
  */
 #include "tests/unit/x86_fixture.h"
 
-/* --- loads in the modes without descriptors ----------------------------------------------------------------
- */
+/* --- loads in the modes without descriptors --- */
 
 static void test_real_mode(void **state)
 {
@@ -40,8 +39,7 @@ static void test_vm86(void **state)
     assert_int_equal(fix->cpu.s.seg[X86_SS].attr, 0xf3);
 }
 
-/* --- data segments
- * ------------------------------------------------------------------------------------------- */
+/* --- data segments --- */
 
 struct load_case {
     uint16_t selector;
@@ -156,8 +154,7 @@ static void test_tables_are_supervisor(void **state)
     assert_int_equal(x86_load_segment(&fix->cpu, X86_DS, UDATA | 3), 0);
 }
 
-/* --- SS
- * ------------------------------------------------------------------------------------------------------ */
+/* --- SS --- */
 
 static void test_ss(void **state)
 {
@@ -201,8 +198,7 @@ static void test_ss_null_in_long_mode(void **state)
     assert_raises(fix, x86_load_segment(&fix->cpu, X86_SS, 0), X86_GP, 0);
 }
 
-/* --- LDTR, TR, GDTR, IDTR
- * --------------------------------------------------------------------------------------- */
+/* --- LDTR, TR, GDTR, IDTR --- */
 
 static void test_lldt(void **state)
 {
@@ -300,8 +296,7 @@ static void test_lgdt(void **state)
     assert_int_equal(cpu->s.idtr.base, 0xffff800000000000);
 }
 
-/* --- questions
- * ------------------------------------------------------------------------------------------------- */
+/* --- questions --- */
 
 static void test_lar_lsl_types(void **state)
 {

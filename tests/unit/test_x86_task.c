@@ -233,8 +233,7 @@ static void test_cr3_and_trap(void **state)
     assert_int_equal(fix_get(fix, s->gpr[X86_RSP] + 8, 4), 0x282); /* no RF */
 }
 
-/* --- what is refused with nothing changed
- * --------------------------------------------------------------------- */
+/* --- what is refused with nothing changed --- */
 
 static void test_refused(void **state)
 {
@@ -304,8 +303,7 @@ static void test_pages_checked_first(void **state)
     assert_int_equal(x86_far_call(cpu, TASK_B, 0, 4), 0);
 }
 
-/* --- what fails in the new task
- * ---------------------------------------------------------------------------------- */
+/* --- what fails in the new task --- */
 
 static void test_new_task_errors(void **state)
 {

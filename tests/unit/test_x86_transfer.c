@@ -22,8 +22,7 @@ static void put_stack(struct fixture *fix, unsigned size, unsigned count, const 
 #define PUT_STACK(fix, size, ...)                                                                            \
     put_stack(fix, size, sizeof((uint64_t[]){__VA_ARGS__}) / 8, (uint64_t[]){__VA_ARGS__})
 
-/* --- JMP and CALL ------------------------------------------------------------------------------------------
- */
+/* --- JMP and CALL --- */
 
 static void test_real(void **state)
 {
@@ -168,8 +167,7 @@ static void test_call_stack_faults(void **state)
     assert_int_equal(stack(fix, 0, 2), 0x7002);
 }
 
-/* --- call gates
- * --------------------------------------------------------------------------------------------------- */
+/* --- call gates --- */
 
 static void test_gate32_inner(void **state)
 {
@@ -339,8 +337,7 @@ static void test_gate64(void **state)
     assert_int_equal(stack(fix, 1, 8), KCODE);
 }
 
-/* --- RET and IRET
- * --------------------------------------------------------------------------------------------------- */
+/* --- RET and IRET --- */
 
 /* The same rules hold for the code and stack segments of both. */
 static void test_return_rules(void **state)

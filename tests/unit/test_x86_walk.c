@@ -10,8 +10,7 @@
 #define POOL_PAGES 12 /* tables lie here, often on top of each other */
 #define CASES      150000
 
-/* --- the reference: one description of each mode, no short cuts, memory through mem_read and mem_write
- * ---------------- */
+/* --- the reference: one description of each mode, no short cuts, plain reads and writes --- */
 
 struct level {
     unsigned shift, bits;
@@ -178,8 +177,7 @@ static struct outcome reference(struct x86_cpu *cpu, uint64_t va, unsigned acces
     return out;
 }
 
-/* --- random cases
- * ------------------------------------------------------------------------------------------------------- */
+/* --- random cases --- */
 
 static uint64_t seed;
 
@@ -342,8 +340,7 @@ static void test_random(void **state)
     mem_free(mem);
 }
 
-/* --- directed cases
- * ----------------------------------------------------------------------------------------------------- */
+/* --- directed cases --- */
 
 /* Identity-maps the first 2 MiB as user pages, writable: PML4 at 0x1000, PDPT 0x2000, PD 0x3000, PT 0x4000.
  */

@@ -3,10 +3,6 @@
  */
 #include "rt.h"
 
-#include <stdarg.h>
-
-#define COM1                0x3f8
-#define EXIT_PORT           0xf4
 #define IST_BYTES           16384
 #define SNIPPET_STACK_BYTES 16384
 #define POOL_PAGES          2048
@@ -21,8 +17,6 @@ static char pool[POOL_PAGES * 4096] __attribute__((aligned(4096)));
 static unsigned pool_used;
 static struct frame *active;
 static uint64_t last_trap_rsp;
-static unsigned tests, failures;
-static const char *subject;
 
 extern uint64_t rt_pml4[512];
 extern uint64_t rt_leave_rsp;
@@ -30,72 +24,6 @@ extern char rt_low_image[], rt_low_start[], rt_low_size[];
 void rt_enter(struct frame *f);
 int rt_dispatch(struct frame *f, uint64_t cr2);
 void rt_main(void);
-
-/* --- output
- * -------------------------------------------------------------------------------------------------- */
-
-void rt_putc(char c)
-{
-    for (unsigned i = 0; i < 100000 && !(inb(COM1 + 5) & 0x20); i++) {
-    }
-    outb(COM1, (uint8_t)c);
-}
-
-static void put_number(uint64_t v, unsigned base)
-{
-    char text[24];
-    unsigned n = 0;
-    do {
-        text[n++] = "0123456789abcdef"[v % base];
-        v /= base;
-    } while (v);
-    while (n) {
-        rt_putc(text[--n]);
-    }
-}
-
-void rt_printf(const char *fmt, ...)
-{
-    va_list ap;
-    va_start(ap, fmt);
-    for (; *fmt; fmt++) {
-        if (*fmt != '%') {
-            rt_putc(*fmt);
-            continue;
-        }
-        bool is_long = *++fmt == 'l';
-        fmt += is_long;
-        switch (*fmt) {
-        case 's':
-            for (const char *s = va_arg(ap, const char *); *s; s++) {
-                rt_putc(*s);
-            }
-            break;
-        case 'c': rt_putc((char)va_arg(ap, int)); break;
-        case 'x': put_number(is_long ? va_arg(ap, uint64_t) : va_arg(ap, uint32_t), 16); break;
-        default: put_number(is_long ? va_arg(ap, uint64_t) : va_arg(ap, uint32_t), 10); break;
-        }
-    }
-    va_end(ap);
-}
-
-bool ok(bool cond, const char *text)
-{
-    tests++;
-    failures += !cond;
-    rt_printf("%sok %u - %s%s%s\n", cond ? "" : "not ", tests, subject ? subject : "", subject ? ": " : "",
-              text);
-    return cond;
-}
-
-bool is(uint64_t got, uint64_t want, const char *text)
-{
-    bool same = ok(got == want, text);
-    if (!same) {
-        rt_printf("#   got 0x%lx, want 0x%lx\n", got, want);
-    }
-    return same;
-}
 
 bool trapped(const struct frame *f, unsigned vector, uint64_t error, const void *at, const char *text)
 {
@@ -108,38 +36,7 @@ bool trapped(const struct frame *f, unsigned vector, uint64_t error, const void 
     return same;
 }
 
-void skip(const char *text, const char *why)
-{
-    rt_printf("ok %u - %s%s%s # SKIP %s\n", ++tests, subject ? subject : "", subject ? ": " : "", text, why);
-}
-
-void about(const char *name)
-{
-    subject = name;
-}
-
-void note(const char *text)
-{
-    rt_printf("# %s\n", text);
-}
-
-void rt_exit(unsigned status)
-{
-    outb(EXIT_PORT, (uint8_t)status);
-    for (;;) {
-        asm volatile("cli; hlt");
-    }
-}
-
-void rt_finish(void)
-{
-    rt_printf("1..%u\n", tests);
-    rt_exit(failures ? 1 : 0);
-}
-
-/* --- traps
- * -----------------------------------------------------------------------------------------------------------
- */
+/* --- traps --- */
 
 void rt_gate(unsigned vector, uint64_t offset, unsigned selector, unsigned type_attr, unsigned ist)
 {
@@ -229,9 +126,7 @@ bool rt_done_at(const struct frame *f, const void *end)
     return f->vector == UD && (f->rip == (uint64_t)end || f->rip == rt_alias(end));
 }
 
-/* --- memory
- * ------------------------------------------------------------------------------------------------------------
- */
+/* --- memory --- */
 
 void *page_alloc_n(unsigned pages)
 {
@@ -327,9 +222,7 @@ bool vendor_intel(void)
     return out[1] == 0x756e6547;
 }
 
-/* --- start
- * ---------------------------------------------------------------------------------------------------------------
- */
+/* --- start --- */
 
 void rt_main(void)
 {

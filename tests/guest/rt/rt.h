@@ -17,6 +17,7 @@
 #include <stdint.h>
 
 #include "rt_asm.h"
+#include "tap.h"
 
 struct frame {
     uint64_t r15, r14, r13, r12, r11, r10, r9, r8, rdi, rsi, rbp, rbx, rdx, rcx, rax;
@@ -59,26 +60,14 @@ enum { DE, DB, NMI, BP, OF, BR, UD, NM, DF, TS = 10, NP, SS, GP, PF, MF = 16, AC
 #define PTE_NX   (1ull << 63)
 #define PTE_ADDR 0x000ffffffffff000ull
 
-/* --- output: TAP
- * ---------------------------------------------------------------------------------------------- */
-void rt_putc(char c);
-void rt_printf(const char *fmt, ...); /* %s %d %u %x %lx %c */
-bool ok(bool cond, const char *text);
-bool is(uint64_t got, uint64_t want, const char *text); /* prints both when they differ */
-void skip(const char *text, const char *why);
-struct frame;
+/* --- checks, beside those of tap.h --- */
 /* One check: the trap is vector with this error code (0 where there is none), and RIP is at (or at its
  * alias). */
 bool trapped(const struct frame *f, unsigned vector, uint64_t error, const void *at, const char *text);
-void about(const char *name);   /* "name: " goes in front of every check's text from here on; NULL: nothing */
-void note(const char *text);    /* "# text" */
-_Noreturn void rt_finish(void); /* plan and exit by port 0xf4: 0 when all passed, else 1 */
-_Noreturn void rt_exit(unsigned status);
 
 void test_main(void); /* the program's own */
 
-/* --- snippets
- * ---------------------------------------------------------------------------------------------------- */
+/* --- snippets --- */
 struct frame rt_kernel(const void *code); /* ring 0, 64-bit, own stack, all registers 0, interrupts off */
 struct frame rt_user(const void *code); /* ring 3, 64-bit; code is the identity address, moved to the alias */
 struct frame rt_user32(const void *code); /* ring 3, compatibility mode */
@@ -116,9 +105,7 @@ struct tss64 {
 extern struct tss64 rt_tss;
 extern char rt_vectors[]; /* 16 bytes each */
 
-/* --- memory
- * ---------------------------------------------------------------------------------------------------------
- */
+/* --- memory --- */
 void *page_alloc(void); /* a zeroed 4 KiB frame; its address is also physical */
 void *page_alloc_n(unsigned pages);
 /* Maps one 4 KiB page, making tables (present, writable, user) on the way. Does not invalidate. */
@@ -132,19 +119,7 @@ void *memset(void *p, int c, size_t n);
 void *memcpy(void *d, const void *s, size_t n);
 int memcmp(const void *a, const void *b, size_t n);
 
-/* --- CPU
- * -----------------------------------------------------------------------------------------------------------------
- */
-static inline void outb(uint16_t port, uint8_t v)
-{
-    asm volatile("outb %0, %1" ::"a"(v), "Nd"(port));
-}
-static inline uint8_t inb(uint16_t port)
-{
-    uint8_t v;
-    asm volatile("inb %1, %0" : "=a"(v) : "Nd"(port));
-    return v;
-}
+/* --- CPU --- */
 static inline uint64_t rdmsr(uint32_t msr)
 {
     uint32_t lo, hi;
