@@ -427,7 +427,8 @@ int host_run(const struct vm_config *config, const struct engine_ops *engine, st
     pthread_mutex_init(&host.timer_lock, NULL);
     uv_loop_init(&host.loop);
     signal(SIGPIPE, SIG_IGN);
-    signal(SIGXFSZ, SIG_IGN); /* a disk's write beyond ulimit -f then fails with EFBIG, for the guest to see */
+    signal(SIGXFSZ,
+           SIG_IGN); /* a disk's write beyond ulimit -f then fails with EFBIG, for the guest to see */
     int rc = open_serial(&host, err);
     if (rc < 0) {
         host_done(&host);
@@ -449,6 +450,10 @@ int host_run(const struct vm_config *config, const struct engine_ops *engine, st
     }
     if (rc == 0) {
         rc = host_control_open(&host, err);
+        if (rc < 0) {
+            host_done(&host);
+            return VM_STATUS_USAGE;
+        }
     }
     if (rc == 0) {
         rc = config->restore ? host_restore(&host, saved, err) : machine_start(host.machine, err);
@@ -459,6 +464,9 @@ int host_run(const struct vm_config *config, const struct engine_ops *engine, st
         pump_input(&host);
         uv_run(&host.loop, UV_RUN_DEFAULT);
         report_end(&host);
+    }
+    if (rc == -EBADMSG || rc == -EINVAL) {
+        host.status = VM_STATUS_USAGE; /* a file that can't be restored */
     }
     host_done(&host);
     if (host.again) {
