@@ -4,7 +4,7 @@
 #   make run      a Debian guest, to its shell   make bench   measure beside native and QEMU
 #   make lint     format, clang-tidy, includes   make asan    the tests under ASan and UBSan
 #   make fuzz     each fuzzer, FUZZ_SECONDS      make clean   forget what was built
-#   make test-container   fonda-oci with podman, as root (not part of make test)
+#   make test-container   the tests of containers alone
 
 BUILD        ?= build
 FUZZ_SECONDS ?= 20
@@ -36,12 +36,14 @@ test: all
 	@tools/run-tests --build $(BUILD)
 
 test-container: all
-	@tools/install-deps container
-	@tests/container/run
+	@tools/fetch-guest $(BUILD)/guest
+	@tests/container/run --build $(BUILD)
 
 bench: all
 	@tools/install-deps bench
-	@bench/run; status=$$?; bench/disk --build $(BUILD) --folder $(BUILD) && exit $$status
+	@tools/fetch-guest $(BUILD)/guest devices storage
+	@bench/run; status=$$?; bench/disk --build $(BUILD) --folder $(BUILD) || status=1; \
+	  bench/net --build $(BUILD) || status=1; exit $$status
 
 lint: all
 	@tools/install-deps lint

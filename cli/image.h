@@ -54,6 +54,7 @@ struct image_create_args {
 int image_create_options(const struct image_create_args *args, struct image_create_options *ret_options,
                          struct err *err);
 
+int image_cmd_build(int argc, char **argv);
 int image_cmd_create(int argc, char **argv);
 int image_cmd_info(int argc, char **argv);
 int image_cmd_convert(int argc, char **argv);

@@ -17,6 +17,9 @@ static const struct {
     int (*run)(int argc, char **argv);
     const char *examples;
 } commands[] = {
+    {"build", "make a bootable disk from Debian's archive", image_cmd_build,
+     "  fonda image build debian:bookworm debian.qcow2\n"
+     "  fonda image build --size 20G --package git --ssh-key ~/.ssh/id_ed25519.pub debian:bookworm debian.qcow2\n"},
     {"create", "make an empty image, or an overlay over another", image_cmd_create,
      "  fonda image create --size 20G disk.qcow2\n"
      "  fonda image create --backing base.qcow2 --backing-format qcow2 overlay.qcow2\n"},

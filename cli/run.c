@@ -47,14 +47,23 @@ static int exec_program(char **argv)
 
 static void print_run_help(void)
 {
-    printf("usage: fonda run --kernel FILE [OPTIONS]\n\n"
-           "Starts a virtual machine and connects this terminal to its serial console. Ctrl-A X ends the "
+    printf("usage: fonda run DISK [OPTIONS]\n       fonda run --kernel FILE [OPTIONS]\n\n"
+           "Starts a virtual machine and connects this terminal to its serial console. DISK is the first "
+           "--disk; "
+           "without\n"
+           "--kernel the kernel that lies on it is started. Ctrl-A P presses the power button, Ctrl-A X ends "
+           "the "
            "machine,\n"
-           "Ctrl-A H lists the other keys.\n\nOptions:\n");
+           "Ctrl-A H lists the other keys. SIGTERM presses the power button too, where the guest listens to "
+           "it; the "
+           "second\n"
+           "one ends the machine.\n\nOptions:\n");
     options_print(stdout, vm_options, vm_option_count);
     printf("\nExit status:\n");
     vm_status_print(stdout);
     printf("\nExamples:\n"
+           "  fonda run debian.qcow2 --memory 2G --publish 2222:22\n"
+           "  fonda run debian.qcow2 --ephemeral --append systemd.unit=rescue.target\n"
            "  fonda run --kernel /boot/vmlinuz --initrd /boot/initrd.img\n"
            "  fonda run --kernel vmlinuz --initrd test.cpio --append 'console=ttyS0 quiet' --memory 1G\n"
            "  fonda run --kernel tests.elf --serial log.txt --timeout 60 --no-reboot --stats\n"

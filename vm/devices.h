@@ -9,6 +9,7 @@
 #include <uv.h>
 
 #include "base/err.h"
+#include "dev/virtio/balloon.h"
 #include "vm/config.h"
 
 struct blk_node;
@@ -35,6 +36,14 @@ struct vdev *devices_get(struct devices *devices, unsigned index);
 
 /* Disks try again what the host refused, such as when it has room again. */
 void devices_retry(struct devices *devices);
+
+/* Main loop. How many bytes the guest is to give up; more than it has is cut. -ENODEV: no balloon. */
+int devices_balloon_set(struct devices *devices, uint64_t bytes);
+/* What the balloon did and what the guest told last; asks for newer statistics. -ENODEV: no balloon. */
+int devices_balloon_get(struct devices *devices, struct vbal_info *ret);
+/* Main loop. Plugs or unplugs the cable of a NIC, counted from 0 in the order of --net. -ENODEV: no such. */
+int devices_nic_plug(struct devices *devices, unsigned nic, bool plugged);
+
 /* Behind machine_free; NULL is accepted. The loop then has to run until it has no handles. */
 void devices_free(struct devices *devices);
 

@@ -22,6 +22,7 @@
 #include "control/control.h"
 #include "vm/channel.h"
 #include "vm/devices.h"
+#include "vm/kernel.h"
 #include "vm/machine.h"
 #include "vm/output.h"
 #include "vm/pc.h"
@@ -76,9 +77,24 @@ static void on_timeout(uv_timer_t *timer)
     machine_request_stop(host->machine, VM_STATUS_TIMEOUT);
 }
 
+static bool press_power_button(struct host *host)
+{
+    mem_lock(host->mem);
+    bool heard = pc_power_button(machine_pc(host->machine));
+    mem_unlock(host->mem);
+    return heard;
+}
+
 static void on_signal(uv_signal_t *handle, int number)
 {
     struct host *host = handle->data;
+    /* A guest that minds its power button gets the chance to shut down; whoever asks again means it. */
+    if (number == SIGTERM && !host->term_seen) {
+        host->term_seen = true;
+        if (press_power_button(host)) {
+            return;
+        }
+    }
     machine_request_stop(host->machine, VM_STATUS_KILLED);
 }
 
@@ -132,6 +148,11 @@ static void run_command(struct host *host, enum console_command command)
 {
     switch (command) {
     case CONSOLE_QUIT: machine_request_stop(host->machine, VM_STATUS_KILLED); break;
+    case CONSOLE_POWER:
+        if (!press_power_button(host)) {
+            fputs("\r\nfonda: the guest does not listen to its power button\r\n", stderr);
+        }
+        break;
     case CONSOLE_HELP: fputs(console_help, stderr); break;
     case CONSOLE_STATS: report_stats(stderr, host->machine); break;
     case CONSOLE_NONE: break;
@@ -232,6 +253,31 @@ static _Noreturn void leave_vcpu_behind(int status)
     _exit(status);
 }
 
+static void forget_kernel(struct host *host, struct boot *boot)
+{
+    if (!host->config->kernel) {
+        boot_forget(boot);
+    }
+}
+
+/* A kernel from the disk is read anew at each start: the guest may have installed another one, and between
+ * two starts it needs no memory. */
+static int renew_kernel(struct host *host)
+{
+    struct boot *boot;
+    if (host->config->kernel) {
+        return 0;
+    }
+    int rc = kernel_open(host->config, true, &boot, &host->err);
+    if (rc < 0) {
+        return err_prefix(&host->err, "the machine can't start again");
+    }
+    machine_set_boot(host->machine, boot);
+    boot_free(host->own_boot);
+    host->own_boot = boot;
+    return 0;
+}
+
 static void stop(struct host *host)
 {
     int status;
@@ -239,10 +285,11 @@ static void stop(struct host *host)
         leave_vcpu_behind(VM_STATUS_ENGINE);
     }
     host_save_cancel(host); /* what is being saved is no more, or comes to its end here */
-    if (status == MACHINE_RESET && !host->boot && !host->config->no_reboot) {
+    if (status == MACHINE_RESET && host->config->kernel && !host->boot && !host->config->no_reboot) {
         log_warning("the machine was restored, and its kernel's files are not there: a reboot ends it");
     } else if (status == MACHINE_RESET && !host->config->no_reboot) {
-        if (machine_restart(host->machine, &host->err) == 0) {
+        if (renew_kernel(host) == 0 && machine_restart(host->machine, &host->err) == 0) {
+            forget_kernel(host, host->own_boot);
             host_state_event(host);
             return;
         }
@@ -358,6 +405,7 @@ static void host_done(struct host *host)
         close(host->timer_fd);
     }
     clock_free(host->clock);
+    boot_free(host->own_boot);
     terminal_restore();
     pthread_mutex_destroy(&host->timer_lock);
 }
@@ -459,6 +507,9 @@ int host_run(const struct vm_config *config, const struct engine_ops *engine, st
         rc = config->restore ? host_restore(&host, saved, err) : machine_start(host.machine, err);
     }
     if (rc == 0) {
+        if (boot) {
+            forget_kernel(&host, boot);
+        }
         host_state_event(&host);
         arm_timer(&host);
         pump_input(&host);

@@ -25,6 +25,8 @@ struct restoring;
 struct host {
     const struct vm_config *config;
     const struct engine_ops *engine;
+    struct boot *own_boot; /* since a reboot; NULL: the caller's is in use */
+    bool term_seen;
     struct boot *boot; /* NULL: restored, and the kernel's files are gone; then a reboot ends the machine */
     struct mem *mem;
     struct clock *clock;

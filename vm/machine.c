@@ -288,6 +288,11 @@ int machine_restart(struct machine *machine, struct err *err)
     return machine_start(machine, err);
 }
 
+void machine_set_boot(struct machine *machine, struct boot *boot)
+{
+    machine->config.boot = boot;
+}
+
 struct pc *machine_pc(struct machine *machine)
 {
     return machine->pc;

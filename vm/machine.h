@@ -66,6 +66,10 @@ int machine_join(struct machine *machine, int *ret_status);
 /* Behind machine_join: every chip to power-on, the kernel loaded anew, vCPUs started. */
 int machine_restart(struct machine *machine, struct err *err);
 
+/* Between machine_join and machine_restart: another kernel. The caller keeps it, as in struct machine_config.
+ */
+void machine_set_boot(struct machine *machine, struct boot *boot);
+
 struct pc *machine_pc(struct machine *machine);
 /* Why the engine could not go on, or "". Behind machine_join. */
 const char *machine_error_text(const struct machine *machine);

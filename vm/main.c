@@ -16,12 +16,10 @@
 #include "vm/boot/boot.h"
 #include "vm/config.h"
 #include "vm/host.h"
+#include "vm/kernel.h"
 #include "vm/saved/file.h"
 #include "vm/saved/options.h"
 #include "vm/status.h"
-
-/* panic=-1: at once; console: the serial port is the only one. */
-#define LINUX_APPEND "console=ttyS0 panic=-1"
 
 static int list_engines(void)
 {
@@ -89,18 +87,11 @@ static int check_memory(uint64_t bytes, struct err *err)
     return 0;
 }
 
-static int open_boot(const struct vm_config *config, struct boot **ret_boot, struct err *err)
-{
-    const struct boot_config boot = {config->kernel, config->initrds.values, config->initrds.count,
-                                     config->append ? config->append : LINUX_APPEND};
-    return boot_open(&boot, MIN(config->memory_bytes, MEM_LOW_RAM_MAX), ret_boot, err);
-}
-
 /* A restored machine needs its kernel's files for a reboot only. */
 static int open_files(const struct vm_config *config, struct boot **ret_boot, struct err *err)
 {
     struct err missing;
-    int rc = open_boot(config, ret_boot, config->restore ? &missing : err);
+    int rc = kernel_open(config, false, ret_boot, config->restore ? &missing : err);
     return config->restore ? 0 : rc;
 }
 

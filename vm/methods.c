@@ -226,13 +226,19 @@ static void on_stop(struct control_call *call, json_t *params, void *opaque)
                      "the machine is paused: it can't shut down");
         return;
     }
-    control_reply(call, NULL);
     if (p.force) {
+        control_reply(call, NULL);
         machine_request_stop(host->machine, VM_STATUS_OFF);
+        return;
+    }
+    mem_lock(host->mem);
+    bool heard = pc_power_button(machine_pc(host->machine));
+    mem_unlock(host->mem);
+    if (heard) {
+        control_reply(call, NULL);
     } else {
-        mem_lock(host->mem);
-        pc_power_button(machine_pc(host->machine));
-        mem_unlock(host->mem);
+        control_fail(call, "not_supported", "stop it by force",
+                     "the guest does not listen to its power button");
     }
 }
 

@@ -85,10 +85,11 @@ static void timer_carried(void *opaque)
     pm_update(opaque);
 }
 
-void acpi_pm_power_button(struct acpi_pm *pm)
+bool acpi_pm_power_button(struct acpi_pm *pm)
 {
     pm->status |= PM1_PWRBTN;
     pm_update(pm);
+    return pm->enable & PM1_PWRBTN;
 }
 
 static void control_write(struct acpi_pm *pm, uint16_t value)

@@ -142,6 +142,11 @@ bool vbal_trim(struct vdev *dev)
     return true;
 }
 
+bool vbal_reports(const struct vdev *dev)
+{
+    return dev->live && queue_of(dev, F_REPORTING) != NONE;
+}
+
 /* --- statistics --- */
 
 static void take_stats(struct vbal *bal)

@@ -297,20 +297,32 @@ bool vq_wants_interrupt(struct vq *vq)
     return !(ring_load(vq->avail + RING_FLAGS) & AVAIL_NO_INTERRUPT);
 }
 
-bool vq_enable_notify(struct vq *vq)
+static void ask_for_notify(struct vq *vq, uint16_t event)
 {
-    if (!vq->live || vq->broken) {
-        return false;
-    }
     if (vq->event_idx) {
-        ring_store(vq, avail_event(vq), vq->next_avail);
+        ring_store(vq, avail_event(vq), event);
     } else {
         ring_store(vq, vq->used + RING_FLAGS, 0);
     }
     /* Pairs with the barrier between the driver's store to the available index and its load of avail_event.
      */
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
+bool vq_enable_notify(struct vq *vq)
+{
+    if (!vq->live || vq->broken) {
+        return false;
+    }
+    ask_for_notify(vq, vq->next_avail);
     return !vq_empty(vq);
+}
+
+void vq_await_more(struct vq *vq)
+{
+    if (vq->live && !vq->broken) {
+        ask_for_notify(vq, ring_load(vq->avail + RING_IDX));
+    }
 }
 
 void vq_disable_notify(struct vq *vq)

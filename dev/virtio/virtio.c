@@ -52,11 +52,31 @@ static void clear_registers(struct vdev *dev)
     }
 }
 
+/* Those of `features` whose needs are not met. */
+static uint64_t unmet(const struct vdev *dev, uint64_t features)
+{
+    uint64_t found = 0;
+    for (unsigned i = 0; i < dev->ops->need_count; i++) {
+        const struct vdev_need *need = &dev->ops->needs[i];
+        if ((features & need->feature) && !(features & need->needs)) {
+            found |= need->feature;
+        }
+    }
+    return found;
+}
+
+void vdev_forgo(struct vdev *dev, uint64_t features)
+{
+    dev->offered &= ~(features & ~VIRTIO_F_VERSION_1);
+    for (uint64_t more; (more = unmet(dev, dev->offered)) != 0;) {
+        dev->offered &= ~more;
+    }
+}
+
 static bool features_fit(const struct vdev *dev)
 {
     uint64_t features = dev->driver_features;
-    return (features & VIRTIO_F_VERSION_1) && !(features & ~dev->offered) &&
-           (!dev->ops->features_ok || dev->ops->features_ok(dev, features));
+    return (features & VIRTIO_F_VERSION_1) && !(features & ~dev->offered) && !unmet(dev, features);
 }
 
 void vdev_set_status(struct vdev *dev, uint8_t status)

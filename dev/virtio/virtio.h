@@ -59,6 +59,11 @@
 
 struct vdev;
 
+/* A feature that makes sense only beside one of others. */
+struct vdev_need {
+    uint64_t feature, needs;
+};
+
 struct vdev_ops {
     const char *name; /* "virtio-blk" */
     uint16_t id;
@@ -72,11 +77,11 @@ struct vdev_ops {
     void (*drain)(struct vdev *dev);
     void (*kick)(struct vdev *dev, unsigned queue);
     void (*free)(struct vdev *dev);
-    /* vCPU thread, under mem_lock(). May be NULL. features_ok: whether these fit together. config_written:
-     * after the bytes went into dev->config. */
-    bool (*features_ok)(const struct vdev *dev, uint64_t features);
+    /* vCPU thread, under mem_lock(). May be NULL. config_written: after the bytes went into dev->config. */
     bool (*config_writable)(const struct vdev *dev, unsigned offset, unsigned len);
     void (*config_written)(struct vdev *dev);
+    const struct vdev_need *needs; /* a driver that breaks one is refused (2.2); may be NULL */
+    unsigned need_count;
     /* May be NULL: a line of its own for struct device_ops.describe. */
     unsigned (*describe)(const struct vdev *dev, char *buf, unsigned size);
     /* Saves or loads what the model has beside queues and configuration; main loop. Nothing is in flight.
@@ -122,6 +127,9 @@ struct vdev {
 /* Sets up the common part; the struct is zeroed. offered gets VIRTIO_F_COMMON added. */
 void vdev_init(struct vdev *dev, const struct vdev_ops *ops, struct mem *mem, unsigned queues,
                uint64_t offered, void *config, unsigned config_len);
+
+/* Withholds features from the driver, and those that need them. Before a guest runs. */
+void vdev_forgo(struct vdev *dev, uint64_t features);
 
 /* --- for device models: main loop --- */
 

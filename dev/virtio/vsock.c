@@ -632,7 +632,7 @@ static int listen_on(struct vsock *vsock, const char *path, struct err *err)
     }
     if (connect(fd, address, sizeof(vsock->address)) == 0) {
         close(fd);
-        return err_set(err, -EADDRINUSE, "'%s' is another machine's", path);
+        return err_set(err, -EADDRINUSE, "'%s' is in use by another machine or program", path);
     }
     if (errno == ECONNREFUSED) {
         unlink(path); /* left behind by one that is gone */

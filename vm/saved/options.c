@@ -40,6 +40,10 @@ static const struct option_spec *find_spec(const char *name, size_t len)
 /* The option at argv[i], which was parsed before, and how many arguments it takes. */
 static const struct option_spec *option_at(char **argv, int argc, int i, int *ret_taken)
 {
+    *ret_taken = 1;
+    if (argv[i][0] != '-') {
+        return NULL;
+    }
     const char *name = argv[i] + MIN(strlen(argv[i]), 2u);
     size_t len = strcspn(name, "=");
     const struct option_spec *spec = find_spec(name, len);
@@ -54,7 +58,8 @@ char *saved_options_json(const struct vm_config *config, const char *engine, uin
     json_t *options = json_array();
     for (int i = 0, taken; i < config->argc; i += taken) {
         const struct option_spec *spec = option_at(config->argv, config->argc, i, &taken);
-        for (int j = i; spec && !of_run(spec->name) && j < i + taken; j++) {
+        bool own = !spec || !of_run(spec->name); /* no option: a disk by its name alone */
+        for (int j = i; own && j < i + taken; j++) {
             if (json_array_append_new(options, json_string(config->argv[j])) < 0) {
                 json_decref(options); /* text that is no UTF-8 */
                 return NULL;
@@ -121,7 +126,7 @@ static int add_saved_options(const json_t *options, char **argv, int *argc, stru
     }
     for (int i = 0, taken; i < *argc; i += taken) {
         const struct option_spec *spec = option_at(argv, *argc, i, &taken);
-        if (!spec || of_run(spec->name)) {
+        if (spec ? of_run(spec->name) : argv[i][0] == '-') {
             return err_set(err, -EBADMSG, "its configuration has an option that can't be: '%.64s'", argv[i]);
         }
     }
