@@ -18,7 +18,7 @@ enum {
     IMAGE_EXIT_LEAKS = 3,
 };
 
-#define IMAGE_ARGS_MAX 4u
+#define IMAGE_ARGS_MAX 64u
 
 /* What all subcommands share once their arguments are read. */
 struct image_args {

@@ -39,7 +39,7 @@ static struct control_client *open_machine(const char *name, int *ret_status)
     *ret_status = rc < 0 ? VM_STATUS_USAGE : FAILED;
     rc = rc < 0 ? rc : control_connect(path, &client, &err);
     if (rc == -ENOENT || rc == -ECONNREFUSED) {
-        log_error("no machine named '%s' runs (see 'fonda ps')", name);
+        log_error("no machine named '%s' runs (see 'fonda vm ps')", name);
     } else if (rc < 0) {
         log_error("%s", err.text);
     }
@@ -100,7 +100,7 @@ static int usage_error(const char *command, const char *text)
     return VM_STATUS_USAGE;
 }
 
-int cli_machine_simple(int argc, char **argv)
+static int vm_machine_simple(int argc, char **argv)
 {
     for (size_t i = 0; i < ARRAY_SIZE(simples); i++) {
         const struct simple *simple = &simples[i];
@@ -108,28 +108,29 @@ int cli_machine_simple(int argc, char **argv)
             continue;
         }
         if (wants_help(argc, argv)) {
-            printf("usage: fonda %s %s\n\n%s\n\nExample:\n  fonda %s web\n", simple->command,
+            printf("usage: fonda vm %s %s\n\n%s\n\nExample:\n  fonda vm %s web\n", simple->command,
                    simple->arguments, simple->about, simple->command);
             return 0;
         }
         return argc == 2 ? request(argv[1], simple->method, NULL, NULL)
-                         : usage_error(argv[0], argc < 2 ? "no machine named" : "too many arguments");
+                         : usage_error("vm", argc < 2 ? "no machine named" : "too many arguments");
     }
     return VM_STATUS_USAGE;
 }
 
-int cli_stop(int argc, char **argv)
+static int vm_stop(int argc, char **argv)
 {
     bool force = argc == 3 && strcmp(argv[1], "--force") == 0;
     if (wants_help(argc, argv)) {
-        printf("usage: fonda stop [--force] NAME\n\nPresses the machine's power button; its kernel shuts it "
-               "down. "
-               "--force ends it at once,\nas if its plug was pulled.\n\nExamples:\n  fonda stop web\n"
-               "  fonda stop --force web\n");
+        printf(
+            "usage: fonda vm stop [--force] NAME\n\nPresses the machine's power button; its kernel shuts it "
+            "down. "
+            "--force ends it at once,\nas if its plug was pulled.\n\nExamples:\n  fonda vm stop web\n"
+            "  fonda vm stop --force web\n");
         return 0;
     }
     if (argc != 2 && !force) {
-        return usage_error("stop", argc < 2 ? "no machine named" : "unexpected arguments");
+        return usage_error("vm", argc < 2 ? "no machine named" : "unexpected arguments");
     }
     return request(argv[argc - 1], "stop", force ? json_pack("{s:b}", "force", 1) : NULL, NULL);
 }
@@ -242,19 +243,19 @@ static void print_machine(const char *name)
     control_client_free(client);
 }
 
-int cli_ps(int argc, char **argv)
+static int vm_ps(int argc, char **argv)
 {
     char base[PATH_MAX];
     struct err err = {0};
     struct dirent **entries = NULL;
     if (wants_help(argc, argv)) {
-        printf(
-            "usage: fonda ps\n\nThe machines that run under a name ('fonda run --name NAME').\n\nExample:\n"
-            "  fonda ps\n");
+        printf("usage: fonda vm ps\n\nThe machines that run under a name ('fonda run --name "
+               "NAME').\n\nExample:\n"
+               "  fonda vm ps\n");
         return 0;
     }
     if (argc > 1) {
-        return usage_error("ps", "unexpected arguments");
+        return usage_error("vm", "unexpected arguments");
     }
     if (rundir_base(base, sizeof(base), &err) < 0) {
         log_error("%s", err.text);
@@ -272,16 +273,17 @@ int cli_ps(int argc, char **argv)
     return 0;
 }
 
-int cli_stats(int argc, char **argv)
+static int vm_stats(int argc, char **argv)
 {
     json_t *result = NULL;
     if (wants_help(argc, argv)) {
-        printf("usage: fonda stats NAME\n\nAll counters of a machine, as JSON.\n\nExample:\n  fonda stats "
-               "web\n");
+        printf(
+            "usage: fonda vm stats NAME\n\nAll counters of a machine, as JSON.\n\nExample:\n  fonda vm stats "
+            "web\n");
         return 0;
     }
     if (argc != 2) {
-        return usage_error("stats", "one machine's name is needed");
+        return usage_error("vm", "one machine's name is needed");
     }
     int status = request(argv[1], "stats", NULL, &result);
     if (status == 0) {
@@ -332,19 +334,19 @@ static int carry(struct control_client *client)
     }
 }
 
-int cli_console(int argc, char **argv)
+static int vm_console(int argc, char **argv)
 {
     struct termios old, raw;
     struct err err = {0};
     int status;
     if (wants_help(argc, argv)) {
-        printf("usage: fonda console NAME\n\nConnects this terminal to a machine's serial console. Ctrl-] "
+        printf("usage: fonda vm console NAME\n\nConnects this terminal to a machine's serial console. Ctrl-] "
                "leaves "
-               "it.\n\nExample:\n  fonda console web\n");
+               "it.\n\nExample:\n  fonda vm console web\n");
         return 0;
     }
     if (argc != 2) {
-        return usage_error("console", "one machine's name is needed");
+        return usage_error("vm", "one machine's name is needed");
     }
     struct control_client *client = open_machine(argv[1], &status);
     if (!client) {
@@ -368,4 +370,41 @@ int cli_console(int argc, char **argv)
     }
     control_client_free(client);
     return status;
+}
+
+/* --- fonda vm
+ * ----------------------------------------------------------------------------------------------- */
+
+static const struct {
+    const char *name;
+    int (*run)(int argc, char **argv);
+} vm_commands[] = {
+    {"ps", vm_ps},
+    {"console", vm_console},
+    {"stop", vm_stop},
+    {"pause", vm_machine_simple},
+    {"resume", vm_machine_simple},
+    {"reset", vm_machine_simple},
+    {"stats", vm_stats},
+};
+
+int cli_vm(int argc, char **argv)
+{
+    if (argc < 2 || wants_help(argc, argv)) {
+        fprintf(
+            argc < 2 ? stderr : stdout,
+            "usage: fonda vm ps | console NAME | stop [--force] NAME | pause NAME | resume NAME | reset NAME "
+            "| "
+            "stats NAME\n\nMachines that 'fonda run --name NAME' started, over their control sockets; "
+            "'fonda vm COMMAND --help'\nsays more. 'fonda save' and 'fonda snapshot' are for them too.\n\n"
+            "Examples:\n  fonda vm ps\n  fonda vm console web\n");
+        return argc < 2 ? VM_STATUS_USAGE : 0;
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(vm_commands); i++) {
+        if (strcmp(vm_commands[i].name, argv[1]) == 0) {
+            return vm_commands[i].run(argc - 1, argv + 1);
+        }
+    }
+    log_error("unknown command '%s' (see 'fonda vm --help')", argv[1]);
+    return VM_STATUS_USAGE;
 }

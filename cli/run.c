@@ -1,6 +1,6 @@
 /*
- * `fonda run`, `fonda engines` and `fonda image`: become fonda-vmm or fonda-image, which lie beside this
- * program or in libexec.
+ * `fonda run`, `fonda engines`, `fonda image` and `fonda serve`: become fonda-vmm, fonda-image or fondad,
+ * which lie beside this program or in libexec.
  */
 #include <errno.h>
 #include <limits.h>
@@ -17,7 +17,8 @@
 
 /* Where a program may lie, from the directory of the real binary (links are resolved): an installed tree,
  * then a build tree. */
-static const char *const program_places[] = {"", "../libexec/fonda/", "../libexec/", "../vm/"};
+static const char *const program_places[] = {"",       "../libexec/fonda/", "../libexec/", "../sbin/",
+                                             "../vm/", "../daemon/"};
 
 /* Becomes the program that argv[0] names. */
 static int exec_program(char **argv)
@@ -106,5 +107,11 @@ int cli_engines(int argc, char **argv)
 int cli_image(int argc, char **argv)
 {
     argv[0] = "fonda-image";
+    return exec_program(argv);
+}
+
+int cli_serve(int argc, char **argv)
+{
+    argv[0] = "fondad";
     return exec_program(argv);
 }

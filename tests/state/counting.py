@@ -286,26 +286,26 @@ def test_no_room(m):
 def named_commands(m, fonda, argv, one):
     with Control(os.path.join(m.work, 'fonda', 'one', 'control.sock')) as control:
         control.call('status')
-    check('one' in fonda('ps')[1] and 'running' in fonda('ps')[1], 'fonda ps: ' + fonda('ps')[1])
-    check_equal(fonda('pause', 'one'), (0, '', ''), 'fonda pause')
-    check('paused' in fonda('ps')[1], 'fonda ps: ' + fonda('ps')[1])
-    check_equal(fonda('resume', 'one'), (0, '', ''), 'fonda resume')
-    check('"port accesses"' in fonda('stats', 'one')[1], 'no counters')
+    check('one' in fonda('vm', 'ps')[1] and 'running' in fonda('vm', 'ps')[1], 'fonda ps: ' + fonda('vm', 'ps')[1])
+    check_equal(fonda('vm', 'pause', 'one'), (0, '', ''), 'fonda pause')
+    check('paused' in fonda('vm', 'ps')[1], 'fonda ps: ' + fonda('vm', 'ps')[1])
+    check_equal(fonda('vm', 'resume', 'one'), (0, '', ''), 'fonda resume')
+    check('"port accesses"' in fonda('vm', 'stats', 'one')[1], 'no counters')
     check_equal(m.run(argv)[0], 2, 'status of a second one of that name')
-    check('no machine named' in fonda('pause', 'two')[2], 'no such machine')
-    console = subprocess.Popen([m.fonda, 'console', 'one'], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    check('no machine named' in fonda('vm', 'pause', 'two')[2], 'no such machine')
+    console = subprocess.Popen([m.fonda, 'vm', 'console', 'one'], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     check_counts(console.stdout.read(64).decode())
     console.stdin.write(b'\x1d')
     console.stdin.flush()
     check_equal(console.wait(60), 0, 'status of fonda console')
     console.stdout.close()
     console.stdin.close()
-    check_equal(fonda('stop', '--force', 'one'), (0, '', ''), 'fonda stop')
+    check_equal(fonda('vm', 'stop', '--force', 'one'), (0, '', ''), 'fonda stop')
     check_equal(one.wait(60), OFF, 'status of the machine')
 
 
 def test_commands(m):
-    """fonda ps, pause, resume, stats, console, stop by name."""
+    """fonda vm: ps, pause, resume, stats, console, stop by name."""
     os.environ['XDG_RUNTIME_DIR'] = m.work
 
     def fonda(*args):
@@ -318,6 +318,6 @@ def test_commands(m):
                 named_commands(m, fonda, argv, one)
             finally:
                 one.kill()
-        check('one' not in fonda('ps')[1].split(), 'it is still listed')
+        check('one' not in fonda('vm', 'ps')[1].split(), 'it is still listed')
         other.send('\x01x')
         check_equal(other.wait(), KILLED, 'status of the other one')
