@@ -56,7 +56,8 @@ int fault_from_err(struct fault *fault, const struct err *err)
     case -E2BIG: return fault_set(fault, FAULT_TOO_LARGE, NULL, "%s", err->text);
     case -EINVAL: return fault_set(fault, FAULT_INVALID, NULL, "%s", err->text);
     case -ENOSPC:
-    case -EDQUOT: return fault_set(fault, FAULT_NO_SPACE, "make room, then try again", "%s", err->text);
+    case -EDQUOT:
+    case -EFBIG: return fault_set(fault, FAULT_NO_SPACE, "make room, then try again", "%s", err->text);
     default:
         return fault_set(fault, FAULT_INTERNAL, NULL, "%s", err->text[0] ? err->text : strerror(-err->code));
     }
