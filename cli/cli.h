@@ -87,6 +87,10 @@ int cli_exec(int argc, char **argv);
 int cli_connected(int (*fn)(struct cli *cli, void *opaque), void *opaque, int failed);
 /* What logs and top are for containers (cmd_container.c). */
 int container_logs(struct cli *cli), container_top(struct cli *cli);
+/* machines.c: over the control sockets of machines that `fonda run --name` started. */
+int cli_vm(int argc, char **argv);
+int cli_save(int argc, char **argv);
+int cli_snapshot(int argc, char **argv);
 
 int cmd_create(struct cli *cli), cmd_launch(struct cli *cli), cmd_ps(struct cli *cli),
     cmd_show(struct cli *cli), cmd_verb(struct cli *cli), cmd_stop(struct cli *cli),
@@ -114,5 +118,6 @@ int call_api(struct cli *cli, const char *method, const char *path, json_t *body
 int call_job(struct cli *cli, const char *method, const char *path, json_t *body);
 /* free() the text. */
 char *url_escape(const char *text);
+
 
 #endif
