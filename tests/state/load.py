@@ -20,7 +20,7 @@ mkdir -p /tmp/w; cd /tmp/w; dd if=/dev/urandom of=m bs=64k count=64 2>/dev/null;
   [ "$(dd if=/dev/vda bs=64k skip=$((n % 100 * 8)) count=8 iflag=direct 2>/dev/null | sha256sum)" = "$s" ] || echo "=B""AD disk"
   done ) &
 ( last=0; n=0; while true; do read up rest < /proc/uptime; c=${up%.*}${up#*.}
-  [ $c -ge $last ] || echo "=B""AD clock $last $c"; [ $((c - last)) -lt 1000 ] || [ $last = 0 ] || echo "=BAD gap $last $c"
+  [ $c -ge $last ] || echo "=B""AD clock $last $c"; [ $((c - last)) -lt 1000 ] || [ $last = 0 ] || echo "=B""AD gap $last $c"
   last=$c; n=$((n+1)); [ $((n % 50)) = 0 ] && echo "=ti""ck $n"; usleep 10000; done ) &
 '''
 
