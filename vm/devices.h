@@ -11,16 +11,19 @@
 #include "base/err.h"
 #include "dev/virtio/balloon.h"
 #include "vm/config.h"
+#include "vm/ports.h"
 
 struct devices;
 struct machine;
 struct mem;
 
 /* Makes the devices of config and puts them on the machine's bus. Call before vCPUs run, and pc_reset after
- * it. The loop has to outlive the machine. Errors: -EINVAL and those of the back ends; what was made so far
+ * it. The loop has to outlive the machine. terminal is the console's, if it has the terminal. Errors: -EINVAL and those of the back ends; what was made so far
  * belongs to the machine. */
 int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem, struct machine *machine,
-                struct devices **ret_devices, struct err *err);
+                const struct ports_terminal *terminal, struct devices **ret_devices, struct err *err);
+/* The virtio console and its ports; NULL: none. */
+struct ports *devices_ports(struct devices *devices);
 /* Disks try again what the host refused, such as when it has room again. */
 void devices_retry(struct devices *devices);
 

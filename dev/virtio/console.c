@@ -42,6 +42,7 @@ _Static_assert(sizeof(struct control) == CONTROL_BYTES, "5.3.6.2");
 struct port {
     struct vcon_port config;
     bool guest_ready, guest_open;
+    bool host_open;
     bool starved_input; /* the host had more than the guest had buffers for */
     uint64_t out_done;  /* bytes of the chain at the queue's head that the sink has taken */
 };
@@ -127,7 +128,9 @@ static void on_control(struct vcon *con, const struct control *message)
                 send_message(con, message->port, RESIZE, 1);
             }
         }
-        send_message(con, message->port, PORT_OPEN, 1);
+        if (port->host_open) {
+            send_message(con, message->port, PORT_OPEN, 1);
+        }
     } else if (message->event == PORT_OPEN) {
         port->guest_open = message->value;
         if (port->guest_open && port->config.room) {
@@ -210,6 +213,20 @@ size_t vcon_input(struct vdev *dev, unsigned index, const uint8_t *bytes, size_t
     vdev_signal(dev, queue);
     port->starved_input = done < len;
     return done;
+}
+
+void vcon_set_open(struct vdev *dev, unsigned index, bool open)
+{
+    struct vcon *con = CONTAINER_OF(dev, struct vcon, dev);
+    struct port *port = &con->ports[index];
+    if (port->host_open == open) {
+        return;
+    }
+    port->host_open = open;
+    if (dev->live && multiport(con) && port->guest_ready) {
+        send_message(con, index, PORT_OPEN, open);
+        flush_messages(con);
+    }
 }
 
 void vcon_resize(struct vdev *dev, uint16_t columns, uint16_t rows)
@@ -296,6 +313,7 @@ struct vdev *vcon_new(struct mem *mem, const struct vcon_port *ports, unsigned c
     con->space.max_ports = count;
     for (unsigned i = 0; i < count; i++) {
         con->ports[i].config = ports[i];
+        con->ports[i].host_open = !ports[i].closed;
     }
     vdev_init(&con->dev, &con_ops, mem, count == 1 ? 4 : 2 + 2 * count, F_SIZE | F_MULTIPORT, &con->space,
               sizeof(con->space));

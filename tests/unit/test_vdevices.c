@@ -51,7 +51,8 @@ static void room(void *opaque)
 
 static int open_console(void **state)
 {
-    static const struct vcon_port ports[] = {{NULL, sink, room, NULL}, {"agent", sink, room, NULL}};
+    static const struct vcon_port ports[] = {
+        {.sink = sink, .room = room}, {.name = "agent", .sink = sink, .room = room}};
     sink_len = 0;
     sink_room = SIZE_MAX;
     vdrv_open_bus(&drv);
