@@ -1,6 +1,6 @@
 /*
- * `fonda run`, `fonda engines` and `fonda image`: become fonda-vmm or fonda-image, which lie beside this
- * program or in libexec.
+ * `fonda run`, `fonda engines`, `fonda image` and `fonda serve`: become fonda-vmm, fonda-image or fondad,
+ * which lie beside this program or in libexec.
  */
 #include <errno.h>
 #include <limits.h>
@@ -17,7 +17,8 @@
 
 /* Where a program may lie, from the directory of the real binary (links are resolved): an installed tree,
  * then a build tree. */
-static const char *const program_places[] = {"", "../libexec/fonda/", "../libexec/", "../vm/"};
+static const char *const program_places[] = {"",       "../libexec/fonda/", "../libexec/", "../sbin/",
+                                             "../vm/", "../daemon/"};
 
 /* Becomes the program that argv[0] names. */
 static int exec_program(char **argv)
@@ -69,7 +70,9 @@ static void print_run_help(void)
            "  fonda run --kernel tests.elf --serial log.txt --timeout 60 --no-reboot --stats\n"
            "  fonda run --kernel vmlinuz --engine kvm --cpus 2\n"
            "  fonda run debian.qcow2 --console stdio --serial boot.log\n"
-           "  fonda run debian.qcow2 --port org.qemu.guest_agent.0=unix:/tmp/agent.sock\n");
+           "  fonda run debian.qcow2 --port org.qemu.guest_agent.0=unix:/tmp/agent.sock\n"
+           "  fonda run --kernel vmlinuz --disk web.qcow2 --name web\n"
+           "  fonda run --restore web.fonda --name web\n");
 }
 
 int cli_run(int argc, char **argv)
@@ -106,5 +109,11 @@ int cli_engines(int argc, char **argv)
 int cli_image(int argc, char **argv)
 {
     argv[0] = "fonda-image";
+    return exec_program(argv);
+}
+
+int cli_serve(int argc, char **argv)
+{
+    argv[0] = "fondad";
     return exec_program(argv);
 }

@@ -43,9 +43,8 @@ struct devices {
     struct ports *ports;                   /* NULL: no virtio console */
     struct vdev *balloon;                  /* NULL: none; else stats is running */
     unsigned handles;
-    unsigned count;
+    unsigned count, disk_count;
     struct vdev *vdevs[PCI_SLOTS];
-    unsigned disk_count;
     struct vblk_backend *disks[PCI_SLOTS];
 };
 
@@ -356,6 +355,38 @@ int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem
 struct ports *devices_ports(struct devices *devices)
 {
     return devices->ports;
+}
+
+void devices_settle(struct devices *devices)
+{
+    for (unsigned i = 0; i < devices->count; i++) {
+        vdev_settle(devices->vdevs[i]);
+    }
+}
+
+unsigned devices_disks(const struct devices *devices)
+{
+    return devices->disk_count;
+}
+
+struct blk_node *devices_disk(struct devices *devices, unsigned index)
+{
+    return disk_node(devices->disks[index]);
+}
+
+struct vdev *devices_balloon(struct devices *devices)
+{
+    return devices->balloon;
+}
+
+unsigned devices_count(const struct devices *devices)
+{
+    return devices->count;
+}
+
+struct vdev *devices_get(struct devices *devices, unsigned index)
+{
+    return devices->vdevs[index];
 }
 
 void devices_retry(struct devices *devices)
