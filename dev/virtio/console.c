@@ -295,9 +295,42 @@ static void con_free(struct vdev *dev)
     free(CONTAINER_OF(dev, struct vcon, dev));
 }
 
+/* What the host has open is not the machine's: a restored guest hears what is open now. */
 static void con_state(struct vdev *dev, struct state *s)
 {
-    state_fail(s, -ENOTSUP, "a machine with this device can't be saved");
+    struct vcon *con = CONTAINER_OF(dev, struct vcon, dev);
+    uint64_t messages[MESSAGES_MAX] = {0};
+    uint32_t count = con->message_count;
+    memcpy(messages, con->messages, count * sizeof(messages[0]));
+    state_field(s, "message_count", &count);
+    state_array(s, "messages", messages);
+    state_require(s, count <= MESSAGES_MAX, "message_count");
+    for (unsigned i = 0; i < con->port_count; i++) {
+        struct port *port = &con->ports[i];
+        state_prefix(s, "port%u.", i);
+        state_field(s, "guest_ready", &port->guest_ready);
+        state_field(s, "guest_open", &port->guest_open);
+        state_field(s, "starved_input", &port->starved_input);
+        state_field(s, "out_done", &port->out_done);
+    }
+    state_no_prefix(s);
+    if (!state_loaded(s)) {
+        return;
+    }
+    con->message_count = 0;
+    for (unsigned i = 0; i < count; i++) {
+        struct control message;
+        memcpy(&message, &messages[i], sizeof(message));
+        bool named = message.port < con->port_count && con->ports[message.port].config.name;
+        if (message.port < con->port_count && (message.event != PORT_NAME || named)) {
+            con->messages[con->message_count++] = message;
+        }
+    }
+    for (unsigned i = 0; i < con->port_count && dev->live && multiport(con); i++) {
+        if (con->ports[i].guest_ready) {
+            send_message(con, i, PORT_OPEN, con->ports[i].host_open); /* the first kick sends it */
+        }
+    }
 }
 
 static const struct vdev_ops con_ops = {
