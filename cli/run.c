@@ -70,6 +70,8 @@ static void print_run_help(void)
            "  fonda run --kernel vmlinuz --initrd test.cpio --append 'console=ttyS0 quiet' --memory 1G\n"
            "  fonda run --kernel tests.elf --serial log.txt --timeout 60 --no-reboot --stats\n"
            "  fonda run --kernel vmlinuz --engine kvm --cpus 2\n"
+           "  fonda run debian.qcow2 --console stdio --serial boot.log\n"
+           "  fonda run debian.qcow2 --port org.qemu.guest_agent.0=unix:/tmp/agent.sock\n"
            "  fonda run --kernel vmlinuz --disk web.qcow2 --name web\n"
            "  fonda run --restore web.fonda --name web\n");
 }

@@ -279,7 +279,8 @@ static int make_mounts(struct builder *b, json_t *mounts, struct err *err)
     add_mount(mounts, "/dev/shm", "tmpfs", "shm",
               arena_printf(&b->arena, "nosuid,noexec,nodev,mode=1777,size=%lld", (long long)shm));
     add_mount(mounts, "/dev/mqueue", "mqueue", "mqueue", "nosuid,noexec,nodev");
-    if ((o->rootless || o->bind_devices) && host_network) { /* a new sysfs belongs to who owns the network namespace */
+    if ((o->rootless || o->bind_devices) &&
+        host_network) { /* a new sysfs belongs to who owns the network namespace */
         add_mount(mounts, "/sys", "bind", "/sys", "rbind,rprivate,nosuid,noexec,nodev,rro");
     } else {
         add_mount(mounts, "/sys", "sysfs", "sysfs",
