@@ -39,7 +39,7 @@ run: all
 
 test: all
 	@tools/install-deps test
-	@tools/fetch-guest $(BUILD)/guest devices storage
+	@tools/fetch-guest $(BUILD)/guest devices storage soak
 	@tools/run-tests --build $(BUILD)
 
 test-container: all
