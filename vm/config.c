@@ -6,6 +6,7 @@
 
 #include "base/util.h"
 #include "vm/device_options.h"
+#include "vm/gdb/where.h"
 
 #define OPT(name, kind, member, min, max, metavar, help)                                                     \
     {                                                                                                        \
@@ -48,6 +49,9 @@ const struct option_spec vm_options[] = {
     OPT("vsock", OPTION_STRING, vsock, 0, 0, "PATH",
         "sockets between guest and host: connect to the unix socket PATH and\n"
         "send 'CONNECT PORT'; guests reach port P as PATH_P"),
+    OPT("gdb", OPTION_STRING, gdb, 0, 0, "WHERE",
+        "let gdb connect to this port of 127.0.0.1 (0: a free one), or to\nunix:PATH; there: target remote :PORT"),
+    OPT("gdb-wait", OPTION_FLAG, gdb_wait, 0, 0, NULL, "start only when gdb says continue"),
     OPT("timeout", OPTION_UINT, timeout_s, 1, 86400ull * 365, "S",
         "end the machine after S seconds, with status 124"),
     OPT("no-reboot", OPTION_FLAG, no_reboot, 0, 0, NULL, "a reboot ends the machine, with status 0"),
@@ -104,6 +108,12 @@ int vm_config_parse(int argc, char **argv, int first, struct vm_config *ret_conf
     }
     if (config.serial[0] == '\0') {
         return err_set(err, -EINVAL, "--serial: '' is not stdio, none or a file");
+    }
+    if (config.gdb && gdb_where_parse(config.gdb, NULL, err) < 0) {
+        return err_prefix(err, "--gdb");
+    }
+    if (config.gdb_wait && !config.gdb) {
+        return err_set(err, -EINVAL, "--gdb-wait needs --gdb WHERE");
     }
     int rc = check_devices(&config, err);
     if (rc < 0) {

@@ -26,6 +26,8 @@ struct vm_config {
     const char *rng;                                 /* "on", "off" */
     const char *vsock;                               /* NULL: none */
     bool balloon;
+    const char *gdb; /* NULL: none */
+    bool gdb_wait;
     uint64_t timeout_s; /* 0: none */
     bool stats, no_reboot, help;
 };

@@ -21,6 +21,7 @@
 #include "base/util.h"
 #include "vm/console.h"
 #include "vm/devices.h"
+#include "vm/gdb/server.h"
 #include "vm/machine.h"
 #include "vm/output.h"
 #include "vm/pc.h"
@@ -41,6 +42,7 @@ struct host {
     struct machine *machine;
     struct devices *devices;
     struct output *output; /* NULL: --serial none */
+    struct gdb_server *gdb; /* NULL: no --gdb */
 
     uv_loop_t loop;
     uv_poll_t timer_poll, input_poll;
@@ -244,6 +246,13 @@ static void on_stopping(void *opaque)
     uv_async_send(&host->async);
 }
 
+/* A vCPU's thread. */
+static void on_debug_stopped(void *opaque)
+{
+    struct host *host = opaque;
+    gdb_server_notify(host->gdb);
+}
+
 /* A vCPU that ignores its kick is a defect of the engine; the user gets the terminal back all the same. */
 static _Noreturn void leave_vcpu_behind(int status)
 {
@@ -265,6 +274,9 @@ static void stop(struct host *host)
         status = VM_STATUS_HOST;
     }
     host->status = status == MACHINE_RESET ? VM_STATUS_OFF : status;
+    if (host->gdb) {
+        gdb_server_ended(host->gdb, host->status);
+    }
     uv_stop(&host->loop);
 }
 
@@ -360,11 +372,13 @@ static void host_done(struct host *host)
     }
     output_free(host->output, OUTPUT_DRAIN_MS);
     host->output = NULL;
+    gdb_server_close(host->gdb);
     machine_free(host->machine);
     devices_free(host->devices);
     uv_walk(&host->loop, close_handle, NULL);
     uv_run(&host->loop, UV_RUN_DEFAULT);
     uv_loop_close(&host->loop);
+    gdb_server_free(host->gdb);
     if (host->timer_fd >= 0) {
         close(host->timer_fd);
     }
@@ -390,6 +404,7 @@ static int make_machine(struct host *host, const struct engine_ops *engine, stru
         .stopping = on_stopping,
         .serial_sink = on_serial_sink,
         .serial_room = on_serial_room,
+        .debug_stopped = host->config->gdb ? on_debug_stopped : NULL,
         .opaque = host,
     };
     return machine_new(&config, &host->machine, err);
@@ -451,6 +466,14 @@ int host_run(const struct vm_config *config, const struct engine_ops *engine, st
             return VM_STATUS_USAGE;
         }
         pc_reset(machine_pc(host.machine)); /* with the devices in their slots */
+    }
+    if (rc == 0 && config->gdb) {
+        rc = gdb_server_new(config->gdb, config->gdb_wait, &host.loop, host.machine, mem,
+                            &host.gdb, err);
+        if (rc < 0) {
+            host_done(&host);
+            return VM_STATUS_USAGE;
+        }
     }
     if (rc == 0) {
         rc = machine_start(host.machine, err);
