@@ -18,7 +18,7 @@ enum {
     IMAGE_EXIT_LEAKS = 3,
 };
 
-#define IMAGE_ARGS_MAX 4u
+#define IMAGE_ARGS_MAX 64u
 
 /* What all subcommands share once their arguments are read. */
 struct image_args {
@@ -54,6 +54,7 @@ struct image_create_args {
 int image_create_options(const struct image_create_args *args, struct image_create_options *ret_options,
                          struct err *err);
 
+int image_cmd_build(int argc, char **argv);
 int image_cmd_create(int argc, char **argv);
 int image_cmd_info(int argc, char **argv);
 int image_cmd_convert(int argc, char **argv);

@@ -168,6 +168,9 @@ static int parse_mac(const char *text, uint8_t *mac, struct err *err)
     if (b[0] & 1) {
         return err_set(err, -EINVAL, "'%s' is a group address: the first byte of a NIC's is even", text);
     }
+    if (!(b[0] | b[1] | b[2] | b[3] | b[4] | b[5])) {
+        return err_set(err, -EINVAL, "'%s' is nobody's address", text);
+    }
     for (unsigned i = 0; i < 6; i++) {
         mac[i] = (uint8_t)b[i];
     }

@@ -22,6 +22,7 @@ struct disk_options {
     enum blk_cache cache;
     enum blk_error_policy on_error;
     struct blk_throttle_limits throttle;
+    bool ephemeral; /* of the whole machine: --ephemeral */
 };
 
 enum nic_kind { NIC_NONE, NIC_USER, NIC_TAP, NIC_WIRE };

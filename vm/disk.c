@@ -8,11 +8,13 @@
 #include "vm/disk.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/log.h"
 #include "base/util.h"
 #include "block/block.h"
+#include "block/image.h"
 #include "vm/pause.h"
 
 #define RETRY_MS 1000u
@@ -191,6 +193,43 @@ static int add_spares(struct disk *disk)
     return 0;
 }
 
+/* An overlay without a name takes what the guest writes; the image itself is only read. */
+static int open_ephemeral(struct blk_loop *blk_loop, const struct disk_options *options,
+                          struct blk_node **ret_node, struct err *err)
+{
+    const char *folder = getenv("TMPDIR");
+    char overlay[BLK_PATH_MAX];
+    auto_free char *base = realpath(options->path, NULL);
+    if (!base) {
+        return err_sys(err, -errno, "cannot open image '%s'", options->path);
+    }
+    struct blk_node *probe;
+    struct blk_info info;
+    const struct blk_open_options look = {.format = options->format[0] ? options->format : NULL};
+    int rc = blk_open(blk_loop, base, &look, &probe, err);
+    if (rc < 0) {
+        return rc;
+    }
+    blk_get_info(probe, &info);
+    const struct image_create_options create = {
+        .format = "qcow2", .backing = base, .backing_format = info.format, .overwrite = true};
+    const struct blk_open_options open = {
+        .format = "qcow2", .flags = BLK_OPEN_RDWR, .cache = BLK_CACHE_UNSAFE};
+    snprintf(overlay, sizeof(overlay), "%s/fonda-ephemeral-XXXXXX", folder && *folder ? folder : "/var/tmp");
+    int fd = mkstemp(overlay);
+    rc = fd < 0
+             ? err_sys(err, -errno, "--ephemeral: cannot make a file in '%s'", folder ? folder : "/var/tmp")
+             : 0;
+    rc = rc ? rc : image_create(blk_loop, overlay, &create, err);
+    rc = rc ? rc : blk_open(blk_loop, overlay, &open, ret_node, err);
+    if (fd >= 0) {
+        unlink(overlay);
+        close(fd);
+    }
+    blk_close(probe);
+    return rc;
+}
+
 struct vblk_backend *disk_open(uv_loop_t *loop, struct blk_loop *blk_loop, struct machine *machine,
                                const struct disk_options *options, struct err *err)
 {
@@ -212,7 +251,8 @@ struct vblk_backend *disk_open(uv_loop_t *loop, struct blk_loop *blk_loop, struc
     disk->on_error = options->on_error;
     if (add_spares(disk) < 0) {
         err_set(err, -ENOMEM, "out of memory");
-    } else if (blk_open(blk_loop, options->path, &open, &disk->node, err) == 0) {
+    } else if ((options->ephemeral ? open_ephemeral(blk_loop, options, &disk->node, err)
+                                   : blk_open(blk_loop, options->path, &open, &disk->node, err)) == 0) {
         struct blk_info info;
         blk_get_info(disk->node, &info);
         disk->backend.size_bytes = align_down(info.size_bytes, BLK_SECTOR_SIZE);
@@ -226,4 +266,9 @@ struct vblk_backend *disk_open(uv_loop_t *loop, struct blk_loop *blk_loop, struc
     }
     disk_free(&disk->backend);
     return NULL;
+}
+
+struct blk_node *disk_node(struct vblk_backend *backend)
+{
+    return CONTAINER_OF(backend, struct disk, backend)->node;
 }
