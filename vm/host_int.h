@@ -5,6 +5,7 @@
 #ifndef FONDA_VM_HOST_INT_H
 #define FONDA_VM_HOST_INT_H
 
+#include <jansson.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <uv.h>
@@ -67,6 +68,11 @@ struct host {
 
 /* host.c */
 void host_arm_timer(struct host *host);
+
+/* debug_methods.c: methods "translate" and "count". */
+struct control_call;
+void host_method_translate(struct control_call *call, json_t *params, void *opaque);
+void host_method_count(struct control_call *call, json_t *params, void *opaque);
 
 /* methods.c. Errors: those of the socket. */
 int host_control_open(struct host *host, struct err *err);
