@@ -128,7 +128,7 @@ static void level(void)
     let_in();
     is(hits[vector], 1, "delivered");
     ok(ioapic(0x10 + 2 * pin) & 0x4000, "still set while in service");
-    outb(0x43, 0x30); /* a new mode: OUT low */
+    outb(0x43, 0x30), outb(0x40, 0), outb(0x40, 0); /* OUT low */
     apic_set(EOI, 0);
     ok(!(ioapic(0x10 + 2 * pin) & 0x4000), "the EOI's broadcast clears it");
     let_in();
