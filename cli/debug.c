@@ -32,14 +32,18 @@ static const struct option_spec options[] = {
 
 static void print_help(void)
 {
-    printf("usage: fonda debug translate NAME ADDRESS [OPTIONS]\n       fonda debug translate --bytes HEX [--mode BITS]\n"
+    printf("usage: fonda debug translate NAME ADDRESS [OPTIONS]\n       fonda debug translate --bytes HEX "
+           "[--mode BITS]\n"
            "       fonda debug count NAME on|off\n\n"
-           "Shows what the translator (--engine bt) made of the guest code at an address: the guest's instructions, "
-           "the host's,\nwhere the block leads to, and how often it ran. Runs are counted between 'count NAME on' and "
+           "Shows what the translator (--engine bt) made of the guest code at an address: the guest's "
+           "instructions, "
+           "the host's,\nwhere the block leads to, and how often it ran. Runs are counted between 'count "
+           "NAME on' and "
            "'off'; the machine\ntranslates anew then and is a little slower.\n\nOptions:\n");
     options_print(stdout, options, ARRAY_SIZE(options));
-    printf("\nExamples:\n  fonda debug count web on\n  fonda debug translate web 0xffffffff81000100\n"
-           "  fonda debug translate --bytes '48 89 e5 c3'\n  fonda debug translate --bytes 'f3 a4' --mode 16\n");
+    printf(
+        "\nExamples:\n  fonda debug count web on\n  fonda debug translate web 0xffffffff81000100\n"
+        "  fonda debug translate --bytes '48 89 e5 c3'\n  fonda debug translate --bytes 'f3 a4' --mode 16\n");
 }
 
 static int usage_error(const char *text)
@@ -88,8 +92,9 @@ static int translate(int argc, char **argv)
         return usage_error("a machine's name and an address are needed, or --bytes");
     }
     json_t *result = NULL;
-    int status = cli_machine_request(words[0], "translate",
-                                     json_pack("{s:s, s:I}", "address", words[1], "cpu", (json_int_t)o.cpu), &result);
+    int status =
+        cli_machine_request(words[0], "translate",
+                            json_pack("{s:s, s:I}", "address", words[1], "cpu", (json_int_t)o.cpu), &result);
     if (status == 0) {
         const char *text = json_string_value(json_object_get(result, "text"));
         fputs(text ? text : "", stdout);

@@ -1,6 +1,6 @@
 /*
- * A target for the gdb protocol that is no machine: 64 KiB of memory mapped to itself, two vCPUs that are always
- * where they were. For the fuzzer and for unit tests.
+ * A target for the gdb protocol that is no machine: 64 KiB of memory mapped to itself, two vCPUs that are
+ * always where they were. For the fuzzer and for unit tests.
  */
 #ifndef FONDA_FUZZ_GDB_TARGET_H
 #define FONDA_FUZZ_GDB_TARGET_H
@@ -30,7 +30,8 @@ static bool fake_halt(void *opaque)
     return true;
 }
 
-static int fake_resume(void *opaque, const enum gdb_action *actions, const struct engine_point *points, unsigned count)
+static int fake_resume(void *opaque, const enum gdb_action *actions, const struct engine_point *points,
+                       unsigned count)
 {
     return 0;
 }
@@ -114,7 +115,8 @@ static inline struct gdb *fake_gdb_new(void (*sink)(const void *bytes, size_t le
     return gdb;
 }
 
-/* The input as it is; then cut at newlines into packets with right checksums, so that it gets behind the framing. */
+/* The input as it is; then cut at newlines into packets with right checksums, so that it gets behind the
+ * framing. */
 static inline void fake_gdb_fuzz(const uint8_t *data, size_t size)
 {
     struct gdb *gdb = fake_gdb_new(NULL);

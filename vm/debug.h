@@ -24,7 +24,8 @@ void machine_debug_hold(struct machine *machine);
 /* Those that are not held run. */
 void machine_debug_run(struct machine *machine);
 
-/* What one vCPU is to stop at, and whether it stays where it is at machine_debug_run. Errors: the engine's. */
+/* What one vCPU is to stop at, and whether it stays where it is at machine_debug_run. Errors: the engine's.
+ */
 int machine_debug_set(struct machine *machine, unsigned cpu, const struct engine_debug *debug, bool held);
 /* Takes one stop that a vCPU reported (machine_config.debug_stopped). False: there is none. */
 bool machine_debug_stopped(struct machine *machine, unsigned *ret_cpu, struct engine_stop *ret_stop);

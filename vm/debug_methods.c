@@ -35,7 +35,8 @@ static void let_go(struct machine *machine, bool held)
 static void fail(struct control_call *call, int rc, uint64_t address)
 {
     if (rc == -ENOTSUP) {
-        control_fail(call, "not_supported", "start the machine with --engine bt", "this engine does not translate");
+        control_fail(call, "not_supported", "start the machine with --engine bt",
+                     "this engine does not translate");
     } else {
         control_fail(call, "not_found", "it may not have run yet, or its code was thrown away",
                      "nothing translated holds %#llx now", (unsigned long long)address);
@@ -49,8 +50,9 @@ void host_method_translate(struct control_call *call, json_t *params, void *opaq
         const char *address;
         uint64_t cpu;
     } p = {0};
-    static const struct control_param table[] = {{"address", CONTROL_STRING, true, 0, 0, 0},
-                                                 {"cpu", CONTROL_UINT, false, sizeof(char *), 0, VM_CPUS_MAX - 1}};
+    static const struct control_param table[] = {
+        {"address", CONTROL_STRING, true, 0, 0, 0},
+        {"cpu", CONTROL_UINT, false, sizeof(char *), 0, VM_CPUS_MAX - 1}};
     if (!control_params(call, params, table, ARRAY_SIZE(table), &p)) {
         return;
     }

@@ -511,8 +511,7 @@ int host_run(const struct vm_config *config, const struct engine_ops *engine, st
         pc_reset(machine_pc(host.machine)); /* with the devices in their slots */
     }
     if (rc == 0 && config->gdb) {
-        rc = gdb_server_new(config->gdb, config->gdb_wait, &host.loop, host.machine, mem,
-                            &host.gdb, err);
+        rc = gdb_server_new(config->gdb, config->gdb_wait, &host.loop, host.machine, mem, &host.gdb, err);
         if (rc < 0) {
             host_done(&host);
             return VM_STATUS_USAGE;

@@ -63,12 +63,14 @@ static int translate(const char *hex, const char *bits)
     uint64_t mode;
     struct err err = {0};
     if (len <= 0 || parse_uint(bits, &mode, &err) < 0) {
-        log_error("--bytes: '%.60s' is not 1 to %u bytes, two hexadecimal digits each", hex, TRANSLATE_BYTES_MAX);
+        log_error("--bytes: '%.60s' is not 1 to %u bytes, two hexadecimal digits each", hex,
+                  TRANSLATE_BYTES_MAX);
         return VM_STATUS_USAGE;
     }
     for (size_t i = 0; engines[i]; i++) {
         if (engines[i]->translate_bytes) {
-            int rc = engines[i]->translate_bytes(bytes, (size_t)len, (unsigned)mode, text, sizeof(text), &err);
+            int rc =
+                engines[i]->translate_bytes(bytes, (size_t)len, (unsigned)mode, text, sizeof(text), &err);
             fputs(text, stdout);
             if (rc < 0) {
                 log_error("%s", err.text);

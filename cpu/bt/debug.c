@@ -2,10 +2,11 @@
  * What a debugger asks of a vCPU: steps, and points to stop at. General registers only.
  *
  * A block never goes past an EXEC point: translate.c ends it there, and puts bt_op_stop in the place of the
- * instruction. So code runs at full speed until it gets to one. Stepping and watching run one instruction at a
- * time, as the guest's own debug registers do (run.c, debugging).
+ * instruction. So code runs at full speed until it gets to one. Stepping and watching run one instruction at
+ * a time, as the guest's own debug registers do (run.c, debugging).
  *
- * A debugger that continues at an EXEC point stops there again at once: it takes the point away and steps first.
+ * A debugger that continues at an EXEC point stops there again at once: it takes the point away and steps
+ * first.
  */
 #include <errno.h>
 

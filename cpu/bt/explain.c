@@ -1,5 +1,6 @@
 /*
- * For people: what a block was translated from, into what, and how often it ran. See docs/walks/translation.md.
+ * For people: what a block was translated from, into what, and how often it ran. See
+ * docs/walks/translation.md.
  */
 #include <Zydis/Zydis.h>
 #include <errno.h>
@@ -64,10 +65,11 @@ static void say_modes(struct text *t, uint32_t mode)
     static const struct {
         uint32_t bit;
         const char *name;
-    } names[] = {{BT_MODE_USER, "user"},     {BT_MODE_CPL0, "CPL 0"},        {BT_MODE_AC, "AC"},
-                 {BT_MODE_FLAT, "flat"},     {BT_MODE_NOFPU, "no FPU"},      {BT_MODE_AVX, "AVX"},
-                 {BT_MODE_AVX512, "AVX512"}, {BT_MODE_ONE, "one at a time"}, {BT_MODE_SLOW, "slow operands"},
-                 {BT_MODE_NOGROUP, "no groups"}};
+    } names[] = {
+        {BT_MODE_USER, "user"},        {BT_MODE_CPL0, "CPL 0"},        {BT_MODE_AC, "AC"},
+        {BT_MODE_FLAT, "flat"},        {BT_MODE_NOFPU, "no FPU"},      {BT_MODE_AVX, "AVX"},
+        {BT_MODE_AVX512, "AVX512"},    {BT_MODE_ONE, "one at a time"}, {BT_MODE_SLOW, "slow operands"},
+        {BT_MODE_NOGROUP, "no groups"}};
     say(t, "%s", mode & BT_MODE_CODE64 ? "64-bit" : mode & BT_MODE_CODE32 ? "32-bit" : "16-bit");
     for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
         if (mode & names[i].bit) {
@@ -87,7 +89,8 @@ static void say_code(struct text *t, const struct bt_vcpu *v, const struct bt_bl
         unsigned offset = b->map[map].guest & ~BT_MAP_FLAGS_SAVED;
         if (shown != offset && at >= b->map[map].host) {
             shown = offset;
-            say_instruction(t, "  ", machine_mode(b->mode), b->rip + offset, guest + offset, b->guest_len - offset);
+            say_instruction(t, "  ", machine_mode(b->mode), b->rip + offset, guest + offset,
+                            b->guest_len - offset);
         }
         at += say_instruction(t, "        ", ZYDIS_MACHINE_MODE_LONG_64, (uint64_t)v->code_rx + b->code + at,
                               v->code_rw + b->code + at, b->code_len - at);
@@ -109,7 +112,8 @@ static void say_exits(struct text *t, const struct bt_block *b)
 
 static void say_block(struct text *t, const struct bt_vcpu *v, const struct bt_block *b, const uint8_t *guest)
 {
-    say(t, "block %#" PRIx64 ": %u bytes, %u instructions -> %u bytes (", b->rip, b->guest_len, b->insns, b->code_len);
+    say(t, "block %#" PRIx64 ": %u bytes, %u instructions -> %u bytes (", b->rip, b->guest_len, b->insns,
+        b->code_len);
     say_modes(t, b->mode);
     if (b->count) {
         say(t, "); ran %" PRIu64 " times\n", b->count->target);
@@ -172,7 +176,8 @@ static void set_mode(struct bt_vcpu *v, unsigned bits)
     s->cr0 = X86_CR0_ET | X86_CR0_NE | (bits == 16 ? 0 : X86_CR0_PE) | (bits == 64 ? X86_CR0_PG : 0);
     s->efer = bits == 64 ? X86_EFER_LME | X86_EFER_LMA : 0;
     for (unsigned i = 0; i < X86_SREGS; i++) {
-        s->seg[i] = (struct x86_segment){.limit = bits == 16 ? 0xffff : UINT32_MAX, .selector = 0, .attr = 0xc093};
+        s->seg[i] =
+            (struct x86_segment){.limit = bits == 16 ? 0xffff : UINT32_MAX, .selector = 0, .attr = 0xc093};
         if (bits == 16) {
             s->seg[i].attr = 0x93;
         }
@@ -206,7 +211,8 @@ static int explain(struct bt_vcpu *v, const uint8_t *bytes, size_t len, struct t
     return 0;
 }
 
-int bt_translate_bytes(const uint8_t *bytes, size_t len, unsigned bits, char *buf, size_t size, struct err *err)
+int bt_translate_bytes(const uint8_t *bytes, size_t len, unsigned bits, char *buf, size_t size,
+                       struct err *err)
 {
     struct text t = {.buf = buf, .size = size};
     struct mem *mem = NULL;

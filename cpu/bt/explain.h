@@ -14,6 +14,7 @@ struct vcpu;
 
 int bt_translation(struct vcpu *vcpu, uint64_t rip, char *buf, size_t size);
 void bt_count_blocks(struct vcpu *vcpu, bool on);
-int bt_translate_bytes(const uint8_t *bytes, size_t len, unsigned bits, char *buf, size_t size, struct err *err);
+int bt_translate_bytes(const uint8_t *bytes, size_t len, unsigned bits, char *buf, size_t size,
+                       struct err *err);
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * A debugger's steps and points by KVM_SET_GUEST_DEBUG: the processor's four debug registers, taken away from the
- * guest meanwhile (its own breakpoints don't work then).
+ * A debugger's steps and points by KVM_SET_GUEST_DEBUG: the processor's four debug registers, taken away from
+ * the guest meanwhile (its own breakpoints don't work then).
  */
 #include <errno.h>
 #include <string.h>
@@ -18,8 +18,10 @@ static int encode(const struct engine_point *point, unsigned slot, uint64_t *dr7
 {
     static const uint8_t lengths[] = {[1] = 0, [2] = 1, [4] = 3, [8] = 2};
     /* There is none for reads alone: writes stop, too. */
-    static const uint8_t kinds[] = {
-        [ENGINE_POINT_EXEC] = 0, [ENGINE_POINT_WRITE] = 1, [ENGINE_POINT_READ] = 3, [ENGINE_POINT_ACCESS] = 3};
+    static const uint8_t kinds[] = {[ENGINE_POINT_EXEC] = 0,
+                                    [ENGINE_POINT_WRITE] = 1,
+                                    [ENGINE_POINT_READ] = 3,
+                                    [ENGINE_POINT_ACCESS] = 3};
     uint32_t size = point->kind == ENGINE_POINT_EXEC ? 1 : point->size;
     if ((size != 1 && size != 2 && size != 4 && size != 8) || point->va % size) {
         return -ENOTSUP;
@@ -70,7 +72,8 @@ int kvm_walk(struct vcpu *vcpu, uint64_t va, gpa_t *ret_gpa)
 bool kvm_debug_exit(struct vcpu *vcpu, struct engine_stop *ret_stop)
 {
     const struct kvm_debug_exit_arch *arch = &vcpu->run->debug.arch;
-    *ret_stop = (struct engine_stop){.step = (vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP) && (arch->dr6 & DR6_BS)};
+    *ret_stop =
+        (struct engine_stop){.step = (vcpu->debug.control & KVM_GUESTDBG_SINGLESTEP) && (arch->dr6 & DR6_BS)};
     for (unsigned i = 0; i < SLOTS; i++) {
         if ((arch->dr6 & BIT(i)) && (vcpu->debug.arch.debugreg[7] & BIT64(1 + 2 * i))) {
             ret_stop->point = true;

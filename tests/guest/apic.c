@@ -1,22 +1,22 @@
 /*
- * The local APIC and the I/O APIC in detail: self-IPIs, reserved bits of x2APIC registers, illegal vectors, spurious
- * interrupts, EOI broadcast and remote IRR; and accesses that have one side in a device's page.
+ * The local APIC and the I/O APIC in detail: self-IPIs, reserved bits of x2APIC registers, illegal vectors,
+ * spurious interrupts, EOI broadcast and remote IRR; and accesses that have one side in a device's page.
  */
 #include "rt/rt.h"
 
-#define APIC   0xfee00000ull
-#define IOAPIC 0xfec00000ull
-#define SVR    0xf0
-#define EOI    0xb0
-#define ISR    0x100
-#define TMR    0x180
-#define IRR    0x200
-#define ESR    0x280
-#define ICR    0x300
+#define APIC      0xfee00000ull
+#define IOAPIC    0xfec00000ull
+#define SVR       0xf0
+#define EOI       0xb0
+#define ISR       0x100
+#define TMR       0x180
+#define IRR       0x200
+#define ESR       0x280
+#define ICR       0x300
 #define LVT_TIMER 0x320
 #define LVT_LINT0 0x350
 #define LVT_ERROR 0x370
-#define BOUND  60000000ul
+#define BOUND     60000000ul
 
 static volatile unsigned hits[256];
 static volatile bool send_eoi = true;
@@ -187,7 +187,8 @@ static void crossing(void)
     struct frame f = rt_kernel(m_load);
     f.rbx = va + 0xffc;
     rt_run(&f);
-    ok(rt_done(f, m_load) && (uint32_t)f.rax == 0xa5a5a5a5, "a load from RAM into a device's page: RAM's half");
+    ok(rt_done(f, m_load) && (uint32_t)f.rax == 0xa5a5a5a5,
+       "a load from RAM into a device's page: RAM's half");
     f = rt_kernel(m_store);
     f.rbx = va + 0xffc;
     f.rax = 0x1122334455667788;
@@ -200,7 +201,8 @@ static void crossing(void)
     f.rbx = va + 0xffc;
     f.rax = 0;
     rt_run(&f);
-    ok(f.vector == PF && f.cr2 == va + 0x1000 && ram[0xffc] == 0x88, "the device's page gone: #PF, and nothing stored");
+    ok(f.vector == PF && f.cr2 == va + 0x1000 && ram[0xffc] == 0x88,
+       "the device's page gone: #PF, and nothing stored");
 }
 
 SNIPPET(x_rdmsr, "rdmsr");

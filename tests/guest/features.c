@@ -1,7 +1,8 @@
 /*
- * What CPUID hides does not execute: #UD for an instruction of each feature that is off, under every CPU model (SDM
- * vol. 2, each instruction's "CPUID Feature Flag" and exceptions); control-register bits and MSRs of hidden features
- * fault. And unprivileged instructions that show system state (SGDT to RDPID) show the guest's.
+ * What CPUID hides does not execute: #UD for an instruction of each feature that is off, under every CPU
+ * model (SDM vol. 2, each instruction's "CPUID Feature Flag" and exceptions); control-register bits and MSRs
+ * of hidden features fault. And unprivileged instructions that show system state (SGDT to RDPID) show the
+ * guest's.
  */
 #include "rt/rt.h"
 
@@ -137,10 +138,11 @@ static void control_bits(void)
         unsigned bit;
         uint32_t leaf;
         unsigned reg, feature;
-    } bits[] = {{"CR4.UMIP", 11, 7, ECX, 2},     {"CR4.LA57", 12, 7, ECX, 16},  {"CR4.FSGSBASE", 16, 7, EBX, 0},
-                {"CR4.PCIDE", 17, 1, ECX, 17},   {"CR4.OSXSAVE", 18, 1, ECX, 26}, {"CR4.SMEP", 20, 7, EBX, 7},
-                {"CR4.SMAP", 21, 7, EBX, 20},    {"CR4.PKE", 22, 7, ECX, 3},    {"CR4.CET", 23, 7, ECX, 7},
-                {"CR4.PKS", 24, 7, ECX, 31},     {"CR4.VMXE", 13, 1, ECX, 5},   {"CR4.SMXE", 14, 1, ECX, 6}};
+    } bits[] = {
+        {"CR4.UMIP", 11, 7, ECX, 2},   {"CR4.LA57", 12, 7, ECX, 16},    {"CR4.FSGSBASE", 16, 7, EBX, 0},
+        {"CR4.PCIDE", 17, 1, ECX, 17}, {"CR4.OSXSAVE", 18, 1, ECX, 26}, {"CR4.SMEP", 20, 7, EBX, 7},
+        {"CR4.SMAP", 21, 7, EBX, 20},  {"CR4.PKE", 22, 7, ECX, 3},      {"CR4.CET", 23, 7, ECX, 7},
+        {"CR4.PKS", 24, 7, ECX, 31},   {"CR4.VMXE", 13, 1, ECX, 5},     {"CR4.SMXE", 14, 1, ECX, 6}};
     for (unsigned i = 0; i < sizeof(bits) / sizeof(bits[0]); i++) {
         about(bits[i].name);
         if (has(bits[i].leaf, 0, bits[i].reg, bits[i].feature)) {
@@ -164,11 +166,16 @@ static void control_bits(void)
         const char *name;
         uint32_t msr, leaf, sub;
         unsigned reg, feature;
-    } msrs[] = {{"IA32_XSS", 0xda0, 0xd, 1, EAX, 3},     {"IA32_U_CET", 0x6a0, 7, 0, ECX, 7},
-                {"IA32_PKRS", 0x6e1, 7, 0, ECX, 31},     {"IA32_UMWAIT_CONTROL", 0xe1, 7, 0, ECX, 5},
-                {"IA32_TSC_DEADLINE", 0x6e0, 1, 0, ECX, 24}, {"IA32_VMX_BASIC", 0x480, 1, 0, ECX, 5},
-                {"IA32_TSX_CTRL", 0x122, 7, 0, EBX, 11}, {"TSC_AUX", 0xc0000103, 0x80000001, 0, EDX, 27},
-                {"LASTBRANCH_TOS", 0x1c9, 1, 0, EDX, 31}, {"IA32_LBR_CTL", 0x14ce, 7, 0, EDX, 19},
+    } msrs[] = {{"IA32_XSS", 0xda0, 0xd, 1, EAX, 3},
+                {"IA32_U_CET", 0x6a0, 7, 0, ECX, 7},
+                {"IA32_PKRS", 0x6e1, 7, 0, ECX, 31},
+                {"IA32_UMWAIT_CONTROL", 0xe1, 7, 0, ECX, 5},
+                {"IA32_TSC_DEADLINE", 0x6e0, 1, 0, ECX, 24},
+                {"IA32_VMX_BASIC", 0x480, 1, 0, ECX, 5},
+                {"IA32_TSX_CTRL", 0x122, 7, 0, EBX, 11},
+                {"TSC_AUX", 0xc0000103, 0x80000001, 0, EDX, 27},
+                {"LASTBRANCH_TOS", 0x1c9, 1, 0, EDX, 31},
+                {"IA32_LBR_CTL", 0x14ce, 7, 0, EDX, 19},
                 {"IA32_PERF_GLOBAL_CTRL", 0x38f, 0xa, 0, EAX, 1}};
     for (unsigned i = 0; i < sizeof(msrs) / sizeof(msrs[0]); i++) {
         if (has(msrs[i].leaf, msrs[i].sub, msrs[i].reg, msrs[i].feature)) {
@@ -191,7 +198,8 @@ SNIPPET(u_sldt, "sldt %rax");
 SNIPPET(u_str, "str %rax");
 SNIPPET(u_smsw, "smsw %rax");
 SNIPPET(u_pushf, "pushf\n pop %rax");
-SNIPPET(u_popf, "pushf\n pop %rax\n mov %rax, %rcx\n xor $0x3200, %rax\n push %rax\n popf\n pushf\n pop %rax");
+SNIPPET(u_popf,
+        "pushf\n pop %rax\n mov %rax, %rcx\n xor $0x3200, %rax\n push %rax\n popf\n pushf\n pop %rax");
 SNIPPET(u_segments, "mov %cs, %eax\n mov %ds, %ecx\n mov %es, %edx\n mov %fs, %esi\n mov %gs, %edi");
 SNIPPET(u_lar, "lar %rcx, %rax\n setz %dl");
 SNIPPET(u_lsl, "lsl %rcx, %rax\n setz %dl");
@@ -262,7 +270,8 @@ static void flags_and_selectors(void)
     for (unsigned i = 0; i < 4; i++) {
         bool same = true;
         for (uint64_t selector = 0; selector < 64 * 8; selector += 8) {
-            /* Privilege checks aside, both levels look into the same table: those with DPL 3 are seen by both. */
+            /* Privilege checks aside, both levels look into the same table: those with DPL 3 are seen by
+             * both. */
             uint64_t entry = rt_gdt[selector / 8];
             if ((entry >> 45 & 3) != 3 || !(entry >> 47 & 1) || !(entry >> 44 & 1)) {
                 continue;
@@ -280,12 +289,14 @@ static void flags_and_selectors(void)
 static void identity(void)
 {
     bool same = true;
-    static const uint32_t leaves[] = {0, 1, 7, 0xd, 0x40000000, 0x80000000, 0x80000001, 0x80000002, 0x80000008};
+    static const uint32_t leaves[] = {0,          1,          7,          0xd,       0x40000000,
+                                      0x80000000, 0x80000001, 0x80000002, 0x80000008};
     for (unsigned i = 0; i < sizeof(leaves) / sizeof(leaves[0]); i++) {
         struct frame u = with_rcx(u_cpuid, true, leaves[i], 0);
         uint32_t out[4];
         cpuid(leaves[i], 0, out);
-        same &= (uint32_t)u.rax == out[0] && (uint32_t)u.rbx == out[1] && (uint32_t)u.rcx == out[2] && (uint32_t)u.rdx == out[3];
+        same &= (uint32_t)u.rax == out[0] && (uint32_t)u.rbx == out[1] && (uint32_t)u.rcx == out[2] &&
+                (uint32_t)u.rdx == out[3];
     }
     ok(same, "CPUID at CPL 3 says what it says at CPL 0");
     uint64_t before = rdtsc();

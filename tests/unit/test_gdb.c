@@ -1,6 +1,6 @@
 /*
- * vm/gdb without a socket and a machine: framing, registers, and a bounded share of random and mutated input (the
- * fuzzer fuzz/gdb.c runs more of it).
+ * vm/gdb without a socket and a machine: framing, registers, and a bounded share of random and mutated input
+ * (the fuzzer fuzz/gdb.c runs more of it).
  */
 #include "tests/unit/unit.h"
 

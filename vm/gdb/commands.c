@@ -1,4 +1,5 @@
-/* What packets ask: the GDB manual, appendix E.2 to E.6. One function for each kind of packet, and a table. */
+/* What packets ask: the GDB manual, appendix E.2 to E.6. One function for each kind of packet, and a table.
+ */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -99,7 +100,8 @@ static void write_register(struct gdb *gdb, const char *at)
 
 /* --- memory --- */
 
-int gdb_memory(struct gdb *gdb, uint64_t address, void *buf, size_t len, bool write, bool physical, size_t *ret_done)
+int gdb_memory(struct gdb *gdb, uint64_t address, void *buf, size_t len, bool write, bool physical,
+               size_t *ret_done)
 {
     const struct gdb_target *target = &gdb->target;
     *ret_done = 0;
@@ -110,7 +112,8 @@ int gdb_memory(struct gdb *gdb, uint64_t address, void *buf, size_t len, bool wr
         if (!physical && target->walk(target->opaque, gdb->cpu, at, &gpa) < 0) {
             return -EFAULT;
         }
-        int rc = write ? target->write(target->opaque, gpa, bytes, n) : target->read(target->opaque, gpa, bytes, n);
+        int rc = write ? target->write(target->opaque, gpa, bytes, n)
+                       : target->read(target->opaque, gpa, bytes, n);
         if (rc < 0) {
             return rc;
         }
@@ -190,15 +193,17 @@ static void write_memory(struct gdb *gdb, const char *at, bool binary)
 static const struct {
     enum engine_point_kind kind;
     bool soft;
-} point_types[] = {{ENGINE_POINT_EXEC, true},   {ENGINE_POINT_EXEC, false},  {ENGINE_POINT_WRITE, false},
-                   {ENGINE_POINT_READ, false}, {ENGINE_POINT_ACCESS, false}};
+} point_types[] = {{ENGINE_POINT_EXEC, true},
+                   {ENGINE_POINT_EXEC, false},
+                   {ENGINE_POINT_WRITE, false},
+                   {ENGINE_POINT_READ, false},
+                   {ENGINE_POINT_ACCESS, false}};
 
 static unsigned find_point(const struct gdb *gdb, const struct engine_point *want, bool soft)
 {
     unsigned i = 0;
-    while (i < gdb->point_count &&
-           !(gdb->points[i].va == want->va && gdb->points[i].size == want->size &&
-             gdb->points[i].kind == want->kind && gdb->point_soft[i] == soft)) {
+    while (i < gdb->point_count && !(gdb->points[i].va == want->va && gdb->points[i].size == want->size &&
+                                     gdb->points[i].kind == want->kind && gdb->point_soft[i] == soft)) {
         i++;
     }
     return i;

@@ -22,8 +22,8 @@ static const char usage[] =
 static void show_segment(struct gdb *gdb, const char *name, const struct x86_segment *s)
 {
     char line[128];
-    snprintf(line, sizeof(line), "%-4s %04x  base %016" PRIx64 "  limit %08x  attributes %04x\n", name, s->selector,
-             s->base, s->limit, s->attr);
+    snprintf(line, sizeof(line), "%-4s %04x  base %016" PRIx64 "  limit %08x  attributes %04x\n", name,
+             s->selector, s->base, s->limit, s->attr);
     gdb_console(gdb, line);
 }
 
@@ -46,11 +46,12 @@ static void show_registers(struct gdb *gdb)
     snprintf(text, sizeof(text),
              "gdtr base %016" PRIx64 "  limit %04x\nidtr base %016" PRIx64 "  limit %04x\n"
              "cr0 %08" PRIx64 "  cr2 %016" PRIx64 "  cr3 %016" PRIx64 "  cr4 %08" PRIx64 "  cr8 %" PRIx64 "\n"
-             "efer %" PRIx64 "  xcr0 %" PRIx64 "  star %016" PRIx64 "  lstar %016" PRIx64 "  sfmask %" PRIx64 "\n"
+             "efer %" PRIx64 "  xcr0 %" PRIx64 "  star %016" PRIx64 "  lstar %016" PRIx64 "  sfmask %" PRIx64
+             "\n"
              "kernel_gs_base %016" PRIx64 "  tsc_aux %" PRIx64 "  pat %016" PRIx64 "\n",
-             state.gdtr.base, state.gdtr.limit, state.idtr.base, state.idtr.limit, state.cr0, state.cr2, state.cr3,
-             state.cr4, cr8, state.efer, state.xcr0, state.star, state.lstar, state.sfmask, state.kernel_gs_base,
-             state.tsc_aux, state.pat);
+             state.gdtr.base, state.gdtr.limit, state.idtr.base, state.idtr.limit, state.cr0, state.cr2,
+             state.cr3, state.cr4, cr8, state.efer, state.xcr0, state.star, state.lstar, state.sfmask,
+             state.kernel_gs_base, state.tsc_aux, state.pat);
     gdb_console(gdb, text);
     gdb_reply(gdb, "OK");
 }
@@ -93,7 +94,8 @@ static void show_walk(struct gdb *gdb, uint64_t va)
 static void show_translation(struct gdb *gdb, uint64_t va)
 {
     char *text = gdb->target.translation ? malloc(TRANSLATION_MAX) : NULL;
-    int rc = text ? gdb->target.translation(gdb->target.opaque, gdb->cpu, va, text, TRANSLATION_MAX) : -ENOTSUP;
+    int rc =
+        text ? gdb->target.translation(gdb->target.opaque, gdb->cpu, va, text, TRANSLATION_MAX) : -ENOTSUP;
     if (rc == -ENOTSUP) {
         gdb_console(gdb, "this engine does not translate\n");
     } else if (rc < 0) {
@@ -128,7 +130,8 @@ static bool run(struct gdb *gdb, unsigned count, char *const word[])
     bool on = count == 2 && strcmp(word[1], "on") == 0, off = count == 2 && strcmp(word[1], "off") == 0;
     if (count == 1 && strcmp(word[0], "registers") == 0) {
         show_registers(gdb);
-    } else if (count >= 2 && strcmp(word[0], "phys") == 0 && number(word[1], &a) && (count == 2 || number(word[2], &b))) {
+    } else if (count >= 2 && strcmp(word[0], "phys") == 0 && number(word[1], &a) &&
+               (count == 2 || number(word[2], &b))) {
         dump(gdb, a, b);
     } else if (strcmp(word[0], "physical") == 0 && (on || off)) {
         gdb->physical = on;

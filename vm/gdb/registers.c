@@ -40,7 +40,19 @@ enum kind {
 #define X87_RESET    0x037fu /* FCW */
 #define COMPONENT(n) (1ull << (n))
 
-enum { SYS_CR0, SYS_CR2, SYS_CR3, SYS_CR4, SYS_CR8, SYS_EFER, SYS_K_GS_BASE, SYS_XCR0, SYS_DR0, SYS_DR6 = SYS_DR0 + 4, SYS_DR7 };
+enum {
+    SYS_CR0,
+    SYS_CR2,
+    SYS_CR3,
+    SYS_CR4,
+    SYS_CR8,
+    SYS_EFER,
+    SYS_K_GS_BASE,
+    SYS_XCR0,
+    SYS_DR0,
+    SYS_DR6 = SYS_DR0 + 4,
+    SYS_DR7
+};
 
 /* --- the table and target.xml --- */
 
@@ -79,11 +91,13 @@ static void add_core(struct gdb_registers *r)
     static const struct {
         const char *name;
         uint8_t number;
-    } segments[] = {{"cs", X86_CS}, {"ss", X86_SS}, {"ds", X86_DS}, {"es", X86_ES}, {"fs", X86_FS}, {"gs", X86_GS}};
+    } segments[] = {{"cs", X86_CS}, {"ss", X86_SS}, {"ds", X86_DS},
+                    {"es", X86_ES}, {"fs", X86_FS}, {"gs", X86_GS}};
     static const char *const x87[] = {"fctrl", "fstat", "ftag", "fiseg", "fioff", "foseg", "fooff", "fop"};
     static const char *const flags[22] = {
-        [0] = "CF", [2] = "PF", [4] = "AF", [6] = "ZF", [7] = "SF", [8] = "TF", [9] = "IF", [10] = "DF",
-        [11] = "OF", [14] = "NT", [16] = "RF", [17] = "VM", [18] = "AC", [19] = "VIF", [20] = "VIP", [21] = "ID"};
+        [0] = "CF",  [2] = "PF",   [4] = "AF",   [6] = "ZF",  [7] = "SF",  [8] = "TF",
+        [9] = "IF",  [10] = "DF",  [11] = "OF",  [14] = "NT", [16] = "RF", [17] = "VM",
+        [18] = "AC", [19] = "VIF", [20] = "VIP", [21] = "ID"};
     xml(r, "<feature name=\"org.gnu.gdb.i386.core\"><flags id=\"i386_eflags\" size=\"4\">");
     for (unsigned i = 0; i < ARRAY_SIZE(flags); i++) {
         if (flags[i]) {
@@ -113,13 +127,15 @@ static void add_core(struct gdb_registers *r)
 
 static void vec128(struct gdb_registers *r)
 {
-    xml(r, "<vector id=\"v4f\" type=\"ieee_single\" count=\"4\"/><vector id=\"v2d\" type=\"ieee_double\" count=\"2\"/>"
-           "<vector id=\"v16i8\" type=\"int8\" count=\"16\"/><vector id=\"v8i16\" type=\"int16\" count=\"8\"/>"
-           "<vector id=\"v4i32\" type=\"int32\" count=\"4\"/><vector id=\"v2i64\" type=\"int64\" count=\"2\"/>"
-           "<union id=\"vec128\"><field name=\"v4_float\" type=\"v4f\"/><field name=\"v2_double\" type=\"v2d\"/>"
-           "<field name=\"v16_int8\" type=\"v16i8\"/><field name=\"v8_int16\" type=\"v8i16\"/>"
-           "<field name=\"v4_int32\" type=\"v4i32\"/><field name=\"v2_int64\" type=\"v2i64\"/>"
-           "<field name=\"uint128\" type=\"uint128\"/></union>");
+    xml(r,
+        "<vector id=\"v4f\" type=\"ieee_single\" count=\"4\"/><vector id=\"v2d\" type=\"ieee_double\" "
+        "count=\"2\"/>"
+        "<vector id=\"v16i8\" type=\"int8\" count=\"16\"/><vector id=\"v8i16\" type=\"int16\" count=\"8\"/>"
+        "<vector id=\"v4i32\" type=\"int32\" count=\"4\"/><vector id=\"v2i64\" type=\"int64\" count=\"2\"/>"
+        "<union id=\"vec128\"><field name=\"v4_float\" type=\"v4f\"/><field name=\"v2_double\" type=\"v2d\"/>"
+        "<field name=\"v16_int8\" type=\"v16i8\"/><field name=\"v8_int16\" type=\"v8i16\"/>"
+        "<field name=\"v4_int32\" type=\"v4i32\"/><field name=\"v2_int64\" type=\"v2i64\"/>"
+        "<field name=\"uint128\" type=\"uint128\"/></union>");
 }
 
 static void add_vectors(struct gdb_registers *r)
@@ -127,7 +143,8 @@ static void add_vectors(struct gdb_registers *r)
     xml(r, "<feature name=\"org.gnu.gdb.i386.sse\">");
     vec128(r);
     xml(r, "<flags id=\"i386_mxcsr\" size=\"4\">");
-    static const char *const flags[16] = {"IE", "DE", "ZE", "OE", "UE", "PE", "DAZ", "IM", "DM", "ZM", "OM", "UM", "PM", [15] = "FZ"};
+    static const char *const flags[16] = {"IE", "DE", "ZE", "OE", "UE", "PE", "DAZ",
+                                          "IM", "DM", "ZM", "OM", "UM", "PM", [15] = "FZ"};
     for (unsigned i = 0; i < ARRAY_SIZE(flags); i++) {
         if (flags[i]) {
             xml(r, "<field name=\"%s\" start=\"%u\" end=\"%u\"/>", flags[i], i, i);
@@ -171,8 +188,8 @@ static void add_vectors(struct gdb_registers *r)
 
 static void add_system(struct gdb_registers *r)
 {
-    static const char *const names[] = {"cr0", "cr2", "cr3", "cr4", "cr8", "efer", "k_gs_base", "xcr0",
-                                        "dr0", "dr1", "dr2", "dr3", "dr6", "dr7"};
+    static const char *const names[] = {"cr0",  "cr2", "cr3", "cr4", "cr8", "efer", "k_gs_base",
+                                        "xcr0", "dr0", "dr1", "dr2", "dr3", "dr6",  "dr7"};
     xml(r, "<feature name=\"org.fonda.x86.system\">");
     for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
         add(r, KIND_SYSTEM, i, 8, "int64", "%s", names[i]);
@@ -304,7 +321,8 @@ static uint32_t x87_get(const uint8_t *image, unsigned index)
 {
     static const struct {
         uint8_t at, bytes;
-    } fields[] = {{FX_CONTROL, 2}, {FX_STATUS, 2}, {0, 0}, {FX_IP + 4, 2}, {FX_IP, 4}, {FX_DP + 4, 2}, {FX_DP, 4}, {FX_OPCODE, 2}};
+    } fields[] = {{FX_CONTROL, 2}, {FX_STATUS, 2}, {0, 0},     {FX_IP + 4, 2},
+                  {FX_IP, 4},      {FX_DP + 4, 2}, {FX_DP, 4}, {FX_OPCODE, 2}};
     uint32_t value = 0;
     if (index == 2) {
         return full_tags(image);
@@ -350,8 +368,8 @@ static bool plain_get(const struct gdb_register *reg, struct x86_state *state, u
     }
 }
 
-size_t gdb_register_get(const struct gdb_registers *r, const struct x86_state *state, uint64_t cr8, unsigned number,
-                        uint8_t value[GDB_REGISTER_BYTES_MAX])
+size_t gdb_register_get(const struct gdb_registers *r, const struct x86_state *state, uint64_t cr8,
+                        unsigned number, uint8_t value[GDB_REGISTER_BYTES_MAX])
 {
     if (number >= r->count) {
         return 0;
@@ -367,7 +385,8 @@ size_t gdb_register_get(const struct gdb_registers *r, const struct x86_state *s
     return reg->bytes;
 }
 
-bool gdb_register_set(const struct gdb_registers *r, struct x86_state *state, unsigned number, const uint8_t *value)
+bool gdb_register_set(const struct gdb_registers *r, struct x86_state *state, unsigned number,
+                      const uint8_t *value)
 {
     if (number >= r->count) {
         return false;

@@ -1,6 +1,6 @@
 /*
- * The registers as gdb numbers them: our own numbering, told to gdb by target.xml (the GDB manual, appendix G,
- * "i386 Features"). x87, SSE, AVX and AVX-512 come from the XSAVE image in struct x86_state.
+ * The registers as gdb numbers them: our own numbering, told to gdb by target.xml (the GDB manual, appendix
+ * G, "i386 Features"). x87, SSE, AVX and AVX-512 come from the XSAVE image in struct x86_state.
  */
 #ifndef FONDA_VM_GDB_REGISTERS_H
 #define FONDA_VM_GDB_REGISTERS_H

@@ -66,7 +66,8 @@ static void take_stops(struct gdb_server *s)
     }
 }
 
-static int target_resume(void *opaque, const enum gdb_action *actions, const struct engine_point *points, unsigned count)
+static int target_resume(void *opaque, const enum gdb_action *actions, const struct engine_point *points,
+                         unsigned count)
 {
     struct gdb_server *s = opaque;
     struct engine_debug debug = {.count = count};

@@ -15,8 +15,8 @@ struct gdb_server;
 struct machine;
 struct mem;
 
-/* Listens. wait: the machine is held until a client says continue; call before machine_start then. A port of 0
- * takes a free one; it is reported on standard error. Errors: those of the socket. */
+/* Listens. wait: the machine is held until a client says continue; call before machine_start then. A port of
+ * 0 takes a free one; it is reported on standard error. Errors: those of the socket. */
 int gdb_server_new(const char *where, bool wait, uv_loop_t *loop, struct machine *machine, struct mem *mem,
                    struct gdb_server **ret_server, struct err *err);
 /* A vCPU has stopped for the debugger. Any thread. */

@@ -1,4 +1,5 @@
-/* See session.h. Packets: $data#sum, each answered with + or - until the client asks for no acknowledgements. */
+/* See session.h. Packets: $data#sum, each answered with + or - until the client asks for no acknowledgements.
+ */
 #include "vm/gdb/session.h"
 
 #include <errno.h>
@@ -36,7 +37,7 @@ bool gdb_hex(const char **at, uint64_t *ret_value)
 {
     uint64_t value = 0;
     unsigned n = 0;
-    for (int digit; (digit = digit_value((uint8_t)**at)) >= 0; (*at)++, n++) {
+    for (int digit; (digit = digit_value((uint8_t) * *at)) >= 0; (*at)++, n++) {
         value = value << 4 | (unsigned)digit;
     }
     if (n == 0 || n > 16) {
@@ -308,9 +309,7 @@ static bool take_byte(struct gdb *gdb, uint8_t byte)
         gdb->sum_read = (uint8_t)((digit < 0 ? 0 : digit) << 4);
         gdb->state = GDB_SUM2;
         return true;
-    default:
-        gdb->sum_read |= (uint8_t)(digit < 0 ? 0 : digit);
-        return packet_end(gdb);
+    default: gdb->sum_read |= (uint8_t)(digit < 0 ? 0 : digit); return packet_end(gdb);
     }
 }
 

@@ -50,7 +50,8 @@ struct gdb_target {
     int (*walk)(void *opaque, unsigned cpu, uint64_t va, uint64_t *ret_gpa);
     /* "running", "halted"... for `info threads`. */
     const char *(*describe)(void *opaque, unsigned cpu);
-    /* What the translator makes of an address: text into buf, cut to size. NULL: the engine doesn't translate. */
+    /* What the translator makes of an address: text into buf, cut to size. NULL: the engine doesn't
+     * translate. */
     int (*translation)(void *opaque, unsigned cpu, uint64_t va, char *buf, size_t size);
     int (*count_blocks)(void *opaque, bool on);
 };

@@ -5,9 +5,9 @@
 #ifndef FONDA_VM_GDB_SESSION_INT_H
 #define FONDA_VM_GDB_SESSION_INT_H
 
+#include "vm/config.h"
 #include "vm/gdb/registers.h"
 #include "vm/gdb/session.h"
-#include "vm/config.h"
 
 struct gdb {
     struct gdb_target target;
@@ -28,7 +28,7 @@ struct gdb {
     bool no_ack, swbreak, hwbreak;
 
     bool attached, running, ended;
-    bool physical; /* m, M and X take guest-physical addresses */
+    bool physical;            /* m, M and X take guest-physical addresses */
     unsigned cpu, resume_cpu; /* Hg, Hc */
     unsigned thread_listed;
     unsigned stop_cpu;

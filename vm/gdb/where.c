@@ -14,7 +14,8 @@ int gdb_where_parse(const char *text, struct gdb_where *ret_where, struct err *e
     uint64_t port = 0;
     size_t prefix = strlen(UNIX_PREFIX);
     bool is_path = strncmp(text, UNIX_PREFIX, prefix) == 0;
-    if (is_path && (text[prefix] == '\0' || strlen(text + prefix) >= sizeof(((struct sockaddr_un *)0)->sun_path))) {
+    if (is_path &&
+        (text[prefix] == '\0' || strlen(text + prefix) >= sizeof(((struct sockaddr_un *)0)->sun_path))) {
         return err_set(err, -EINVAL, "'%s' has no path, or one of more than 107 bytes", text);
     }
     if (!is_path && (parse_uint(text, &port, NULL) < 0 || port > UINT16_MAX)) {
