@@ -47,7 +47,8 @@ int cli_become_program(char **argv)
 
 static void print_run_help(void)
 {
-    printf("usage: fonda run DISK [OPTIONS]\n       fonda run --kernel FILE [OPTIONS]\n\n"
+    printf("usage: fonda run DISK [OPTIONS]\n       fonda run --kernel FILE [OPTIONS]\n"
+           "       fonda run --container [OPTIONS] IMAGE [COMMAND...]   (fonda run --container --help)\n\n"
            "Starts a virtual machine and connects this terminal to its serial console. DISK is the first "
            "--disk; "
            "without\n"
@@ -74,6 +75,11 @@ static void print_run_help(void)
 
 int cli_run(int argc, char **argv)
 {
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
+        if (strcmp(argv[i], "--container") == 0) {
+            return cli_run_container(argc, argv);
+        }
+    }
     struct vm_config config;
     struct err err = {0};
     if (vm_config_parse(argc, argv, 1, &config, &err) < 0) {
