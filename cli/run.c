@@ -20,8 +20,7 @@
 static const char *const program_places[] = {"",       "../libexec/fonda/", "../libexec/", "../sbin/",
                                              "../vm/", "../daemon/"};
 
-/* Becomes the program that argv[0] names. */
-static int exec_program(char **argv)
+int cli_become_program(char **argv)
 {
     const char *name = argv[0];
     char self[PATH_MAX];
@@ -94,7 +93,7 @@ int cli_run(int argc, char **argv)
         return 0;
     }
     argv[0] = VMM_NAME;
-    return exec_program(argv);
+    return cli_become_program(argv);
 }
 
 int cli_engines(int argc, char **argv)
@@ -109,17 +108,17 @@ int cli_engines(int argc, char **argv)
         return VM_STATUS_USAGE;
     }
     char *vmm_argv[] = {VMM_NAME, "--list-engines", NULL};
-    return exec_program(vmm_argv);
+    return cli_become_program(vmm_argv);
 }
 
 int cli_image(int argc, char **argv)
 {
     argv[0] = "fonda-image";
-    return exec_program(argv);
+    return cli_become_program(argv);
 }
 
 int cli_serve(int argc, char **argv)
 {
     argv[0] = "fondad";
-    return exec_program(argv);
+    return cli_become_program(argv);
 }

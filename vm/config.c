@@ -6,6 +6,7 @@
 
 #include "base/util.h"
 #include "vm/device_options.h"
+#include "vm/gdb/where.h"
 #include "vm/rundir.h"
 
 #define OPT(name, kind, member, min, max, metavar, help)                                                     \
@@ -78,6 +79,9 @@ const struct option_spec vm_options[] = {
         "don't offer the guest's drivers a feature, for tests:\n"
         "KIND[INDEX]:FEATURE[,FEATURE]...; net:mrg_rxbuf, blk0:flush,\n"
         "all:event_idx"),
+    OPT("gdb", OPTION_STRING, gdb, 0, 0, "WHERE",
+        "let gdb connect to this port of 127.0.0.1 (0: a free one), or to\nunix:PATH; there: target remote :PORT"),
+    OPT("gdb-wait", OPTION_FLAG, gdb_wait, 0, 0, NULL, "start only when gdb says continue"),
     OPT("timeout", OPTION_UINT, timeout_s, 1, 86400ull * 365, "S",
         "end the machine after S seconds, with status 124"),
     OPT("no-reboot", OPTION_FLAG, no_reboot, 0, 0, NULL, "a reboot ends the machine, with status 0"),
@@ -226,6 +230,12 @@ int vm_config_parse(int argc, char **argv, int first, struct vm_config *ret_conf
     }
     if (config.serial[0] == '\0') {
         return err_set(err, -EINVAL, "--serial: '' is not stdio, none or a file");
+    }
+    if (config.gdb && gdb_where_parse(config.gdb, NULL, err) < 0) {
+        return err_prefix(err, "--gdb");
+    }
+    if (config.gdb_wait && !config.gdb) {
+        return err_set(err, -EINVAL, "--gdb-wait needs --gdb WHERE");
     }
     if (config.balloon_bytes >= config.memory_bytes) {
         return err_set(err, -EINVAL, "--balloon-size: the balloon is as large as the guest's memory");

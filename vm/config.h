@@ -31,6 +31,8 @@ struct vm_config {
     const char *user_data, *meta_data;               /* files of a NoCloud seed; NULL: none */
     bool ephemeral;                                  /* what is written to disks goes with the machine */
     bool balloon;
+    const char *gdb; /* NULL: none */
+    bool gdb_wait;
     const char *control, *name; /* the control socket's path; or a name that stands for one (vm/rundir.h) */
     const char *restore;        /* a saved machine's file */
     int argc;                   /* the arguments as they were given, behind the program's name */

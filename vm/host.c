@@ -23,6 +23,7 @@
 #include "control/control.h"
 #include "vm/channel.h"
 #include "vm/devices.h"
+#include "vm/gdb/server.h"
 #include "vm/kernel.h"
 #include "vm/machine.h"
 #include "vm/output.h"
@@ -270,6 +271,13 @@ static void on_stopping(void *opaque)
     uv_async_send(&host->async);
 }
 
+/* A vCPU's thread. */
+static void on_debug_stopped(void *opaque)
+{
+    struct host *host = opaque;
+    gdb_server_notify(host->gdb);
+}
+
 /* A vCPU that ignores its kick is a defect of the engine; the user gets the terminal back all the same. */
 static _Noreturn void leave_vcpu_behind(int status)
 {
@@ -327,6 +335,9 @@ static void stop(struct host *host)
         status = status == MACHINE_WATCHDOG && !again ? VM_STATUS_WATCHDOG : VM_STATUS_OFF;
     }
     host->status = status;
+    if (host->gdb) {
+        gdb_server_ended(host->gdb, host->status);
+    }
     uv_stop(&host->loop);
 }
 
@@ -470,12 +481,14 @@ static void host_done(struct host *host)
     }
     host_control_close(host);
     close_outputs(host);
+    gdb_server_close(host->gdb);
     host_restore_done(host);
     machine_free(host->machine);
     devices_free(host->devices);
     uv_walk(&host->loop, close_handle, NULL);
     uv_run(&host->loop, UV_RUN_DEFAULT);
     uv_loop_close(&host->loop);
+    gdb_server_free(host->gdb);
     if (host->timer_fd >= 0) {
         close(host->timer_fd);
     }
@@ -503,6 +516,7 @@ static int make_machine(struct host *host, const struct engine_ops *engine, stru
         .stopping = on_stopping,
         .serial_sink = on_serial_sink,
         .serial_room = on_serial_room,
+        .debug_stopped = host->config->gdb ? on_debug_stopped : NULL,
         .opaque = host,
     };
     return machine_new(&config, &host->machine, err);
@@ -571,6 +585,13 @@ int host_run(const struct vm_config *config, const struct engine_ops *engine, st
             return VM_STATUS_USAGE;
         }
         pc_reset(machine_pc(host.machine)); /* with the devices in their slots */
+    }
+    if (rc == 0 && config->gdb) {
+        rc = gdb_server_new(config->gdb, config->gdb_wait, &host.loop, host.machine, mem, &host.gdb, err);
+        if (rc < 0) {
+            host_done(&host);
+            return VM_STATUS_USAGE;
+        }
     }
     if (rc == 0) {
         rc = host_control_open(&host, err);

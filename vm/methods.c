@@ -373,6 +373,8 @@ static void on_snapshot_list(struct control_call *call, json_t *params, void *op
 }
 
 static const struct control_method methods[] = {
+    {"translate", "what the translator made of a guest address: {address, cpu}", host_method_translate},
+    {"count", "whether new blocks count their runs: {on}", host_method_count},
     {"status", "what the machine is and does", on_status},
     {"pause", "holds the vCPUs and the machine's clock", on_pause},
     {"resume", "takes pause back", on_resume},

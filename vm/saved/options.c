@@ -15,7 +15,7 @@
 #define TSC_TOLERANCE_PPM 500u
 
 static const char *const run_options[] = {"serial",    "control", "name",   "timeout",
-                                          "no-reboot", "stats",   "engine", "restore"};
+                                          "no-reboot", "stats",   "engine", "restore", "gdb",     "gdb-wait"};
 
 static bool of_run(const char *name)
 {
