@@ -52,6 +52,11 @@ struct request {
     char job[24]; /* wait for it, if the caller wants that */
     unsigned wait_s;
     bool retry; /* Retry-After: 1 */
+    const struct asset *asset; /* a file of the web page: gzip, with the page's headers */
+
+    /* Makes the page reachable on this host (server.c). */
+    int (*open_web)(void *opaque, unsigned *ret_port, struct fault *fault);
+    void *open_web_opaque;
 };
 
 const char *request_arg(const struct request *request, const char *name); /* NULL: not given */
