@@ -109,7 +109,7 @@ function show(first) {
   shown = (Object.hasOwn(PAGES, page) ? PAGES[page] : PAGES.instances)(...rest.filter(Boolean));
   document.title = `${shown.title} – Fonda`;
   fill(main, shown.node);
-  for (const a of frame.querySelectorAll('nav a')) {
+  for (const a of frame.querySelectorAll('#nav a')) {
     if (a.dataset.page === (page || 'instances') || (page === 'create' && a.dataset.page === 'instances')) a.setAttribute('aria-current', 'page');
     else a.removeAttribute('aria-current');
   }

@@ -46,11 +46,11 @@ export function consoleOf(name) {
     if (closed) return;
     const mine = ws = socket(at('instances', name, '/console'));
     mine.binaryType = 'arraybuffer';
-    mine.onopen = () => { status.textContent = 'connected'; node.classList.add('live'); wait = 500; };
+    mine.onopen = () => { status.textContent = 'connected'; node.classList.add('attached'); wait = 500; };
     mine.onmessage = (message) => term.write(typeof message.data === 'string' ? message.data : new Uint8Array(message.data));
     mine.onclose = () => {
       if (closed || ws !== mine) return;
-      node.classList.remove('live');
+      node.classList.remove('attached');
       status.textContent = 'not connected: the instance does not run, or the connection was lost; trying again';
       timer = setTimeout(connect, wait);
       wait = Math.min(wait * 2, 5000);

@@ -34,13 +34,14 @@ function path(points, from, to, top, gap) {
   return d;
 }
 
-const nice = (value) => {
+const nice = (value, binary) => {
+  if (binary) return 2 ** Math.ceil(Math.log2(value));
   const power = 10 ** Math.floor(Math.log10(value));
   return [1, 2, 5, 10].map((n) => n * power).find((n) => n >= value);
 };
 
-// names: of the series; format: a value as text; floor: the least that the scale's top may be.
-export function graph(title, names, format, floor) {
+// names: of the series; format: a value as text; floor: the least that the scale's top may be; binary: it is a power of two.
+export function graph(title, names, format, floor, binary) {
   const paths = names.map((name, i) => svg('path', {class: `line line-${i}`, 'vector-effect': 'non-scaling-stroke'}));
   const drawing = svg('svg', {viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: 'none', role: 'img'});
   for (const part of [0.5, 1]) drawing.append(svg('line', {class: 'grid', x1: 0, x2: WIDTH, y1: HEIGHT - part * (HEIGHT - 4), y2: HEIGHT - part * (HEIGHT - 4), 'vector-effect': 'non-scaling-stroke'}));
@@ -54,7 +55,7 @@ export function graph(title, names, format, floor) {
   const draw = (times, series, from, to, gap) => {
     const sets = series.map((set) => thin(times, set));
     const greatest = Math.max(floor, ...sets.flat().map(([, v]) => v || 0));
-    const scale = nice(greatest);
+    const scale = nice(greatest, binary);
     paths.forEach((p, i) => p.setAttribute('d', path(sets[i], from, to, scale, gap * Math.max(1, Math.ceil(times.length / POINTS)) * 1.9)));
     const latest = series.map((set) => { const v = set[set.length - 1]; return v === undefined ? null : v; });
     values.forEach((node_, i) => { node_.textContent = `${names.length > 1 ? names[i] + ' ' : ''}${latest[i] === null ? '–' : format(latest[i])}`; });

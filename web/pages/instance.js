@@ -70,8 +70,8 @@ function summary(name) {
   let span = 'live', times = [], series = Object.fromEntries(SERIES.map((s) => [s, []])), last = null, current = null;
   const rate = (unit) => (n) => `${unit(n)}/s`;
   const graphs = {
-    cpu: graph('CPU', ['CPU'], (n) => percent(n), 0.1), memory: graph('Memory', ['memory'], bytes, 1 << 20),
-    disk: graph('Disk', ['read', 'write'], rate(bytes), 1024), net: graph('Network', ['in', 'out'], rate(bytes), 1024),
+    cpu: graph('CPU', ['CPU'], (n) => percent(n), 0.1), memory: graph('Memory', ['memory'], bytes, 1 << 20, true),
+    disk: graph('Disk', ['read', 'write'], rate(bytes), 1024, true), net: graph('Network', ['in', 'out'], rate(bytes), 1024, true),
   };
   const known = el('div', {});
   const now = el('span', {class: 'hint', role: 'status'});
@@ -109,7 +109,6 @@ function summary(name) {
     if (key === 'live') draw(times, series, 2500); else history();
   }, {'aria-pressed': String(key === span)})));
   draw(times, series, 2500);
-  history().catch(() => {});
   const update = (instance) => {
     current = instance;
     const names = (items, page) => items && items.length ? items.map((v, i) => [i ? ', ' : '', page && v !== 'user' ? link(`#/${page}`, v) : v]) : 'none';
