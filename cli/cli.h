@@ -84,8 +84,8 @@ int cmd_create(struct cli *cli), cmd_launch(struct cli *cli), cmd_ps(struct cli 
     cmd_set(struct cli *cli), cmd_logs(struct cli *cli), cmd_stats(struct cli *cli), cmd_top(struct cli *cli),
     cmd_console(struct cli *cli), cmd_job(struct cli *cli), cmd_events(struct cli *cli),
     cmd_audit(struct cli *cli), cmd_object(struct cli *cli), cmd_doctor(struct cli *cli),
-    cmd_version(struct cli *cli), cmd_context(struct cli *cli), cmd_web(struct cli *cli), cmd_completion(struct cli *cli),
-    cmd_man(struct cli *cli), cmd_help(struct cli *cli);
+    cmd_version(struct cli *cli), cmd_context(struct cli *cli), cmd_web(struct cli *cli),
+    cmd_completion(struct cli *cli), cmd_man(struct cli *cli), cmd_help(struct cli *cli);
 
 /* ---- help.c ---- */
 void help_command(FILE *out, const struct cli_command *command);

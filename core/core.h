@@ -56,7 +56,7 @@ struct caller {
     char name[64];
     char from[64]; /* "unix", or an address */
     enum role role;
-    json_t *grants; /* instance name to role; NULL: none */
+    json_t *grants;              /* instance name to role; NULL: none */
     bool session, session_local; /* signed in by a one-time link; as the daemon's own administrator */
     char session_name[64];
 };
@@ -79,10 +79,10 @@ int quota_check(struct core *core, const char *owner, const struct object_type *
 
 /* ---- signing in with a browser (signin.c) ---- */
 
-#define SIGNIN_CODE_LEN 48
-#define SESSION_PREFIX  "fonda_session_"
+#define SIGNIN_CODE_LEN   48
+#define SESSION_PREFIX    "fonda_session_"
 #define SESSION_TOKEN_LEN (sizeof(SESSION_PREFIX) - 1 + 64)
-#define SESSIONS_MAX    64u
+#define SESSIONS_MAX      64u
 
 /* A code that somebody can sign in with as this caller: once, within five minutes. ret_code has
  * SIGNIN_CODE_LEN + 1 bytes. Locked. */

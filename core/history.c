@@ -2,16 +2,17 @@
  * What instances use, over time: one thread samples those that run, each 10 seconds; each second those that
  * somebody looks at.
  *
- *     sampler: instance_stats --+--> DIR/history: three rings (10 s for an hour, 1 min for a day, 15 min for a month)
+ *     sampler: instance_stats --+--> DIR/history: three rings (10 s for an hour, 1 min for a day, 15 min for
+ * a month)
  *                               +--> the latest sample, for web sockets (history_latest)
  *
- * A ring's slot is (time / step) modulo its length, and each record has its time: so there is no head to keep, a
- * record that a crash tore is one gap, and a clock that is set leaves gaps, never wrong times. Coarse records are means
- * of the samples so far, written over at each sample.
+ * A ring's slot is (time / step) modulo its length, and each record has its time: so there is no head to
+ * keep, a record that a crash tore is one gap, and a clock that is set leaves gaps, never wrong times. Coarse
+ * records are means of the samples so far, written over at each sample.
  *
  * Invariants
- *   1. The file has one size from its first sample on (about 230 KiB) and lies in the instance's directory: it goes
- *      with it.
+ *   1. The file has one size from its first sample on (about 230 KiB) and lies in the instance's directory:
+ * it goes with it.
  *   2. The sampler holds the core's lock for lists, never while it asks an instance.
  */
 #include <errno.h>
@@ -24,11 +25,23 @@
 #include "base/util.h"
 #include "core/core_int.h"
 
-#define LIVE_MS     1000
-#define SAMPLE_MS   10000
-#define TRACKS_MAX  10000u
+#define LIVE_MS    1000
+#define SAMPLE_MS  10000
+#define TRACKS_MAX 10000u
 
-enum column { CPU, MEMORY, DISK_READ, DISK_WRITE, NET_IN, NET_OUT, EXITS, TRANSLATED, TLB_MISSES, INTERRUPTS, COLUMNS };
+enum column {
+    CPU,
+    MEMORY,
+    DISK_READ,
+    DISK_WRITE,
+    NET_IN,
+    NET_OUT,
+    EXITS,
+    TRANSLATED,
+    TLB_MISSES,
+    INTERRUPTS,
+    COLUMNS
+};
 
 static const struct {
     const char *name;
@@ -57,7 +70,7 @@ struct mean {
 struct track {
     struct track *next;
     char id[32], name[FIELD_NAME_MAX + 1];
-    bool runs; /* in the sampler's last list */
+    bool runs;     /* in the sampler's last list */
     int64_t at_ms; /* of `raw`; 0: none yet */
     double raw[COLUMNS];
     struct mean means[ARRAY_SIZE(rings)];
@@ -170,7 +183,8 @@ static void keep(struct core *core, struct track *track, int64_t now, const doub
     }
 }
 
-int history_read(struct core *core, const char *name, const char *span, json_t **ret_history, struct fault *fault)
+int history_read(struct core *core, const char *name, const char *span, json_t **ret_history,
+                 struct fault *fault)
 {
     size_t ring = 0;
     while (ring < ARRAY_SIZE(rings) && strcmp(rings[ring].span, span) != 0) {
@@ -207,8 +221,8 @@ int history_read(struct core *core, const char *name, const char *span, json_t *
             json_array_append_new(lists[c], isfinite(value) ? json_real(value) : json_null());
         }
     }
-    *ret_history = json_pack("{s:s, s:I, s:o, s:o}", "span", span, "step_ms", (json_int_t)step, "time_ms", times,
-                             "series", series);
+    *ret_history = json_pack("{s:s, s:I, s:o, s:o}", "span", span, "step_ms", (json_int_t)step, "time_ms",
+                             times, "series", series);
     return 0;
 }
 

@@ -226,8 +226,9 @@ static const struct field history_fields[] = {
     {"time_ms", FIELD_ANY, F_RO | F_REQUIRED,
      .about = "when, since 1970; records that are not there are left out"},
     {"series", FIELD_ANY, F_RO | F_REQUIRED,
-     .about = "for each column as many numbers (null: unknown): cpu (seconds per second), memory (bytes), the "
-              "rest per second"},
+     .about =
+         "for each column as many numbers (null: unknown): cpu (seconds per second), memory (bytes), the "
+         "rest per second"},
 };
 TYPE(model_history, "history", NULL, "History", history_fields, "What an instance used.");
 
@@ -271,8 +272,7 @@ static const struct field problem_fields[] = {
 TYPE(model_problem, "problem", NULL, "Problem", problem_fields, "Why a request was refused (RFC 9457).");
 
 const struct object_type *const model_types[] = {
-    &model_instance, &model_image, &model_volume, &model_network, &model_user,    &model_job,
-    &model_event,    &model_audit, &model_error,  &model_stop,    &model_rename,  &model_clone,
-    &model_token,    &model_stats, &model_host,   &model_whoami,  &model_problem,
-    &model_history,  &model_web,    &model_signin,   NULL,
+    &model_instance, &model_image,  &model_volume,  &model_network, &model_user,  &model_job,    &model_event,
+    &model_audit,    &model_error,  &model_stop,    &model_rename,  &model_clone, &model_token,  &model_stats,
+    &model_host,     &model_whoami, &model_problem, &model_history, &model_web,   &model_signin, NULL,
 };

@@ -1,12 +1,13 @@
 /*
  * Signing in with a browser: one-time codes (`fonda web`), and the sessions that they become.
  *
- *     caller who is known --signin_code--> code, 5 minutes, in memory --signin_redeem--> session, 12 hours, in the store
+ *     caller who is known --signin_code--> code, 5 minutes, in memory --signin_redeem--> session, 12 hours,
+ * in the store
  *
  * Invariants
  *   1. A code works once; of a session, the store has the SHA-256 of its token alone.
- *   2. A session has no role of its own: the user's is looked up at each request. Sessions of the daemon's own
- *      administrators (root, its user), who have no user object, are marked as local.
+ *   2. A session has no role of its own: the user's is looked up at each request. Sessions of the daemon's
+ * own administrators (root, its user), who have no user object, are marked as local.
  */
 #include <openssl/sha.h>
 #include <stdio.h>

@@ -51,7 +51,7 @@ struct request {
     char location[128];
     char job[24]; /* wait for it, if the caller wants that */
     unsigned wait_s;
-    bool retry; /* Retry-After: 1 */
+    bool retry;                /* Retry-After: 1 */
     const struct asset *asset; /* a file of the web page: gzip, with the page's headers */
 
     /* Makes the page reachable on this host (server.c). */

@@ -101,8 +101,10 @@ const struct route routes[] = {
     {"GET", "/v1/events", ROLE_VIEWER, ROUTE_AFTER, &model_event, NULL, 0, &model_event, handle_events,
      "listEvents", "Events behind number ?after=."},
     {"GET", "/v1/events/stream", ROLE_VIEWER, ROUTE_WS, &model_event, NULL, 0, NULL, NULL, "streamEvents",
-     "Events as they happen, one per text message; ?after= starts behind a number, else with the next one; with "
-     "?jobs=1, {\"type\": \"job.progress\", \"data\": job} of open jobs comes between them, without numbers. A "
+     "Events as they happen, one per text message; ?after= starts behind a number, else with the next one; "
+     "with "
+     "?jobs=1, {\"type\": \"job.progress\", \"data\": job} of open jobs comes between them, without numbers. "
+     "A "
      "listener that is too slow gets {\"type\": \"overflow\"} and is cut."},
     {"GET", "/v1/audit", ROLE_ADMIN, ROUTE_AFTER, &model_audit, NULL, 0, &model_audit, handle_audit,
      "listAudit", "Who changed what, behind number ?after=."},

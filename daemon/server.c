@@ -503,7 +503,8 @@ static int open_web(void *opaque, unsigned *ret_port, struct fault *fault)
 {
     struct server *server = opaque;
     struct err err = {0};
-    return web_listen(server, server->context, protocols, ret_port, &err) < 0 ? fault_from_err(fault, &err) : 0;
+    return web_listen(server, server->context, protocols, ret_port, &err) < 0 ? fault_from_err(fault, &err)
+                                                                              : 0;
 }
 
 static int begin(struct session *session, struct lws *wsi)

@@ -70,7 +70,8 @@ const struct asset *asset_find(const char *path); /* NULL: none */
 int web_listen(struct server *server, struct lws_context *context, const struct lws_protocols *protocols,
                unsigned *ret_port, struct err *err);
 /* The same when the daemon starts, where it was so when the last one ended. */
-void web_listen_again(struct server *server, struct lws_context *context, const struct lws_protocols *protocols);
+void web_listen_again(struct server *server, struct lws_context *context,
+                      const struct lws_protocols *protocols);
 /* Whether a connection to the page's port names this host: others were led here by a foreign name. */
 bool web_host_ok(struct lws *wsi);
 

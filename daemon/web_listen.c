@@ -1,6 +1,7 @@
 /*
- * Where browsers of this host find the page: plain HTTP on 127.0.0.1, opened when somebody asks for a link. The port is
- * kept in the state directory, so that open pages find the next daemon; `fondad --listen` serves the page over TLS.
+ * Where browsers of this host find the page: plain HTTP on 127.0.0.1, opened when somebody asks for a link.
+ * The port is kept in the state directory, so that open pages find the next daemon; `fondad --listen` serves
+ * the page over TLS.
  *
  * Who may connect is every user of the host: nobody is known there without a token.
  */
@@ -80,7 +81,8 @@ int web_listen(struct server *server, struct lws_context *context, const struct 
     return 0;
 }
 
-void web_listen_again(struct server *server, struct lws_context *context, const struct lws_protocols *protocols)
+void web_listen_again(struct server *server, struct lws_context *context,
+                      const struct lws_protocols *protocols)
 {
     unsigned port = last_port(server);
     if (port && !(web_vhost = listen_at(context, protocols, port))) {

@@ -58,7 +58,8 @@ static int send_text(struct session *session, unsigned char *text, size_t len)
     return lws_write(session->wsi, text + LWS_PRE, len, LWS_WRITE_TEXT) < (int)len ? -1 : 0;
 }
 
-/* What open jobs do now; each change replaces the one before, so a slow listener misses nothing that counts. */
+/* What open jobs do now; each change replaces the one before, so a slow listener misses nothing that counts.
+ */
 static int send_progress(struct session *session)
 {
     struct core *core = server_core(session->server);

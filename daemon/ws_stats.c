@@ -1,6 +1,6 @@
 /*
- * What an instance uses, each second, on a web socket. The core samples it while somebody listens (core/history.c); a
- * listener that is slow misses samples, and gets the newest.
+ * What an instance uses, each second, on a web socket. The core samples it while somebody listens
+ * (core/history.c); a listener that is slow misses samples, and gets the newest.
  */
 #include <stdio.h>
 #include <string.h>

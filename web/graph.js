@@ -48,7 +48,7 @@ export function graph(title, names, format, floor, binary) {
   drawing.append(...paths);
   const values = names.map((name, i) => el('span', {class: `legend legend-${i}`}));
   const top = el('span', {class: 'top'}), left = el('span'), right = el('span');
-  const none = el('p', {class: 'none', hidden: true}, 'nothing was counted in this time');
+  const none = el('p', {class: 'none', hidden: true}, 'no samples yet');
   const node = el('figure', {class: 'graph'}, el('figcaption', {}, el('h3', {}, title), el('span', {class: 'legends'}, values)),
     el('div', {class: 'plot'}, drawing, top, none), el('div', {class: 'axis'}, left, right));
   // times in ms, ascending; series: an array of numbers or null for each name; gap: ms after which a line breaks

@@ -174,7 +174,7 @@ def abuse(daemon):
     head = connection.sock.recv(4096)
     check('a huge body is refused before it is sent', b' 413 ' in head.split(b'\r\n')[0], head[:80])
     connection.close()
-    for climbing in ('/v1/instances/../../etc/passwd', '/v1/instances/%2e%2e%2f%2e%2e', '/../../etc/passwd', '/v1/instances/..%2fx/log'):
+    for climbing in ('/v1/instances/../../etc/passwd', '/v1/instances/%2e%2e%2f%2e%2e%2f%2e%2e%2fetc', '/../../etc/passwd', '/v1/instances/..%2fx/log'):
         sock = socket.socket(socket.AF_UNIX)
         sock.settimeout(10)
         sock.connect(daemon.socket)

@@ -62,6 +62,7 @@ function ask(title, action, hint, send) {
 // ---- tabs: each returns {node, update?(instance), close?()} ----
 
 const SPANS = [['live', 'Live'], ['hour', 'Hour'], ['day', 'Day'], ['month', 'Month']];
+const LIVE_GAP = 15000; // what was kept before the page opened comes each 10 s
 const LENGTH = {live: 120e3, hour: 3600e3, day: 86400e3, month: 31 * 86400e3};
 const SERIES = ['cpu', 'memory', 'disk_read', 'disk_write', 'net_in', 'net_out'];
 const total = (items, member) => items && items.length && items.every((item) => member in item) ? items.reduce((sum, item) => sum + item[member], 0) : null;
@@ -75,17 +76,19 @@ function summary(name) {
   };
   const known = el('div', {});
   const now = el('span', {class: 'hint', role: 'status'});
-  const draw = (t, s, step) => {
+  const draw = (t, s, gap) => {
     const to = Date.now(), from = to - LENGTH[span];
-    graphs.cpu.draw(t, [s.cpu], from, to, step);
-    graphs.memory.draw(t, [s.memory], from, to, step);
-    graphs.disk.draw(t, [s.disk_read, s.disk_write], from, to, step);
-    graphs.net.draw(t, [s.net_in, s.net_out], from, to, step);
+    graphs.cpu.draw(t, [s.cpu], from, to, gap);
+    graphs.memory.draw(t, [s.memory], from, to, gap);
+    graphs.disk.draw(t, [s.disk_read, s.disk_write], from, to, gap);
+    graphs.net.draw(t, [s.net_in, s.net_out], from, to, gap);
   };
+  let readAt = 0, step = 0;
   const history = async () => {
+    readAt = Date.now();
     try {
       const h = await call('GET', at('instances', name, `/history?span=${span}`));
-      if (h.span === span) draw(h.time_ms, h.series, h.step_ms);
+      if (h.span === span) { step = h.step_ms; draw(h.time_ms, h.series, step); }
     } catch (problem) { complain(problem); }
   };
   const sample = ({time_ms, stats}) => {
@@ -96,19 +99,28 @@ function summary(name) {
       const seconds = (time_ms - last.time_ms) / 1000;
       times.push(time_ms);
       for (const s of SERIES) series[s].push(s === 'memory' ? raw[s] : raw[s] === null || last.raw[s] === null ? null : Math.max(0, raw[s] - last.raw[s]) / seconds);
-      if (times.length > 130) { times.shift(); for (const s of SERIES) series[s].shift(); }
+      while (times[0] < time_ms - LENGTH.live) { times.shift(); for (const s of SERIES) series[s].shift(); }
       now.textContent = `up ${duration(stats.uptime_ms)}`;
     }
     last = {time_ms, raw, stats_cpu: stats.cpu_ns};
-    if (span === 'live') draw(times, series, 2500);
+    if (span === 'live') draw(times, series, LIVE_GAP);
+    else if (step && Date.now() - readAt > step) history(); // there is one more record by now
   };
   const close = samples(name, sample);
   const pick = el('div', {class: 'segments', role: 'group', 'aria-label': 'Time that the graphs show'}, SPANS.map(([key, label]) => button(label, (event) => {
     span = key;
     for (const b of pick.children) b.setAttribute('aria-pressed', String(b === event.target));
-    if (key === 'live') draw(times, series, 2500); else history();
+    if (key === 'live') draw(times, series, LIVE_GAP); else history();
   }, {'aria-pressed': String(key === span)})));
-  draw(times, series, 2500);
+  draw(times, series, LIVE_GAP);
+  call('GET', at('instances', name, '/history?span=hour')).then((h) => {
+    const old = h.time_ms.filter((t) => t > Date.now() - LENGTH.live && (!times.length || t < times[0]));
+    const first = h.time_ms.indexOf(old[0]);
+    if (first < 0) return;
+    times.unshift(...old);
+    for (const s of SERIES) series[s].unshift(...h.series[s].slice(first, first + old.length));
+    if (span === 'live') draw(times, series, LIVE_GAP);
+  }).catch(complain);
   const update = (instance) => {
     current = instance;
     const names = (items, page) => items && items.length ? items.map((v, i) => [i ? ', ' : '', page && v !== 'user' ? link(`#/${page}`, v) : v]) : 'none';

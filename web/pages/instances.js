@@ -17,6 +17,8 @@ function matches(instance, words) {
   });
 }
 
+const collator = new Intl.Collator(undefined, {numeric: true});
+
 function groupOf(instance) {
   if (kept.group === 'label') return (instance.labels || {}).group || 'without the label';
   return String(instance[kept.group] || '–');
@@ -28,11 +30,15 @@ function flat() {
   const key = kept.sort.replace('-', ''), sign = kept.sort.startsWith('-') ? -1 : 1;
   found.sort((a, b) => {
     const x = a[key] ?? '', y = b[key] ?? '';
-    return sign * (typeof x === 'number' ? x - y : String(x).localeCompare(String(y), undefined, {numeric: true})) || a.name.localeCompare(b.name);
+    return sign * (typeof x === 'number' ? x - y : collator.compare(x, y)) || collator.compare(a.name, b.name);
   });
   if (kept.group === 'none') return {rows: found, count: found.length};
   const groups = new Map();
-  for (const i of found) groups.set(groupOf(i), [...groups.get(groupOf(i)) || [], i]);
+  for (const i of found) {
+    const key = groupOf(i);
+    if (!groups.has(key)) groups.set(key, []);
+    groups.get(key).push(i);
+  }
   const rows = [];
   for (const name of [...groups.keys()].sort()) {
     rows.push({group: name, size: groups.get(name).length});
@@ -72,7 +78,11 @@ export function instances() {
     const first = Math.max(0, Math.floor(scroller.scrollTop / height) - 8);
     const last = Math.min(rows.length, first + Math.ceil((scroller.clientHeight || 700) / height) + 16);
     const focused = document.activeElement && body.contains(document.activeElement) ? document.activeElement.textContent : null;
-    const spacer = (n) => n > 0 ? el('tr', {class: 'spacer', 'aria-hidden': 'true'}, Object.assign(el('td', {colspan: COLUMNS.length}), {height: n * height})) : null;
+    const spacer = (n) => {
+      const cell = el('td', {colspan: COLUMNS.length});
+      cell.style.height = `${n * height}px`;
+      return n > 0 ? el('tr', {class: 'spacer', 'aria-hidden': 'true'}, cell) : null;
+    };
     fill(body, spacer(first), rows.slice(first, last).map(rowOf), spacer(rows.length - last));
     const sample = body.querySelector('tr:not(.spacer)');
     if (sample && sample.offsetHeight > 10) height = sample.offsetHeight;
