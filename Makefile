@@ -10,6 +10,7 @@
 
 BUILD        ?= build
 FUZZ_SECONDS ?= 20
+BENCHES      ?= block disk net debian state images daemon
 SANITIZE     := -Db_sanitize=address,undefined -Db_lundef=false --buildtype=debugoptimized -Dwerror=false
 # What the sanitizers find ends the program. Signals run on stacks that the engine chose (use_sigaltstack), and host faults
 # in translated code are the engine's (allow_user_segv_handler). See docs/sanitizers.md.
@@ -31,24 +32,26 @@ all: deps
 	@ln -sf daemon/fondad $(BUILD)/fondad
 
 deps:
-	@tools/install-deps build test
+	@tools/install-deps build
 
 run: all
 	@tools/run-guest
 
 test: all
+	@tools/install-deps test
 	@tools/fetch-guest $(BUILD)/guest devices storage
 	@tools/run-tests --build $(BUILD)
 
 test-container: all
+	@tools/install-deps test
 	@tools/fetch-guest $(BUILD)/guest
 	@tests/container/run --build $(BUILD)
 
 bench: all
 	@tools/install-deps bench
 	@tools/fetch-guest $(BUILD)/guest devices storage
-	@status=0; bench/run || status=$$?; bench/disk --build $(BUILD) --folder $(BUILD) || status=$$?; \
-	  bench/net --build $(BUILD) || status=$$?; bench/daemon --build $(BUILD) || status=$$?; exit $$status
+	@status=0; bench/run || status=$$?; for one in $(BENCHES); do \
+	  echo "bench/$$one"; bench/$$one --build $(BUILD) || status=$$?; done; exit $$status
 
 install: all
 	@meson configure $(BUILD) --prefix=$(PREFIX)
@@ -66,6 +69,7 @@ lint: all
 	@tools/lint $(BUILD)
 
 asan: deps
+	@tools/install-deps test
 	@test -f build-asan/build.ninja || { echo "fonda: configuring build-asan"; meson setup build-asan $(SANITIZE) >/dev/null; }
 	@$(MAKE) BUILD=build-asan all
 	@tools/fetch-guest build/guest

@@ -77,6 +77,10 @@ int cli_run(int argc, char **argv);
 int cli_engines(int argc, char **argv);
 int cli_image(int argc, char **argv);
 int cli_serve(int argc, char **argv);
+/* machines.c: over the control sockets of machines that `fonda run --name` started. */
+int cli_vm(int argc, char **argv);
+int cli_save(int argc, char **argv);
+int cli_snapshot(int argc, char **argv);
 
 int cmd_create(struct cli *cli), cmd_launch(struct cli *cli), cmd_ps(struct cli *cli),
     cmd_show(struct cli *cli), cmd_verb(struct cli *cli), cmd_stop(struct cli *cli),
@@ -103,5 +107,6 @@ int call_api(struct cli *cli, const char *method, const char *path, json_t *body
 int call_job(struct cli *cli, const char *method, const char *path, json_t *body);
 /* free() the text. */
 char *url_escape(const char *text);
+
 
 #endif

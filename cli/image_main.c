@@ -230,17 +230,18 @@ static bool is_layer_commit(int argc, char **argv)
     return words == 2;
 }
 
-/* "build debian:SUITE OUT" makes a disk; a Containerfile's folder has no such name, and a name for the image stands behind
- * -t. */
-static bool is_debian_build(int argc, char **argv)
+/* "build NAME:SUITE OUT" makes a disk. A Containerfile's image has its name behind -t, and a folder has no colon. */
+static bool is_disk_build(int argc, char **argv)
 {
+    bool named = false;
     for (int i = 1; i < argc; i++) {
-        bool value = strcmp(argv[i - 1], "-t") == 0 || strcmp(argv[i - 1], "--tag") == 0;
-        if (!value && (strncmp(argv[i], "debian:", 7) == 0 || strcmp(argv[i], "debian") == 0)) {
-            return true;
+        if (strcmp(argv[i], "-t") == 0 || strncmp(argv[i], "--tag", 5) == 0) {
+            return false;
         }
+        named = named || (argv[i][0] != '-' && argv[i][0] != '/' && strchr(argv[i], ':')) ||
+                strcmp(argv[i], "debian") == 0;
     }
-    return false;
+    return named;
 }
 
 static command_fn find_command(int argc, char **argv)
@@ -249,7 +250,7 @@ static command_fn find_command(int argc, char **argv)
         return is_layer_commit(argc, argv) ? oci_cmd_commit : image_cmd_commit;
     }
     if (strcmp(argv[0], "build") == 0) {
-        return is_debian_build(argc, argv) ? image_cmd_build : oci_cmd_build;
+        return is_disk_build(argc, argv) ? image_cmd_build : oci_cmd_build;
     }
     for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
         if (strcmp(commands[i].name, argv[0]) == 0) {

@@ -68,7 +68,9 @@ static void print_run_help(void)
            "  fonda run --kernel /boot/vmlinuz --initrd /boot/initrd.img\n"
            "  fonda run --kernel vmlinuz --initrd test.cpio --append 'console=ttyS0 quiet' --memory 1G\n"
            "  fonda run --kernel tests.elf --serial log.txt --timeout 60 --no-reboot --stats\n"
-           "  fonda run --kernel vmlinuz --engine kvm --cpus 2\n");
+           "  fonda run --kernel vmlinuz --engine kvm --cpus 2\n"
+           "  fonda run --kernel vmlinuz --disk web.qcow2 --name web\n"
+           "  fonda run --restore web.fonda --name web\n");
 }
 
 int cli_run(int argc, char **argv)

@@ -6,6 +6,7 @@
 
 #include "base/util.h"
 #include "vm/device_options.h"
+#include "vm/rundir.h"
 
 #define OPT(name, kind, member, min, max, metavar, help)                                                     \
     {                                                                                                        \
@@ -58,6 +59,13 @@ const struct option_spec vm_options[] = {
     OPT("vsock", OPTION_STRING, vsock, 0, 0, "PATH",
         "sockets between guest and host: connect to the unix socket PATH and\n"
         "send 'CONNECT PORT'; guests reach port P as PATH_P"),
+    OPT("name", OPTION_STRING, name, 0, 0, "NAME",
+        "a name, by which 'fonda vm', 'save' and 'snapshot' find it"),
+    OPT("control", OPTION_STRING, control, 0, 0, "PATH",
+        "the control socket (default: by --name, else none)"),
+    OPT("restore", OPTION_STRING, restore, 0, 0, "FILE",
+        "go on from what 'fonda save' made; the machine is as it was, so\n"
+        "options that say what it is made of can't be given again"),
     OPT("virtio-without", OPTION_LIST, withheld, 0, 0, "WHAT",
         "don't offer the guest's drivers a feature, for tests:\n"
         "KIND[INDEX]:FEATURE[,FEATURE]...; net:mrg_rxbuf, blk0:flush,\n"
@@ -163,8 +171,12 @@ int vm_config_parse(int argc, char **argv, int first, struct vm_config *ret_conf
     if (rc < 0) {
         return rc;
     }
-    if (!config.kernel && config.disks.count == 0 && !config.help) {
+    if (!config.kernel && config.disks.count == 0 && !config.help && !config.restore) {
         return err_set(err, -EINVAL, "nothing to boot: name a disk image, or --kernel FILE");
+    }
+    if (config.name && !rundir_name_valid(config.name)) {
+        return err_set(err, -EINVAL, "--name: '%.64s' is no name: 1 to %u letters, digits, '-', '_' and '.'",
+                       config.name, RUNDIR_NAME_MAX);
     }
     if (!config.kernel && config.initrds.count && !config.help) {
         return err_set(err, -EINVAL, "--initrd needs --kernel");
@@ -182,6 +194,8 @@ int vm_config_parse(int argc, char **argv, int first, struct vm_config *ret_conf
     if (rc < 0) {
         return rc;
     }
+    config.argc = argc - first;
+    config.argv = argv + first;
     config.memory_bytes = align_up(config.memory_bytes, 4096);
     *ret_config = config;
     return 0;

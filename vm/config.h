@@ -29,8 +29,13 @@ struct vm_config {
     const char *user_data, *meta_data;               /* files of a NoCloud seed; NULL: none */
     bool ephemeral;                                  /* what is written to disks goes with the machine */
     bool balloon;
+    const char *control, *name; /* the control socket's path; or a name that stands for one (vm/rundir.h) */
+    const char *restore;        /* a saved machine's file */
+    int argc;                   /* the arguments as they were given, behind the program's name */
+    char **argv;
+    uint64_t tsc_hz;        /* no option: of the saved machine, 0 otherwise */
     uint64_t balloon_bytes; /* its size at the start; 0: none */
-    uint64_t timeout_s; /* 0: none */
+    uint64_t timeout_s;     /* 0: none */
     bool stats, no_reboot, help;
 };
 

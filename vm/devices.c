@@ -41,9 +41,8 @@ struct devices {
     uv_poll_t blk_poll;
     struct vdev *balloon; /* NULL: none; else stats is running */
     unsigned handles;
-    unsigned count;
+    unsigned count, disk_count;
     struct vdev *vdevs[PCI_SLOTS];
-    unsigned disk_count;
     struct vblk_backend *disks[PCI_SLOTS];
 };
 
@@ -340,6 +339,38 @@ int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem
         }
     }
     return 0;
+}
+
+void devices_settle(struct devices *devices)
+{
+    for (unsigned i = 0; i < devices->count; i++) {
+        vdev_settle(devices->vdevs[i]);
+    }
+}
+
+unsigned devices_disks(const struct devices *devices)
+{
+    return devices->disk_count;
+}
+
+struct blk_node *devices_disk(struct devices *devices, unsigned index)
+{
+    return disk_node(devices->disks[index]);
+}
+
+struct vdev *devices_balloon(struct devices *devices)
+{
+    return devices->balloon;
+}
+
+unsigned devices_count(const struct devices *devices)
+{
+    return devices->count;
+}
+
+struct vdev *devices_get(struct devices *devices, unsigned index)
+{
+    return devices->vdevs[index];
 }
 
 void devices_retry(struct devices *devices)

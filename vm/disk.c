@@ -267,3 +267,8 @@ struct vblk_backend *disk_open(uv_loop_t *loop, struct blk_loop *blk_loop, struc
     disk_free(&disk->backend);
     return NULL;
 }
+
+struct blk_node *disk_node(struct vblk_backend *backend)
+{
+    return CONTAINER_OF(backend, struct disk, backend)->node;
+}

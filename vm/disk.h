@@ -17,6 +17,7 @@
 #include "vm/device_options.h"
 
 struct blk_loop;
+struct blk_node;
 struct machine;
 
 /* blk_loop and machine have to outlive the backend. NULL: see err. */
@@ -24,5 +25,7 @@ struct vblk_backend *disk_open(uv_loop_t *loop, struct blk_loop *blk_loop, struc
                                const struct disk_options *options, struct err *err);
 /* Tries now what waits for the host, such as when somebody says that there is room. */
 void disk_retry(struct vblk_backend *backend);
+/* The image, for snapshots and facts. Belongs to the backend. */
+struct blk_node *disk_node(struct vblk_backend *backend);
 
 #endif

@@ -124,7 +124,7 @@ int machine_new(const struct machine_config *config, struct machine **ret_machin
     }
     machine->config = *config;
     machine->cpus = config->cpus;
-    machine->tsc_hz = tsc_host_hz();
+    machine->tsc_hz = config->tsc_hz ? config->tsc_hz : tsc_host_hz();
     atomic_store(&machine->stop_status, -1);
     pthread_mutex_init(&machine->error_lock, NULL);
     pthread_mutex_init(&machine->pause_lock, NULL);
@@ -205,9 +205,14 @@ int machine_start(struct machine *machine, struct err *err)
             return err_sys(err, rc, "the engine refuses the vCPU's first state");
         }
     }
+    return machine_resume_start(machine, err);
+}
+
+int machine_resume_start(struct machine *machine, struct err *err)
+{
     atomic_store(&machine->stop_status, -1);
     for (unsigned i = 0; i < machine->cpus; i++) {
-        rc = start_thread(&machine->vcpus[i]);
+        int rc = start_thread(&machine->vcpus[i]);
         if (rc < 0) {
             machine_request_stop(machine, VM_STATUS_HOST);
             machine_join(machine, &(int){0});

@@ -34,6 +34,7 @@ struct machine_config {
     struct boot *boot;
     unsigned cpus;
     const char *cpu_model;
+    uint64_t tsc_hz; /* of the guest's TSC; 0: as the host's */
     /* A stop was requested: machine_join is due. Any thread; must not block. */
     void (*stopping)(void *opaque);
     /* The serial port's other end: dev/legacy/ns16550.h. Under mem_lock(). */
@@ -50,6 +51,9 @@ void machine_free(struct machine *machine);
 /* Loads the kernel and starts the vCPU threads. Errors: those of boot_start, of the engine and of threads; no
  * vCPU runs then. */
 int machine_start(struct machine *machine, struct err *err);
+
+/* The same for a machine whose state was loaded: starts the vCPU threads where they were. */
+int machine_resume_start(struct machine *machine, struct err *err);
 
 /* Asks for the end, with an enum vm_status, an exit-port status or MACHINE_RESET. The first request counts.
  */

@@ -50,6 +50,7 @@ struct machine {
     struct engine *engine;
     struct pc *pc;
     uint64_t tsc_hz;
+    uint64_t frozen_tsc;          /* the host's counter when time was held: saved/machine.c */
     struct x86_state reset_state; /* as the engine gave it at creation */
     _Atomic int stop_status;      /* -1: running */
     char error_text[sizeof(((struct vcpu_exit *)0)->text)];

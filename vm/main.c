@@ -17,6 +17,8 @@
 #include "vm/config.h"
 #include "vm/host.h"
 #include "vm/kernel.h"
+#include "vm/saved/file.h"
+#include "vm/saved/options.h"
 #include "vm/status.h"
 
 static int list_engines(void)
@@ -85,13 +87,20 @@ static int check_memory(uint64_t bytes, struct err *err)
     return 0;
 }
 
-static int run(const struct vm_config *config, struct err *err)
+/* A restored machine needs its kernel's files for a reboot only. */
+static int open_files(const struct vm_config *config, struct boot **ret_boot, struct err *err)
+{
+    struct err missing;
+    int rc = kernel_open(config, false, ret_boot, config->restore ? &missing : err);
+    return config->restore ? 0 : rc;
+}
+
+static int run(const struct vm_config *config, struct saved_reader *saved, struct err *err)
 {
     const struct engine_ops *engine = find_engine(config->engine, err);
     struct boot *boot = NULL;
     struct mem *mem = NULL;
-    if (!engine || check_memory(config->memory_bytes, err) < 0 ||
-        kernel_open(config, false, &boot, err) < 0) {
+    if (!engine || check_memory(config->memory_bytes, err) < 0 || open_files(config, &boot, err) < 0) {
         return VM_STATUS_USAGE;
     }
     int status = VM_STATUS_HOST;
@@ -100,11 +109,27 @@ static int run(const struct vm_config *config, struct err *err)
         err_prefix(err, "engine '%s' can't be used here", engine->name);
         status = VM_STATUS_ENGINE;
     } else if (mem_new(config->memory_bytes, &mem, err) == 0) {
-        status = host_run(config, engine, boot, mem, err);
+        status = host_run(config, engine, boot, mem, saved, err);
     }
     boot_free(boot);
     mem_free(mem);
     return status;
+}
+
+/* The machine's configuration comes from the file, and what belongs to this run from the command line. */
+static int open_saved(struct vm_config *config, struct saved_reader **ret_saved, struct err *err)
+{
+    const struct vm_config run_config = *config;
+    char *path = realpath(config->restore, NULL);
+    if (!path) {
+        return err_sys(err, -errno, "--restore: cannot open '%s'", config->restore);
+    }
+    int rc = saved_open(path, ret_saved, err);
+    if (rc == 0) {
+        rc = saved_options_merge(saved_head(*ret_saved)->config, &run_config, config, err);
+    }
+    config->restore = path;
+    return rc < 0 ? err_prefix(err, "--restore") : 0;
 }
 
 int main(int argc, char **argv)
@@ -124,7 +149,12 @@ int main(int argc, char **argv)
         options_print(stdout, vm_options, vm_option_count);
         return 0;
     }
-    int status = run(&config, &err);
+    struct saved_reader *saved = NULL;
+    int status = VM_STATUS_USAGE;
+    if (!config.restore || open_saved(&config, &saved, &err) == 0) {
+        status = run(&config, saved, &err);
+    }
+    saved_close(saved);
     if (err.code) {
         log_error("%s", err.text);
     }

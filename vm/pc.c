@@ -399,6 +399,16 @@ bool pc_add_device(struct pc *pc, struct device *device)
     return pc->device_count < PC_DEVICES_MAX && add_device(pc, device) == 0;
 }
 
+unsigned pc_devices(const struct pc *pc)
+{
+    return pc->device_count;
+}
+
+struct device *pc_device(struct pc *pc, unsigned index)
+{
+    return pc->devices[index];
+}
+
 struct lapic *pc_lapic(struct pc *pc, unsigned cpu)
 {
     return pc->lapics[cpu];

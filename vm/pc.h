@@ -59,6 +59,10 @@ struct pci_host *pc_pci(struct pc *pc);
  */
 bool pc_add_device(struct pc *pc, struct device *device);
 
+/* All of them, chips too, in the order in which they were made. */
+unsigned pc_devices(const struct pc *pc);
+struct device *pc_device(struct pc *pc, unsigned index);
+
 /* The 8259s' interrupt acknowledge cycle, for struct lapic_cpu. */
 int pc_extint_ack(struct pc *pc);
 struct lapic *pc_lapic(struct pc *pc, unsigned cpu);

@@ -9,6 +9,7 @@
 #include "dev/legacy/hpet.h"
 
 #include "base/clock.h"
+#include "base/state.h"
 #include "base/util.h"
 #include "mem/mem.h"
 
@@ -361,8 +362,31 @@ static unsigned hpet_describe(const struct device *dev, char *buf, unsigned size
     return MIN(len, size);
 }
 
+static void hpet_state(struct device *dev, struct state *s)
+{
+    struct hpet *hpet = CONTAINER_OF(dev, struct hpet, device);
+    state_field(s, "config", &hpet->config);
+    state_field(s, "offset", &hpet->offset);
+    state_field(s, "halted", &hpet->halted);
+    state_require(s, !(hpet->config & ~(uint64_t)(CONFIG_ENABLE | CONFIG_LEGACY)), "config");
+    for (unsigned i = 0; i < HPET_TIMERS; i++) {
+        struct hpet_timer *timer = &hpet->timers[i];
+        state_prefix(s, "timer%u.", i);
+        state_field(s, "config", &timer->config);
+        state_field(s, "comparator", &timer->comparator);
+        state_field(s, "period", &timer->period);
+        state_field(s, "asserted", &timer->asserted);
+        state_require(s, !(timer->config & ~(uint64_t)(T_WRITABLE)), "config");
+    }
+    if (state_loaded(s)) {
+        for (unsigned i = 0; i < HPET_TIMERS; i++) {
+            timer_plan(&hpet->timers[i], 0);
+        }
+    }
+}
+
 static const struct device_ops hpet_device_ops = {
-    .name = "hpet", .reset = hpet_reset, .free = hpet_free, .describe = hpet_describe};
+    .name = "hpet", .reset = hpet_reset, .free = hpet_free, .describe = hpet_describe, .state = hpet_state};
 
 struct hpet *hpet_new(const struct hpet_config *config, struct err *err)
 {

@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "base/clock.h"
+#include "base/state.h"
 #include "base/util.h"
 #include "mem/mem.h"
 
@@ -100,8 +101,26 @@ static unsigned watchdog_describe(const struct device *dev, char *buf, unsigned 
     return MIN((unsigned)MAX(n, 0), size);
 }
 
-static const struct device_ops watchdog_device_ops = {
-    .name = "watchdog", .reset = watchdog_reset, .free = watchdog_free, .describe = watchdog_describe};
+static void watchdog_state(struct device *dev, struct state *s)
+{
+    struct watchdog *dog = CONTAINER_OF(dev, struct watchdog, device);
+    uint64_t deadline_ns = dog->running ? dog->timer.deadline_ns : 0;
+    state_field(s, "running", &dog->running);
+    state_field(s, "fired", &dog->fired);
+    state_field(s, "count", &dog->count);
+    state_field(s, "deadline_ns", &deadline_ns);
+    state_require(s, dog->count <= WATCHDOG_COUNT_MAX, "count");
+    state_require(s, deadline_ns < CLOCK_NEVER / 2, "deadline_ns");
+    if (state_loaded(s) && dog->running) {
+        (void)clock_timer_arm(dog->config.clock, &dog->timer, deadline_ns);
+    }
+}
+
+static const struct device_ops watchdog_device_ops = {.name = "watchdog",
+                                                      .reset = watchdog_reset,
+                                                      .free = watchdog_free,
+                                                      .describe = watchdog_describe,
+                                                      .state = watchdog_state};
 
 struct watchdog *watchdog_new(const struct watchdog_config *config, struct err *err)
 {

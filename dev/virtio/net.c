@@ -15,6 +15,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/state.h"
+
 /* 5.1.3 */
 #define F_CSUM                BIT64(0)
 #define F_GUEST_CSUM          BIT64(1)
@@ -410,6 +412,22 @@ static unsigned net_describe(const struct vdev *dev, char *buf, unsigned size)
     return (unsigned)MAX(n, 0);
 }
 
+static void net_state(struct vdev *dev, struct state *s)
+{
+    struct vnet *net = CONTAINER_OF(dev, struct vnet, dev);
+    uint32_t pairs = net->pairs;
+    state_field(s, "pairs", &pairs);
+    state_field(s, "unplugged", &net->unplugged);
+    state_require(s, pairs <= net->config.pairs, "pairs");
+    state_require(s, !dev->live || pairs >= 1, "pairs");
+    if (state_loaded(s)) {
+        net->pairs = pairs;
+        set_offloads(net, dev->features);
+        update_link(net);
+        net->config.port->ops->readable(net->config.port);
+    }
+}
+
 static const struct vdev_ops net_ops = {
     .name = "virtio-net",
     .id = VIRTIO_ID_NET,
@@ -421,6 +439,7 @@ static const struct vdev_ops net_ops = {
     .needs = net_needs,
     .need_count = ARRAY_SIZE(net_needs),
     .describe = net_describe,
+    .state = net_state,
 };
 
 struct vdev *vnet_new(const struct vnet_config *config, struct err *err)

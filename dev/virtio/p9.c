@@ -288,3 +288,8 @@ void p9_free(struct p9 *p9)
         free(p9);
     }
 }
+
+unsigned p9_fids(const struct p9 *p9)
+{
+    return p9->fid_count;
+}

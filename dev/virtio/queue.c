@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/state.h"
 #include "base/util.h"
 
 #define DESC_BYTES 16u
@@ -89,6 +90,23 @@ void vq_stop(struct vq *vq)
     vq->live = false;
 }
 
+void vq_state(struct vq *vq, struct state *s)
+{
+    bool live = vq->live, broken = vq->broken;
+    state_field(s, "live", &live);
+    state_require(s, !live || vq->live, "live");
+    state_field(s, "broken", &broken);
+    state_field(s, "next_avail", &vq->next_avail);
+    state_field(s, "next_used", &vq->next_used);
+    state_field(s, "signal_used", &vq->signal_used);
+    if (state_loaded(s)) {
+        vq->live = live;
+        if (broken) {
+            vq_break(vq, "it was broken when it was saved");
+        }
+    }
+}
+
 /* --- taking chains --- */
 
 /* Copies a descriptor; the barrier keeps the compiler from reading the guest's memory a second time. */
@@ -120,6 +138,7 @@ static int add_segment(struct vq *vq, struct vq_chain *chain, const struct desc 
     if (count == VQ_SIZE_MAX || *bytes + desc->len > UINT32_MAX) {
         return vq_break(vq, "a chain is too long");
     }
+    mem_ram_prepare(vq->mem, (uint64_t)(ptr - mem_ram_base(vq->mem)), desc->len, write);
     chain->segs[count] = (struct iovec){ptr, desc->len};
     *bytes += desc->len;
     if (write) {

@@ -24,6 +24,8 @@
 
 #include "mem/mem.h"
 
+struct state;
+
 #define VQ_SIZE_MAX 256u /* entries of a ring, and so descriptors of a chain */
 
 /* As the driver wrote it. */
@@ -63,6 +65,9 @@ static inline struct iovec *vq_in(struct vq_chain *chain)
 /* Starts a queue as the driver has set it up. Returns 0, or -EINVAL with vq broken. */
 int vq_start(struct vq *vq, struct mem *mem, const struct vq_setup *setup, bool indirect, bool event_idx);
 void vq_stop(struct vq *vq);
+
+/* Saves or loads a queue's indices; when loading, vq was started as the driver has set it up. */
+void vq_state(struct vq *vq, struct state *s);
 
 /* Takes the next chain. Returns 1, 0 when there is none, or -EBADMSG when the queue is (now) broken. */
 int vq_pop(struct vq *vq, struct vq_chain *chain);

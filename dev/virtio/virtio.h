@@ -84,6 +84,10 @@ struct vdev_ops {
     unsigned need_count;
     /* May be NULL: a line of its own for struct device_ops.describe. */
     unsigned (*describe)(const struct vdev *dev, char *buf, unsigned size);
+    /* Saves or loads what the model has beside queues and configuration; main loop. Nothing is in flight.
+     * When loading, start has not run: this function does what has to be done of it. NULL: there is nothing.
+     */
+    void (*state)(struct vdev *dev, struct state *s);
 };
 
 struct vdev_counters {
@@ -163,5 +167,9 @@ void vdev_run(struct vdev *dev);
 /* Main loop, no vCPU runs: the machine's reset. */
 void vdev_machine_reset(struct vdev *dev);
 unsigned vdev_describe(const struct vdev *dev, char *buf, unsigned size);
+/* Main loop, the vCPUs stand still: does what the guest asked for, and waits until nothing is in flight. */
+void vdev_settle(struct vdev *dev);
+/* Saves or loads, behind vdev_settle or a reset. Loading has all queues kicked. */
+void vdev_state(struct vdev *dev, struct state *s);
 
 #endif
