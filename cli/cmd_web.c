@@ -33,13 +33,8 @@ int cmd_web(struct cli *cli)
     if (rc != CLI_OK) {
         return rc;
     }
-    const char *local = json_string_value(json_object_get(link, "url"));
-    const char *code = json_string_value(json_object_get(link, "code"));
-    if (cli->options.host) {
-        snprintf(url, sizeof(url), "https://%s/#/signin/%s", cli->options.host, code ? code : "");
-    } else {
-        snprintf(url, sizeof(url), "%s", local ? local : "");
-    }
+    const char *text = json_string_value(json_object_get(link, "url"));
+    snprintf(url, sizeof(url), "%s", text ? text : "");
     json_decref(link);
     puts(url);
     fflush(stdout);

@@ -234,7 +234,8 @@ TYPE(model_history, "history", NULL, "History", history_fields, "What an instanc
 
 static const struct field web_fields[] = {
     {"url", FIELD_STRING, F_RO | F_REQUIRED, 1, 256,
-     .about = "a link on this host that signs in once, within five minutes"},
+     .about = "a link that signs in once, within five minutes: on this host, or over TLS where the caller "
+              "came by it"},
     {"code", FIELD_STRING, F_RO | F_REQUIRED, 1, 128, .about = "what the link signs in with"},
 };
 TYPE(model_web, "link", NULL, "WebLink", web_fields, "A one-time link to the web page.");

@@ -49,16 +49,20 @@ int handle_whoami(struct request *request, struct fault *fault)
 
 int handle_web(struct request *request, struct fault *fault)
 {
-    char code[SIGNIN_CODE_LEN + 1], url[128];
+    char code[SIGNIN_CODE_LEN + 1], url[256];
     unsigned port = 0;
     if (!request->open_web) {
         return fault_set(fault, FAULT_UNSUPPORTED, NULL, "there is no page here");
     }
-    if (request->open_web(request->open_web_opaque, &port, fault) < 0 ||
+    if ((!request->host[0] && request->open_web(request->open_web_opaque, &port, fault) < 0) ||
         signin_code(request->core, &request->caller, code, fault) < 0) {
         return -1;
     }
-    snprintf(url, sizeof(url), "http://127.0.0.1:%u/#/signin/%s", port, code);
+    if (request->host[0]) {
+        snprintf(url, sizeof(url), "https://%s/#/signin/%s", request->host, code);
+    } else {
+        snprintf(url, sizeof(url), "http://127.0.0.1:%u/#/signin/%s", port, code);
+    }
     answer_json(request, 201, json_pack("{s:s, s:s}", "url", url, "code", code));
     return 0;
 }

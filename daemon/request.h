@@ -37,6 +37,7 @@ struct request {
     } args[REQUEST_ARGS_MAX];
     unsigned arg_count;
     char *if_match;
+    char host[128]; /* what the caller called this daemon; over TLS alone */
     bool json_type; /* Content-Type says JSON, or nothing */
     char *body_text;
     size_t body_len;

@@ -203,6 +203,9 @@ static int read_head(struct server *server, struct lws *wsi, struct request *req
         return fault_set(fault, FAULT_FORBIDDEN, "open the link that 'fonda web' prints",
                          "this is not the host that was asked for");
     }
+    if (lws_is_ssl(wsi) && lws_hdr_copy(wsi, request->host, sizeof(request->host), WSI_TOKEN_HOST) < 0) {
+        request->host[0] = '\0';
+    }
     request->if_match = header(wsi, WSI_TOKEN_HTTP_IF_MATCH);
     auto_free char *type = header(wsi, WSI_TOKEN_HTTP_CONTENT_TYPE);
     request->json_type = !type || strncasecmp(type, "application/json", 16) == 0 ||
