@@ -30,7 +30,7 @@
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "          \
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
 
-static const struct lws_protocols protocols[];
+static const struct lws_protocols protocols[2];
 
 struct server {
     struct core *core;
@@ -478,30 +478,6 @@ static int finish(struct session *session)
 
 /* ---- the callback ---- */
 
-/* Files of the page are anybody's: what is in them is in the source. False: there is none at this path. */
-static bool answer_asset(struct request *rq, struct lws *wsi)
-{
-    bool reading = strcmp(rq->method, "GET") == 0 || strcmp(rq->method, "HEAD") == 0;
-    rq->asset = reading ? asset_find(rq->path) : NULL;
-    if (!rq->asset) {
-        return false;
-    }
-    auto_free char *known = header(wsi, WSI_TOKEN_HTTP_IF_NONE_MATCH);
-    if (known && strcmp(known, rq->asset->etag) == 0) {
-        answer_text(rq, rq->asset->type, NULL, 0);
-        rq->status = 304;
-        return true;
-    }
-    char *copy = malloc(rq->asset->len);
-    if (!copy) {
-        rq->asset = NULL;
-        return false;
-    }
-    memcpy(copy, rq->asset->gzip, rq->asset->len);
-    answer_text(rq, rq->asset->type, copy, rq->asset->len);
-    return true;
-}
-
 static int open_web(void *opaque, unsigned *ret_port, struct fault *fault)
 {
     struct server *server = opaque;
@@ -537,7 +513,8 @@ static int begin(struct session *session, struct lws *wsi)
     }
     session->request->open_web = open_web;
     session->request->open_web_opaque = session->server;
-    if (answer_asset(session->request, wsi)) {
+    auto_free char *known = header(wsi, WSI_TOKEN_HTTP_IF_NONE_MATCH);
+    if (asset_answer(session->request, known)) {
         session->dispatched = true;
         return respond(session);
     }
@@ -690,7 +667,7 @@ static int callback(struct lws *wsi, enum lws_callback_reasons reason, void *use
     }
 }
 
-static const struct lws_protocols protocols[] = {
+static const struct lws_protocols protocols[2] = {
     {"fonda", callback, sizeof(struct session), 32 * 1024, 0, NULL, 0},
     {NULL, NULL, 0, 0, 0, NULL, 0},
 };

@@ -64,7 +64,9 @@ struct asset {
     const unsigned char *gzip;
     unsigned len;
 };
-const struct asset *asset_find(const char *path); /* NULL: none */
+/* Answers a request for a file of the page: they are anybody's, as what is in them is in the source. known:
+ * the ETag that the browser has, or NULL. False: there is none at this path. */
+bool asset_answer(struct request *request, const char *known);
 
 /* Serves the page on 127.0.0.1, at the port of the last time if there was one (web_listen.c). */
 int web_listen(struct server *server, struct lws_context *context, const struct lws_protocols *protocols,

@@ -62,6 +62,7 @@ export function graph(title, names, format, floor, binary) {
     top.textContent = format(scale);
     left.textContent = to - from > 86400000 ? new Date(from).toLocaleDateString() : clock(from);
     right.textContent = 'now';
+    none.textContent = times.length ? 'not counted here' : 'no samples yet';
     none.hidden = series.some((set) => set.some((v) => v !== null));
     drawing.setAttribute('aria-label', `${title}: ${values.map((v) => v.textContent).join(', ')} now; scale up to ${format(scale)}`);
   };

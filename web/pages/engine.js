@@ -58,7 +58,7 @@ export function engine(name, samples) {
     ['Guest code', 'runs natively, from the cache', () => share('time/running')],
     ['Leaves the cache', 'exits each second', () => sum('exits/')],
     ['Translates', 'new blocks each second', () => one('code/blocks translated')],
-    ['Walks page tables', 'TLB misses each second', () => one('tlb/misses')],
+    ['Page walks', 'TLB misses each second', () => one('tlb/misses')],
     ['Is interrupted', 'interrupts each second', () => one('interrupts/interrupts')],
   ].map(([title, unit, value]) => {
     const number = el('span', {class: 'big'}, '–'), line = spark(), seen = [];
