@@ -108,5 +108,4 @@ int call_job(struct cli *cli, const char *method, const char *path, json_t *body
 /* free() the text. */
 char *url_escape(const char *text);
 
-
 #endif
