@@ -33,7 +33,9 @@ struct cli_options {
     const char *memory, *cpus, *kernel, *append, *engine, *restart, *description, *size, *role, *mode,
         *net_options;
     struct option_list initrds, disks, volumes, networks, publish, shares, labels;
-    bool autostart, no_reboot;
+    bool autostart, no_reboot, timestamps, all;
+    uint64_t tail;
+    const char *signal;
 };
 
 struct client;
@@ -45,6 +47,7 @@ struct cli {
     struct client *client;
     int argc; /* arguments that are no options */
     char **argv;
+    char job_detail[512]; /* why the last job failed; "": it did not */
 };
 
 enum cli_complete { COMPLETE_NONE, COMPLETE_INSTANCES, COMPLETE_JOBS, COMPLETE_VERBS, COMPLETE_FILES };
@@ -77,6 +80,13 @@ int cli_run(int argc, char **argv);
 int cli_engines(int argc, char **argv);
 int cli_image(int argc, char **argv);
 int cli_serve(int argc, char **argv);
+int cli_run_container(int argc, char **argv);
+int cli_exec(int argc, char **argv);
+/* Connects as commands do, by the environment and the context, and calls fn; otherwise the status `failed`.
+ */
+int cli_connected(int (*fn)(struct cli *cli, void *opaque), void *opaque, int failed);
+/* What logs and top are for containers (cmd_container.c). */
+int container_logs(struct cli *cli), container_top(struct cli *cli);
 /* machines.c: over the control sockets of machines that `fonda run --name` started. */
 int cli_vm(int argc, char **argv);
 int cli_save(int argc, char **argv);
@@ -89,7 +99,8 @@ int cmd_create(struct cli *cli), cmd_launch(struct cli *cli), cmd_ps(struct cli 
     cmd_console(struct cli *cli), cmd_job(struct cli *cli), cmd_events(struct cli *cli),
     cmd_audit(struct cli *cli), cmd_object(struct cli *cli), cmd_doctor(struct cli *cli),
     cmd_version(struct cli *cli), cmd_context(struct cli *cli), cmd_web(struct cli *cli),
-    cmd_completion(struct cli *cli), cmd_man(struct cli *cli), cmd_help(struct cli *cli);
+    cmd_completion(struct cli *cli), cmd_attach(struct cli *cli), cmd_kill(struct cli *cli),
+    cmd_wait(struct cli *cli), cmd_cp(struct cli *cli), cmd_man(struct cli *cli), cmd_help(struct cli *cli);
 
 /* ---- help.c ---- */
 void help_command(FILE *out, const struct cli_command *command);

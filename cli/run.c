@@ -48,7 +48,8 @@ static int exec_program(char **argv)
 
 static void print_run_help(void)
 {
-    printf("usage: fonda run DISK [OPTIONS]\n       fonda run --kernel FILE [OPTIONS]\n\n"
+    printf("usage: fonda run DISK [OPTIONS]\n       fonda run --kernel FILE [OPTIONS]\n"
+           "       fonda run --container [OPTIONS] IMAGE [COMMAND...]   (fonda run --container --help)\n\n"
            "Starts a virtual machine and connects this terminal to its serial console. DISK is the first "
            "--disk; "
            "without\n"
@@ -69,12 +70,19 @@ static void print_run_help(void)
            "  fonda run --kernel vmlinuz --initrd test.cpio --append 'console=ttyS0 quiet' --memory 1G\n"
            "  fonda run --kernel tests.elf --serial log.txt --timeout 60 --no-reboot --stats\n"
            "  fonda run --kernel vmlinuz --engine kvm --cpus 2\n"
+           "  fonda run debian.qcow2 --console stdio --serial boot.log\n"
+           "  fonda run debian.qcow2 --port org.qemu.guest_agent.0=unix:/tmp/agent.sock\n"
            "  fonda run --kernel vmlinuz --disk web.qcow2 --name web\n"
            "  fonda run --restore web.fonda --name web\n");
 }
 
 int cli_run(int argc, char **argv)
 {
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
+        if (strcmp(argv[i], "--container") == 0) {
+            return cli_run_container(argc, argv);
+        }
+    }
     struct vm_config config;
     struct err err = {0};
     if (vm_config_parse(argc, argv, 1, &config, &err) < 0) {

@@ -13,7 +13,7 @@
 #include "base/util.h"
 #include "core/core_int.h"
 
-const struct driver_ops *const drivers[] = {&driver_vm, NULL};
+const struct driver_ops *const drivers[] = {&driver_vm, &driver_container, NULL};
 
 const struct driver_ops *driver_find(const char *kind)
 {

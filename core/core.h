@@ -172,6 +172,9 @@ bool job_canceled(const struct job *job);
 int instance_create(struct core *core, json_t *in, const struct caller *caller, char *ret_job,
                     struct fault *fault);
 int instance_start(struct core *core, const char *name, const char *who, char *ret_job, struct fault *fault);
+/* A container whose program waits until somebody attaches; machines start as ever. */
+int instance_start_held(struct core *core, const char *name, const char *who, char *ret_job,
+                        struct fault *fault);
 int instance_stop(struct core *core, const char *name, const json_t *how, const char *who, char *ret_job,
                   struct fault *fault);
 int instance_restart(struct core *core, const char *name, const json_t *how, const char *who, char *ret_job,

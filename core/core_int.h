@@ -77,6 +77,8 @@ void recover_autostart(struct core *core);
 
 /* The name of the instance with this id; free() it. NULL: none. Locked. */
 char *instance_name_of(struct core *core, const char *id);
+/* What a machine has unless said otherwise; a container has no limits. */
+void instance_kind_defaults(json_t *in);
 /* Makes the store's references those of the instance's members. Locked, in a transaction. */
 int instance_link(struct core *core, const json_t *instance, struct fault *fault);
 /* An instance's process ended; status -1: unknown. Locked. */

@@ -3,7 +3,8 @@
  *
  *     HTTP        begin(): method, path, arguments, caller --+--> body --> finish() --> respond() -->
  * writable() |                 | (refused: answered)        +--> parked: waits for a job, a thread upgrade
- * FILTER_PROTOCOL_CONNECTION: origin, caller, role --> ESTABLISHED --> ws_events.c, ws_console.c
+ * FILTER_PROTOCOL_CONNECTION: origin, caller, role --> ESTABLISHED --> ws_events.c, ws_console.c,
+ * ws_stream.c
  *
  * Threads: everything on the main loop, but server_wake(), server_stop() and run_aside().
  */
@@ -446,12 +447,14 @@ static void look_around(struct server *server)
             if (ready(session) && respond(session) < 0) {
                 lws_set_timeout(session->wsi, PENDING_TIMEOUT_USER_OK, LWS_TO_KILL_ASYNC);
             }
-        } else if (session->kind == SESSION_EVENTS  ? events_pending(session)
-                   : session->kind == SESSION_STATS ? stats_pending(session)
-                                                    : console_pending(session)) {
+        } else if (session->kind == SESSION_EVENTS   ? events_pending(session)
+                   : session->kind == SESSION_STATS  ? stats_pending(session)
+                   : session->kind == SESSION_STREAM ? session->stream && stream_pending(session)
+                                                     : console_pending(session)) {
             lws_callback_on_writable(session->wsi);
         }
-        if (session->kind == SESSION_CONSOLE && console_wants_input(session)) {
+        if ((session->kind == SESSION_CONSOLE && console_wants_input(session)) ||
+            (session->kind == SESSION_STREAM && session->stream && stream_wants_input(session))) {
             lws_rx_flow_control(session->wsi, 1);
         }
     }
@@ -601,6 +604,12 @@ static int established(struct server *server, struct session *session, struct lw
         session->kind = SESSION_CONSOLE;
         list_session(session);
         rc = console_open(session, rq.name);
+    } else if (strcmp(route->id, "instanceStream") == 0) {
+        session->kind = SESSION_STREAM;
+        rc = stream_open(session, rq.name);
+        if (rc == 0) {
+            list_session(session);
+        }
     } else if (strcmp(route->id, "streamStats") == 0) {
         session->kind = SESSION_STATS;
         list_session(session);
@@ -645,11 +654,13 @@ static int callback(struct lws *wsi, enum lws_callback_reasons reason, void *use
     case LWS_CALLBACK_FILTER_PROTOCOL_CONNECTION: return filter_upgrade(server, wsi);
     case LWS_CALLBACK_ESTABLISHED: return established(server, session, wsi);
     case LWS_CALLBACK_SERVER_WRITEABLE:
-        return session->kind == SESSION_EVENTS  ? events_writable(session)
-               : session->kind == SESSION_STATS ? stats_writable(session)
-                                                : console_writable(session);
+        return session->kind == SESSION_EVENTS   ? events_writable(session)
+               : session->kind == SESSION_STATS  ? stats_writable(session)
+               : session->kind == SESSION_STREAM ? session->stream ? stream_writable(session) : -1
+                                                 : console_writable(session);
     case LWS_CALLBACK_RECEIVE:
-        if (session->kind == SESSION_CONSOLE && !console_input(session, in, len)) {
+        if ((session->kind == SESSION_CONSOLE && !console_input(session, in, len)) ||
+            (session->kind == SESSION_STREAM && session->stream && !stream_input(session, in, len))) {
             lws_rx_flow_control(wsi, 0);
         }
         return 0;
@@ -657,6 +668,9 @@ static int callback(struct lws *wsi, enum lws_callback_reasons reason, void *use
         if (session && session->established) {
             if (session->console) {
                 console_close(session);
+            }
+            if (session->stream) {
+                stream_close(session);
             }
             stats_close(session);
             unlist_session(session);

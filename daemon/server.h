@@ -1,6 +1,6 @@
 /*
  * fondad's sockets: HTTP and web sockets by libwebsockets, over a unix socket and, where asked for, TLS.
- * Inside daemon/ (server.c: requests; ws_events.c, ws_console.c: web sockets).
+ * Inside daemon/ (server.c: requests; ws_events.c, ws_console.c, ws_stream.c: web sockets).
  */
 #ifndef FONDA_DAEMON_SERVER_H
 #define FONDA_DAEMON_SERVER_H
@@ -15,6 +15,7 @@
 
 struct server;
 struct console;
+struct stream;
 
 struct server_config {
     const char *socket_path;
@@ -22,7 +23,7 @@ struct server_config {
     const char *tls_cert, *tls_key, *tls_client_ca;
 };
 
-enum session_kind { SESSION_HTTP, SESSION_EVENTS, SESSION_STATS, SESSION_CONSOLE };
+enum session_kind { SESSION_HTTP, SESSION_EVENTS, SESSION_STATS, SESSION_CONSOLE, SESSION_STREAM };
 
 /* Per connection; libwebsockets keeps it, zeroed at first. */
 struct session {
@@ -44,6 +45,8 @@ struct session {
     uint64_t job_serial; /* of what was sent */
     char stats_id[32];   /* stats: whose; seq is the last sample sent */
     struct console *console;
+    struct stream *stream;
+    bool opened; /* the stream: its first message came */
 };
 
 /* Listens. Errors: -EADDRINUSE and the like. */
@@ -95,5 +98,12 @@ bool console_pending(struct session *session);
 bool console_input(struct session *session, const void *bytes, size_t len);
 bool console_wants_input(struct session *session);
 void console_close(struct session *session);
+
+int stream_open(struct session *session, const char *instance);
+int stream_writable(struct session *session);
+bool stream_pending(struct session *session);
+bool stream_input(struct session *session, const void *bytes, size_t len);
+bool stream_wants_input(struct session *session);
+void stream_close(struct session *session);
 
 #endif

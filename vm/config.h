@@ -26,6 +26,8 @@ struct vm_config {
     struct option_list withheld;                     /* texts for dev/virtio/feature_names.h */
     const char *rng;                                 /* "on", "off" */
     const char *vsock;                               /* NULL: none */
+    const char *console;                             /* virtio; NULL: none */
+    struct option_list ports;                        /* texts for vm/device_options.h */
     const char *user_data, *meta_data;               /* files of a NoCloud seed; NULL: none */
     bool ephemeral;                                  /* what is written to disks goes with the machine */
     bool balloon;
@@ -38,6 +40,9 @@ struct vm_config {
     uint64_t timeout_s;     /* 0: none */
     bool stats, no_reboot, help;
 };
+
+/* Whether the terminal belongs to the virtio console instead of the serial port. */
+bool vm_config_console_on_terminal(const struct vm_config *config);
 
 extern const struct option_spec vm_options[];
 extern const unsigned vm_option_count;

@@ -32,14 +32,17 @@ struct host {
     struct clock *clock;
     struct machine *machine;
     struct devices *devices;
-    struct output *output; /* NULL: --serial none */
+    struct output *terminal; /* NULL: nothing is on it */
+    struct output *serial;   /* NULL: none; may be the terminal's */
+    bool console_on_terminal;
 
     uv_loop_t loop;
     uv_poll_t timer_poll, input_poll;
     uv_timer_t timeout;
     uv_signal_t signals[HOST_END_SIGNALS];
     uv_async_t async;
-    _Atomic bool stop_wanted, input_wanted; /* why async was sent */
+    uv_signal_t resized;
+    _Atomic bool stop_wanted, input_wanted, output_room; /* why async was sent */
 
     int timer_fd;
     pthread_mutex_t timer_lock; /* the deadline's reading and the timer's setting are one step */

@@ -21,7 +21,8 @@
 #include "vm/boot/boot.h"
 
 /* A stop that is none: the guest asked for a reset. Beyond every enum vm_status and exit-port status. */
-#define MACHINE_RESET 0x10000
+#define MACHINE_RESET    0x10000
+#define MACHINE_WATCHDOG 0x10001 /* a reset by the watchdog */
 
 struct machine;
 struct clock;

@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/close_range.h>
 #include <malloc.h>
 #include <signal.h>
 #include <stddef.h>
@@ -297,6 +298,8 @@ int main(int argc, char **argv)
             return STATUS_FAILED;
         }
     }
+    /* What it was started with, such as a lock, ends with it: nothing it starts gets that. */
+    (void)close_range(3, ~0u, CLOSE_RANGE_CLOEXEC);
     int rc = options_parse(specs, ARRAY_SIZE(specs), argc, argv, 1, &m.o, &err);
     if (m.o.help) {
         usage(stdout);

@@ -378,7 +378,7 @@ struct bt_vcpu {
         uint64_t ptr;  /* host address of the operand's first byte */
         _Alignas(64) uint8_t buf[4096 + 128];
     } bounce;
-    uint64_t kmask; /* opmask register of a masked memory operand */
+    uint64_t kmask;                     /* opmask register of a masked memory operand */
     _Alignas(64) uint8_t crossing[128]; /* copy of a load's operand that lies on two pages */
 
     /* Ours. */

@@ -2,6 +2,7 @@
 import os
 import random
 import re
+import socket
 import subprocess
 import time
 
@@ -112,5 +113,41 @@ def test_ephemeral(m):
         vm.wait()
         after = subprocess.run(['sha256sum', disk], capture_output=True, check=True).stdout
         check_equal(after, before, 'the disk')
+    finally:
+        vm.close()
+
+
+def test_ports(m):
+    """A channel to the host works behind a restore; the guest learns that whoever had it open before is gone."""
+    agent = m.path('agent')
+    vm, _ = start(m, '--port', 'agent=unix:' + agent)
+
+    def say(line):
+        """Sends a line as a program of the host's; returns what the guest answers."""
+        with socket.socket(socket.AF_UNIX) as conn:
+            conn.settimeout(60)
+            conn.connect(agent)
+            conn.sendall(line)
+            return conn.makefile('rb').readline()
+
+    try:
+        vm.command('a=/dev/$(cd /sys/class/virtio-ports; grep -lx agent */name | cut -d/ -f1); echo $a')
+        vm.send('(exec 5<>$a; while true; do if read x <&5; then echo "answer $x" >&5; else usleep 50000; fi; done) & sleep 1\n')
+        check_equal(say(b'one\n'), b'answer one\n', 'before')
+        with socket.socket(socket.AF_UNIX) as left:
+            left.connect(agent)
+            path = m.path('ports.fonda')
+            vm.save(path)
+            check_equal(vm.wait(), OFF, 'status of the saved machine')
+        vm.close()
+        vm = Vm(m, '--restore', path)
+        with vm.control() as control:
+            control.call('status')
+        check_equal(say(b'two\n'), b'answer two\n', 'behind the restore')
+        check_equal(say(b'three\n'), b'answer three\n', 'and again')
+        check_well(vm)
+        with vm.control() as control:
+            control.call('quit')
+        vm.wait()
     finally:
         vm.close()
