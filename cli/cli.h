@@ -28,7 +28,7 @@ enum cli_format { FORMAT_TABLE, FORMAT_JSON, FORMAT_YAML, FORMAT_CSV };
 /* Everything that any command takes; a command's entry names which. */
 struct cli_options {
     const char *state, *host, *context, *format, *filter, *sort, *token, *ca, *cert, *key;
-    bool quiet, no_wait, force, follow, start, help, insecure;
+    bool quiet, no_wait, no_open, force, follow, start, help, insecure;
     uint64_t timeout, limit, after;
     const char *memory, *cpus, *kernel, *append, *engine, *restart, *description, *size, *role, *mode,
         *net_options;
@@ -106,9 +106,9 @@ int cmd_create(struct cli *cli), cmd_launch(struct cli *cli), cmd_ps(struct cli 
     cmd_set(struct cli *cli), cmd_logs(struct cli *cli), cmd_stats(struct cli *cli), cmd_top(struct cli *cli),
     cmd_console(struct cli *cli), cmd_job(struct cli *cli), cmd_events(struct cli *cli),
     cmd_audit(struct cli *cli), cmd_object(struct cli *cli), cmd_doctor(struct cli *cli),
-    cmd_version(struct cli *cli), cmd_context(struct cli *cli), cmd_completion(struct cli *cli),
-    cmd_attach(struct cli *cli), cmd_kill(struct cli *cli), cmd_wait(struct cli *cli),
-    cmd_cp(struct cli *cli), cmd_man(struct cli *cli), cmd_help(struct cli *cli);
+    cmd_version(struct cli *cli), cmd_context(struct cli *cli), cmd_web(struct cli *cli),
+    cmd_completion(struct cli *cli), cmd_attach(struct cli *cli), cmd_kill(struct cli *cli),
+    cmd_wait(struct cli *cli), cmd_cp(struct cli *cli), cmd_man(struct cli *cli), cmd_help(struct cli *cli);
 
 /* ---- help.c ---- */
 void help_command(FILE *out, const struct cli_command *command);

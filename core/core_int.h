@@ -14,6 +14,14 @@ struct watched {
     int pidfd;
 };
 
+struct signin {
+    char code[SIGNIN_CODE_LEN + 1], user[64];
+    bool local;
+    uint64_t expires_ms; /* monotonic; 0: free */
+};
+
+struct track;
+
 struct core {
     struct core_config config;
     char *state_dir;
@@ -31,6 +39,17 @@ struct core {
     bool closing;
     unsigned trim_in; /* events until the next trim */
 
+    uint64_t job_serial;
+
+    /* signin.c */
+    struct signin signins[16];
+
+    /* history.c */
+    struct track *tracks;
+    pthread_t sampler;
+    pthread_cond_t sampler_cond;
+    bool sampling;
+
     /* supervise.c */
     pthread_t supervisor;
     bool supervising;
@@ -41,6 +60,9 @@ struct core {
 
 int jobs_open(struct core *core, struct err *err); /* ends those of the last daemon; starts workers */
 void jobs_close(struct core *core);
+
+int history_open(struct core *core, struct err *err);
+void history_close(struct core *core);
 
 int supervise_open(struct core *core, struct err *err);
 void supervise_close(struct core *core);

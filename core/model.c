@@ -295,6 +295,32 @@ static const struct field stats_fields[] = {
 };
 TYPE(model_stats, "stats", NULL, "Stats", stats_fields, "What an instance uses.");
 
+static const char *const spans[] = {"hour", "day", "month", NULL};
+static const struct field history_fields[] = {
+    {"span", FIELD_ENUM, F_RO | F_REQUIRED, .values = spans, .about = "how far back"},
+    {"step_ms", FIELD_INT, F_RO | F_REQUIRED, 1, NUMBER_MAX, .about = "between two records"},
+    {"time_ms", FIELD_ANY, F_RO | F_REQUIRED,
+     .about = "when, since 1970; records that are not there are left out"},
+    {"series", FIELD_ANY, F_RO | F_REQUIRED,
+     .about =
+         "for each column as many numbers (null: unknown): cpu (seconds per second), memory (bytes), the "
+         "rest per second"},
+};
+TYPE(model_history, "history", NULL, "History", history_fields, "What an instance used.");
+
+static const struct field web_fields[] = {
+    {"url", FIELD_STRING, F_RO | F_REQUIRED, 1, 256,
+     .about = "a link that signs in once, within five minutes: on this host, or over TLS where the caller "
+              "came by it"},
+    {"code", FIELD_STRING, F_RO | F_REQUIRED, 1, 128, .about = "what the link signs in with"},
+};
+TYPE(model_web, "link", NULL, "WebLink", web_fields, "A one-time link to the web page.");
+
+static const struct field signin_fields[] = {
+    {"code", FIELD_STRING, F_REQUIRED, 1, 128, .about = "the code of a one-time link"},
+};
+TYPE(model_signin, "sign-in", NULL, "SignIn", signin_fields, "A one-time code.");
+
 static const struct field host_fields[] = {
     {"version", FIELD_STRING, F_RO | F_REQUIRED, 1, 64, .about = "of the daemon"},
     {"pid", FIELD_INT, F_RO | F_REQUIRED, 1, NUMBER_MAX, .about = "of the daemon"},
@@ -323,8 +349,8 @@ static const struct field problem_fields[] = {
 TYPE(model_problem, "problem", NULL, "Problem", problem_fields, "Why a request was refused (RFC 9457).");
 
 const struct object_type *const model_types[] = {
-    &model_instance, &model_image,  &model_volume,  &model_network, &model_user,   &model_job,
-    &model_event,    &model_audit,  &model_error,   &model_stop,    &model_rename, &model_clone,
-    &model_start,    &model_kill,   &model_wait,    &model_top,     &model_token,  &model_stats,
-    &model_host,     &model_whoami, &model_problem, NULL,
+    &model_instance, &model_image, &model_volume, &model_network, &model_user,  &model_job,    &model_event,
+    &model_audit,    &model_error, &model_stop,   &model_rename,  &model_clone, &model_start,  &model_kill,
+    &model_wait,     &model_top,   &model_token,  &model_stats,   &model_host,  &model_whoami, &model_problem,
+    &model_history,  &model_web,   &model_signin, NULL,
 };

@@ -205,6 +205,17 @@ int handle_instance_stats(struct request *request, struct fault *fault)
     return rc;
 }
 
+int handle_instance_history(struct request *request, struct fault *fault)
+{
+    const char *span = request_arg(request, "span");
+    json_t *history = NULL;
+    if (history_read(request->core, request->name, span ? span : "hour", &history, fault) < 0) {
+        return -1;
+    }
+    answer_json(request, 200, history);
+    return 0;
+}
+
 #define LOG_BYTES     (64u * 1024)
 #define LOG_BYTES_MAX (1024u * 1024)
 

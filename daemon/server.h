@@ -23,7 +23,7 @@ struct server_config {
     const char *tls_cert, *tls_key, *tls_client_ca;
 };
 
-enum session_kind { SESSION_HTTP, SESSION_EVENTS, SESSION_CONSOLE, SESSION_STREAM };
+enum session_kind { SESSION_HTTP, SESSION_EVENTS, SESSION_STATS, SESSION_CONSOLE, SESSION_STREAM };
 
 /* Per connection; libwebsockets keeps it, zeroed at first. */
 struct session {
@@ -41,6 +41,9 @@ struct session {
     bool established;
     uint64_t seq; /* events: the last one sent */
     bool overflow;
+    bool jobs;           /* events: progress of jobs too */
+    uint64_t job_serial; /* of what was sent */
+    char stats_id[32];   /* stats: whose; seq is the last sample sent */
     struct console *console;
     struct stream *stream;
     bool opened; /* the stream: its first message came */
@@ -57,11 +60,36 @@ void server_free(struct server *server);
 
 struct core *server_core(struct server *server);
 
+/* ---- the web page (assets.c; the files are in web/) ---- */
+
+struct asset {
+    const char *path, *type, *etag;
+    const unsigned char *gzip;
+    unsigned len;
+};
+/* Answers a request for a file of the page: they are anybody's, as what is in them is in the source. known:
+ * the ETag that the browser has, or NULL. False: there is none at this path. */
+bool asset_answer(struct request *request, const char *known);
+
+/* Serves the page on 127.0.0.1, at the port of the last time if there was one (web_listen.c). */
+int web_listen(struct server *server, struct lws_context *context, const struct lws_protocols *protocols,
+               unsigned *ret_port, struct err *err);
+/* The same when the daemon starts, where it was so when the last one ended. */
+void web_listen_again(struct server *server, struct lws_context *context,
+                      const struct lws_protocols *protocols);
+/* Whether a connection to the page's port names this host: others were led here by a foreign name. */
+bool web_host_ok(struct lws *wsi);
+
 /* ---- web sockets: on the main loop ---- */
 
-int events_open(struct session *session, uint64_t after);
+int events_open(struct session *session, uint64_t after, bool jobs);
 int events_writable(struct session *session); /* -1: close */
 bool events_pending(struct session *session);
+
+int stats_open(struct session *session, const char *instance);
+int stats_writable(struct session *session);
+bool stats_pending(struct session *session);
+void stats_close(struct session *session);
 
 int console_open(struct session *session, const char *instance);
 int console_writable(struct session *session);
