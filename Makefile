@@ -40,7 +40,7 @@ run: all
 test: all
 	@tools/install-deps test
 	@tools/fetch-guest $(BUILD)/guest devices storage soak
-	@tools/run-tests --build $(BUILD)
+	@tools/run-tests --build $(BUILD) $(TEST_OPTIONS)
 
 test-container: all
 	@tools/install-deps test

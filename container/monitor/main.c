@@ -306,7 +306,7 @@ int main(int argc, char **argv)
         return 0;
     }
     rc = rc < 0 ? rc : rc < argc ? err_set(&err, -EINVAL, "'%s' is not an option", argv[rc]) : 0;
-    if (rc < 0 || (rc = check_options(&m, &err)) < 0 || (rc = read_config(&m, &err)) < 0) {
+    if (rc < 0 || check_options(&m, &err) < 0 || read_config(&m, &err) < 0) {
         log_error("%s", err.text);
         return STATUS_USAGE;
     }
