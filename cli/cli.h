@@ -94,8 +94,8 @@ int cli_snapshot(int argc, char **argv);
 /* debug.c */
 int cli_debug(int argc, char **argv);
 
-/* machines.c: a request to a named machine; params is taken over. Returns the exit status, having said what went
- * wrong; ret_result may be NULL. */
+/* machines.c: a request to a named machine; params is taken over. Returns the exit status, having said what
+ * went wrong; ret_result may be NULL. */
 int cli_machine_request(const char *name, const char *method, json_t *params, json_t **ret_result);
 /* run.c: becomes the program that argv[0] names. */
 int cli_become_program(char **argv);

@@ -79,11 +79,10 @@ static int read_env_file(const char *path, json_t *env, struct err *err)
     FILE *file = fopen(path, "re");
     char *line = NULL;
     size_t room = 0;
-    ssize_t len;
     if (!file) {
         return err_sys(err, -errno, "cannot open '%s'", path);
     }
-    while ((len = getline(&line, &room, file)) >= 0) {
+    while (getline(&line, &room, file) >= 0) {
         line[strcspn(line, "\r\n")] = '\0';
         const char *own = strchr(line, '=') ? line : NULL;
         if (line[0] && line[0] != '#') {

@@ -145,7 +145,7 @@ static bool frame(void *opaque, bool binary, bool first, bool final, const char 
         return true;
     }
     if (first && len) {
-        s->channel = bytes[0];
+        s->channel = (unsigned char)bytes[0];
         bytes++;
         len--;
     }

@@ -57,8 +57,8 @@ enum exit_reason {
 
 enum engine_point_kind { ENGINE_POINT_EXEC, ENGINE_POINT_WRITE, ENGINE_POINT_READ, ENGINE_POINT_ACCESS };
 
-/* A place to stop at, by linear address, in every address space. EXEC stops before the instruction that starts
- * at va, the others behind one that accesses any of the bytes [va, va + size). */
+/* A place to stop at, by linear address, in every address space. EXEC stops before the instruction that
+ * starts at va, the others behind one that accesses any of the bytes [va, va + size). */
 struct engine_point {
     uint64_t va;
     uint32_t size;
@@ -134,7 +134,8 @@ struct engine_ops {
     /* A non-maskable interrupt, delivered when NMIs are not blocked. */
     void (*nmi)(struct vcpu *vcpu);
 
-    /* Debugging; called while the vCPU stands still, by the thread that holds it there (so is get_state then).
+    /* Debugging; called while the vCPU stands still, by the thread that holds it there (so is get_state
+     * then).
      *
      * set_debug replaces what was asked for before; nothing (step false, no points) turns debugging off.
      * Errors: -ENOSPC when the engine has not that many points, -ENOTSUP when not this kind.
@@ -147,8 +148,8 @@ struct engine_ops {
      * count_blocks: what is translated from now on counts its runs (all is translated anew), or not. */
     int (*translation)(struct vcpu *vcpu, uint64_t rip, char *buf, size_t size);
     void (*count_blocks)(struct vcpu *vcpu, bool on);
-    /* The same for bytes that are in no guest; bits is 16, 32 or 64. Errors: -EINVAL: they end in the middle of
-     * an instruction (the text then has what came before). */
+    /* The same for bytes that are in no guest; bits is 16, 32 or 64. Errors: -EINVAL: they end in the middle
+     * of an instruction (the text then has what came before). */
     int (*translate_bytes)(const uint8_t *bytes, size_t len, unsigned bits, char *buf, size_t size,
                            struct err *err);
 

@@ -80,7 +80,8 @@ const struct option_spec vm_options[] = {
         "KIND[INDEX]:FEATURE[,FEATURE]...; net:mrg_rxbuf, blk0:flush,\n"
         "all:event_idx"),
     OPT("gdb", OPTION_STRING, gdb, 0, 0, "WHERE",
-        "let gdb connect to this port of 127.0.0.1 (0: a free one), or to\nunix:PATH; there: target remote :PORT"),
+        "let gdb connect to this port of 127.0.0.1 (0: a free one), or to\nunix:PATH; there: target remote "
+        ":PORT"),
     OPT("gdb-wait", OPTION_FLAG, gdb_wait, 0, 0, NULL, "start only when gdb says continue"),
     OPT("timeout", OPTION_UINT, timeout_s, 1, 86400ull * 365, "S",
         "end the machine after S seconds, with status 124"),

@@ -1,6 +1,6 @@
 /*
- * The values of --disk, --net, --share, --console and --port, taken apart: "FILE,key=value,flag". Shared by `fonda run` and
- * fonda-vmm.
+ * The values of --disk, --net, --share, --console and --port, taken apart: "FILE,key=value,flag". Shared by
+ * `fonda run` and fonda-vmm.
  */
 #ifndef FONDA_VM_DEVICE_OPTIONS_H
 #define FONDA_VM_DEVICE_OPTIONS_H

@@ -387,7 +387,9 @@ static int open_terminal(struct host *host, struct err *err)
         return err_sys(err, -errno, "cannot use the standard output");
     }
     rc = output_new(fd, on_terminal_room, host, &host->terminal, err);
-    fd = rc == 0 ? -1 : fd;
+    if (rc == 0) {
+        (void)take_fd(&fd);
+    }
     return rc;
 }
 
@@ -406,7 +408,9 @@ static int open_serial(struct host *host, struct err *err)
         return err_sys(err, -errno, "--serial: cannot open '%s'", where);
     }
     int rc = output_new(fd, on_serial_drained, host, &host->serial, err);
-    fd = rc == 0 ? -1 : fd;
+    if (rc == 0) {
+        (void)take_fd(&fd);
+    }
     return rc;
 }
 

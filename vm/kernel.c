@@ -49,7 +49,7 @@ static int open_found(const struct vm_config *config, const char *disk, const st
 int kernel_open(const struct vm_config *config, bool disk_in_use, struct boot **ret_boot, struct err *err)
 {
     struct disk_options disk;
-    struct bootdisk found;
+    struct bootdisk found = {0};
     if (config->kernel) {
         const struct boot_config boot = {.kernel_path = config->kernel,
                                          .initrd_paths = config->initrds.values,

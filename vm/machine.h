@@ -41,7 +41,8 @@ struct machine_config {
     /* The serial port's other end: dev/legacy/ns16550.h. Under mem_lock(). */
     size_t (*serial_sink)(void *opaque, const uint8_t *bytes, size_t len);
     void (*serial_room)(void *opaque);
-    /* A vCPU stopped for a debugger (debug.h). A vCPU's thread; must not block. NULL: nobody wants to know. */
+    /* A vCPU stopped for a debugger (debug.h). A vCPU's thread; must not block. NULL: nobody wants to know.
+     */
     void (*debug_stopped)(void *opaque);
     void *opaque;
 };

@@ -154,7 +154,7 @@ static json_t *balloon_stats(struct vdev *balloon)
     struct vbal_info info;
     vbal_get_info(balloon, &info);
     return json_pack("{s:I, s:I, s:I, s:I}", "target_bytes", (json_int_t)info.target_pages * 4096,
-                     "actual_bytes", (json_int_t)(info.actual_pages * 4096), "given_bytes",
+                     "actual_bytes", (json_int_t)info.actual_pages * 4096, "given_bytes",
                      (json_int_t)info.given_bytes, "reported_bytes", (json_int_t)info.reported_bytes);
 }
 

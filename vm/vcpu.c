@@ -207,7 +207,8 @@ static void awake(struct machine_vcpu *mv)
 
 static bool must_stand_still(const struct machine_vcpu *mv)
 {
-    return (machine_pause_reasons(mv->machine) || atomic_load(&mv->debug_held)) && !machine_stopping(mv->machine);
+    return (machine_pause_reasons(mv->machine) || atomic_load(&mv->debug_held)) &&
+           !machine_stopping(mv->machine);
 }
 
 /* Sleeps until there is a request, an NMI, or (where it counts) an interrupt. A pause lets none of them

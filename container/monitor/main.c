@@ -317,7 +317,7 @@ int main(int argc, char **argv)
         (void)mkdir(m.o.oci_root, 0700); /* fonda-oci says what is wrong with it */
         m.o.oci_root = absolute(m.o.oci_root, root);
     }
-    if ((rc = open_dir(&m, &err)) < 0 || (!m.o.foreground && pipe2(report, O_CLOEXEC) < 0)) {
+    if (open_dir(&m, &err) < 0 || (!m.o.foreground && pipe2(report, O_CLOEXEC) < 0)) {
         log_error("%s", err.text);
         return STATUS_FAILED;
     }

@@ -227,7 +227,7 @@ struct bt_block {
     struct bt_exit *exits; /* nexits of them */
     uint8_t nexits;
     struct bt_cell *count; /* its target is how often the block ran; NULL: not counted */
-    struct bt_map *map; /* insns entries, in code order */
+    struct bt_map *map;    /* insns entries, in code order */
 };
 
 /* --- jump cache --- */
@@ -429,10 +429,10 @@ struct bt_vcpu {
     bool fill_jc;              /* enter the next block in the jump cache */
     bool raised;               /* cpu.exc is to be delivered */
     bool killed;               /* a block was invalidated: maybe the current one */
-    bool no_step;            /* the instruction entered an interrupt handler: no single-step trap behind it */
-    bool mid_string;         /* BT_AGAIN is between two elements of a string instruction */
-    unsigned pauses;         /* PAUSE instructions executed */
-    uint64_t data_hits;      /* DR6 bits of data breakpoints hit by the current instruction */
+    bool no_step;       /* the instruction entered an interrupt handler: no single-step trap behind it */
+    bool mid_string;    /* BT_AGAIN is between two elements of a string instruction */
+    unsigned pauses;    /* PAUSE instructions executed */
+    uint64_t data_hits; /* DR6 bits of data breakpoints hit by the current instruction */
     struct engine_debug debug; /* what a debugger asked for */
     bool debug_exec;           /* some points are EXEC: blocks end before them */
     bool debug_alone;          /* stepping or watching: one instruction at a time */

@@ -82,8 +82,8 @@ static int string_linear(struct bt_vcpu *v, const struct bt_op *op, unsigned seg
 /* Whether whole chunks may be done by host address: no limits to check per element, no breakpoints. */
 static bool chunks_allowed(const struct bt_vcpu *v, const struct bt_op *op)
 {
-    return (v->mode & (BT_MODE_CODE64 | BT_MODE_FLAT)) && op->addrsize >= 4 && !(v->cpu.s.dr7 & 0xff) && !v->debug_alone &&
-           !(v->cpu.s.rflags & X86_TF) && !bt_alignment_checked(v);
+    return (v->mode & (BT_MODE_CODE64 | BT_MODE_FLAT)) && op->addrsize >= 4 && !(v->cpu.s.dr7 & 0xff) &&
+           !v->debug_alone && !(v->cpu.s.rflags & X86_TF) && !bt_alignment_checked(v);
 }
 
 /* Keeps 32-bit offsets from wrapping inside of a chunk. */

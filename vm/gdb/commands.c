@@ -331,7 +331,7 @@ static void describe_thread(struct gdb *gdb, const char *at)
 
 static void resume(struct gdb *gdb, const enum gdb_action *actions)
 {
-    for (unsigned i = 0; i < gdb->target.cpus; i++) {
+    for (unsigned i = 0; i < MIN(gdb->target.cpus, VM_CPUS_MAX); i++) {
         if (actions[i] == GDB_STEP) {
             gdb->resume_cpu = i;
         }
@@ -347,7 +347,7 @@ static void resume(struct gdb *gdb, const enum gdb_action *actions)
 /* c, s, C, S: all vCPUs run on, one of them perhaps by a step. A signal means nothing to a machine. */
 static void resume_simply(struct gdb *gdb, bool step)
 {
-    enum gdb_action actions[VM_CPUS_MAX];
+    enum gdb_action actions[VM_CPUS_MAX] = {GDB_HOLD};
     for (unsigned i = 0; i < gdb->target.cpus; i++) {
         actions[i] = step ? GDB_HOLD : GDB_CONTINUE;
     }
@@ -360,7 +360,7 @@ static void resume_simply(struct gdb *gdb, bool step)
 /* "vCont;action[:thread]...": the leftmost action that fits a thread counts; without one it stays. */
 static void resume_by_thread(struct gdb *gdb, const char *at)
 {
-    enum gdb_action actions[VM_CPUS_MAX];
+    enum gdb_action actions[VM_CPUS_MAX] = {GDB_HOLD};
     bool chosen[VM_CPUS_MAX] = {false};
     bool any = false;
     for (unsigned i = 0; i < gdb->target.cpus; i++) {
