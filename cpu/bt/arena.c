@@ -24,9 +24,10 @@
 #define BYTES_PER_BLOCK 96
 #define BYTES_PER_MAP   12
 #define BYTES_PER_CELL  192
+#define BYTES_PER_SITE  96
 
 struct layout {
-    size_t vcpu, tlb, jc, cells, ops, stack, code; /* bytes */
+    size_t vcpu, tlb, jc, cells, sites, site_infos, site_list, ops, stack, code; /* bytes */
     size_t total;
 };
 
@@ -36,10 +37,15 @@ static void lay_out(struct layout *l, size_t code_bytes)
     l->tlb = align_up(sizeof(struct bt_tlb) * BT_MMU_COUNT, MEM_PAGE_SIZE);
     l->jc = align_up(sizeof(struct bt_jc_entry) << BT_JC_BITS, MEM_PAGE_SIZE);
     l->cells = align_up(sizeof(struct bt_cell) * (code_bytes / BYTES_PER_CELL), MEM_PAGE_SIZE);
+    size_t sites = code_bytes / BYTES_PER_SITE;
+    l->sites = align_up(sites * sizeof(struct bt_site), MEM_PAGE_SIZE);
+    l->site_infos = align_up(sites * sizeof(struct bt_site_info), MEM_PAGE_SIZE);
+    l->site_list = align_up(sites * sizeof(uint32_t), MEM_PAGE_SIZE);
     l->ops = align_up(code_bytes / 4, MEM_PAGE_SIZE);
     l->stack = RET_STACK;
     l->code = align_up(code_bytes, MEM_PAGE_SIZE);
-    l->total = l->vcpu + l->tlb + l->jc + l->cells + l->ops + l->stack + l->code;
+    l->total = l->vcpu + l->tlb + l->jc + l->cells + l->sites + l->site_infos + l->site_list + l->ops +
+               l->stack + l->code;
 }
 
 static uint8_t *map_low(size_t bytes)
@@ -134,6 +140,13 @@ struct bt_vcpu *bt_arena_new(struct bt_engine *engine, unsigned index, struct er
     v->cells = (struct bt_cell *)(void *)p;
     v->cells_max = (uint32_t)(l.cells / sizeof(struct bt_cell));
     p += l.cells;
+    v->sites = (struct bt_site *)(void *)p;
+    v->sites_max = (uint32_t)(code_bytes / BYTES_PER_SITE);
+    p += l.sites;
+    v->site_infos = (struct bt_site_info *)(void *)p;
+    p += l.site_infos;
+    v->site_list = (uint32_t *)(void *)p;
+    p += l.site_list;
     v->ops = p;
     v->ops_size = (uint32_t)l.ops;
     p += l.ops;

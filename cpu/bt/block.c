@@ -194,6 +194,13 @@ bool bt_code_overlaps(struct bt_vcpu *v, uint64_t ram, uint64_t len)
     return false;
 }
 
+void bt_block_drop(struct bt_vcpu *v, struct bt_block *b)
+{
+    if (!b->dead) {
+        block_kill(v, b);
+    }
+}
+
 void bt_code_written(struct bt_vcpu *v, uint64_t ram, uint64_t len)
 {
     uint64_t end = ram + len;
@@ -239,6 +246,7 @@ void bt_code_flush(struct bt_vcpu *v)
     v->maps_used = 0;
     v->cells_used = 0;
     v->exits_used = 0;
+    bt_sites_forget(v);
     v->ret_rsp = v->ret_bottom;
     v->site = 0;
     v->enter_target = NULL;
@@ -378,43 +386,73 @@ static struct bt_block *block_new(struct bt_vcpu *v, uint64_t linear, uint64_t r
     }
 }
 
-struct bt_block *bt_block_get(struct bt_vcpu *v, uint32_t mode)
+/* Where the current RIP leads: linear address and RAM offset (UINT64_MAX: not RAM). False: a fault, in
+ * cpu.exc. */
+static bool fetch(struct bt_vcpu *v, uint32_t mode, uint64_t *ret_linear, uint64_t *ret_ram)
 {
     struct x86_cpu *cpu = &v->cpu;
     uint64_t rip = cpu->s.rip, linear = rip;
     if (mode & BT_MODE_CODE64) {
         if (!x86_is_canonical(rip)) {
             x86_raise_error(cpu, X86_GP, 0);
-            return NULL;
+            return false;
         }
     } else {
         if (rip > cpu->s.seg[X86_CS].limit) {
             x86_raise_error(cpu, X86_GP, 0);
-            return NULL;
+            return false;
         }
         linear = (rip + cpu->s.seg[X86_CS].base) & UINT32_MAX;
     }
     uint64_t page_ram;
     if (fetch_page(v, linear, &page_ram) < 0) {
-        return NULL;
+        return false;
     }
-    uint64_t ram = page_ram == UINT64_MAX ? UINT64_MAX : page_ram + linear % MEM_PAGE_SIZE;
-    if (ram != UINT64_MAX) {
-        for (struct bt_block *b = v->hash[hash_of(ram, rip, mode)]; b; b = b->hash_next) {
-            if (b->ram != ram || b->rip != rip || b->mode != mode) {
+    *ret_linear = linear;
+    *ret_ram = page_ram == UINT64_MAX ? UINT64_MAX : page_ram + linear % MEM_PAGE_SIZE;
+    return true;
+}
+
+/* 1: *ret is the block; 0: there is none; -1: a fault, in cpu.exc. */
+static int look_up(struct bt_vcpu *v, uint64_t linear, uint64_t ram, uint32_t mode, struct bt_block **ret)
+{
+    uint64_t rip = v->cpu.s.rip;
+    if (ram == UINT64_MAX) {
+        return 0;
+    }
+    for (struct bt_block *b = v->hash[hash_of(ram, rip, mode)]; b; b = b->hash_next) {
+        if (b->ram != ram || b->rip != rip || b->mode != mode) {
+            continue;
+        }
+        if (b->ram2 != UINT64_MAX) {
+            uint64_t ram2;
+            if (fetch_page(v, (linear | (MEM_PAGE_SIZE - 1)) + 1, &ram2) < 0) {
+                return -1;
+            }
+            if (ram2 != b->ram2) {
                 continue;
             }
-            if (b->ram2 != UINT64_MAX) {
-                uint64_t ram2;
-                if (fetch_page(v, (linear | (MEM_PAGE_SIZE - 1)) + 1, &ram2) < 0) {
-                    return NULL;
-                }
-                if (ram2 != b->ram2) {
-                    continue;
-                }
-            }
-            return b;
         }
+        *ret = b;
+        return 1;
     }
-    return block_new(v, linear, ram, mode);
+    return 0;
+}
+
+struct bt_block *bt_block_find(struct bt_vcpu *v, uint32_t mode)
+{
+    struct bt_block *b;
+    uint64_t linear, ram;
+    return fetch(v, mode, &linear, &ram) && look_up(v, linear, ram, mode, &b) == 1 ? b : NULL;
+}
+
+struct bt_block *bt_block_get(struct bt_vcpu *v, uint32_t mode)
+{
+    struct bt_block *b;
+    uint64_t linear, ram;
+    if (!fetch(v, mode, &linear, &ram)) {
+        return NULL;
+    }
+    int r = look_up(v, linear, ram, mode, &b);
+    return r < 0 ? NULL : r == 1 ? b : block_new(v, linear, ram, mode);
 }

@@ -18,6 +18,7 @@ struct gen_cold {
     uint32_t info;
     uint16_t guest; /* offset of the instruction in the block */
     bool flags_saved;
+    struct bt_site *site;
     struct bt_exit *exit; /* of a group */
 };
 
