@@ -178,6 +178,9 @@ struct bt_insn {
     uint8_t vex_l, vex_pp;
     uint8_t evex_z, evex_b, evex_ll, evex_aaa;
     uint8_t imm_bytes, imm_off;
+    uint8_t disp_bytes, disp_off;
+    bool imm_signed;
+    bool plain; /* all but disp and imm follows from the bytes in front of these (decode_cache.c) */
     struct bt_field reg, rm, v, opc; /* by encoding */
     uint16_t gpr_written;            /* general-purpose registers that may change, by bit */
     bool rcx_read, rcx_write;        /* implicit use of (E/R)CX or CL */
@@ -193,6 +196,17 @@ struct bt_insn {
  * length; 0 when more bytes are needed than avail has. in->valid says whether it may execute at all. */
 unsigned bt_decode(const struct x86_cpu *cpu, uint32_t mode, uint64_t rip, const uint8_t *bytes,
                    unsigned avail, struct bt_insn *in);
+
+/* The same, by way of what was decoded before (decode_cache.c). One per vCPU; starts as zeroes. */
+#define BT_DECODE_CACHE_BITS 12
+struct bt_decode_cache {
+    struct bt_decoded {
+        uint64_t key; /* 0: empty */
+        struct bt_insn in;
+    } entry[BIT(BT_DECODE_CACHE_BITS)];
+};
+unsigned bt_decode_cached(struct bt_decode_cache *cache, const struct x86_cpu *cpu, uint32_t mode,
+                          uint64_t rip, const uint8_t *bytes, unsigned avail, struct bt_insn *in);
 
 /* --- blocks --- */
 

@@ -84,6 +84,7 @@ struct gen {
     struct bt_map maps[BT_BLOCK_INSNS_MAX * 4];
     struct gen_insn insn[BT_BLOCK_INSNS_MAX];
     uint8_t bytes[BT_BLOCK_BYTES_MAX + 32];
+    struct bt_decode_cache decoded;
 };
 
 #define GEN_INFO_WRITE   0x8000u
