@@ -266,6 +266,34 @@ unsigned bt_mmu_index(const struct bt_vcpu *v)
     return v->mode & BT_MODE_USER ? BT_MMU_USER : v->mode & BT_MODE_AC ? BT_MMU_KERNEL_AC : BT_MMU_KERNEL;
 }
 
+/* Whether the write entry that a slot stands for is (still) one for this RAM page. */
+static bool slot_holds(const struct bt_vcpu *v, uint32_t slot, uint64_t ram_page)
+{
+    uint32_t at = slot - BT_WRITE_SLOT;
+    const struct bt_tlb_entry *t = &v->tlb[at >> 16].write[at & 0xffff];
+    return t->tag &&
+           (t->tag & ~0xfffull) + t->addend == (uint64_t)mem_ram_base(v->cpu.mem) + ram_page * MEM_PAGE_SIZE;
+}
+
+/* The entry is in the TLB; `slot` is where. */
+static void note_write_entry(struct bt_vcpu *v, uint64_t ram_page, uint32_t slot)
+{
+    uint32_t *slots = v->write_slots[ram_page];
+    if (slots[1] == BT_WRITE_SLOT_MANY || slots[0] == slot || slots[1] == slot) {
+        return;
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        if (slots[i] == 0 || !slot_holds(v, slots[i], ram_page)) {
+            if (slots[i] && (slots[i] - BT_WRITE_SLOT) >> 16 == BT_MMU_USER) {
+                bt_sites_empty(v); /* one may have outlived the entry */
+            }
+            slots[i] = slot;
+            return;
+        }
+    }
+    slots[1] = BT_WRITE_SLOT_MANY;
+}
+
 /* Walks, and enters what may be cached. Host address, or NULL: fault (cpu.exc), or not RAM (*ret_mmio). A
  * page that holds code gets no write entry; *ret_code tells. */
 static uint8_t *fill(struct bt_vcpu *v, unsigned mmu, uint64_t va, unsigned access, bool *ret_mmio,
@@ -303,12 +331,7 @@ static uint8_t *fill(struct bt_vcpu *v, unsigned mmu, uint64_t va, unsigned acce
             *ret_code = true;
         } else {
             v->tlb[mmu].write[i] = entry;
-            uint32_t slot = BT_WRITE_SLOT + (mmu << 16) + i, *slots = v->write_slots[ram_page];
-            if (slots[0] == 0 || slots[0] == slot) {
-                slots[0] = slot;
-            } else {
-                slots[1] = slots[1] == 0 || slots[1] == slot ? slot : BT_WRITE_SLOT_MANY;
-            }
+            note_write_entry(v, ram_page, BT_WRITE_SLOT + (mmu << 16) + i);
         }
     }
     return host;
