@@ -174,11 +174,12 @@ struct bt_vcpu *bt_arena_new(struct bt_engine *engine, unsigned index, struct er
     v->hash = map_lazily(bt_hash_bytes());
     v->write_slots = map_lazily(ram_pages * sizeof(*v->write_slots));
     v->page_blocks = map_lazily(ram_pages * sizeof(struct bt_block *));
+    v->code_pages = map_lazily(2ull * v->blocks_max * sizeof(uint32_t)); /* a block has at most two */
     v->scratch = map_lazily(bt_translate_scratch_bytes());
     v->signal_stack_size = MAX((size_t)getauxval(AT_MINSIGSTKSZ) * 2, (size_t)(64 * KiB));
     v->signal_stack = map_lazily(v->signal_stack_size);
     if (!v->blocks || !v->exits || !v->maps || !v->hash || !v->write_slots || !v->page_blocks ||
-        !v->scratch || !v->signal_stack) {
+        !v->code_pages || !v->scratch || !v->signal_stack) {
         err_set(err, -ENOMEM, "no memory for the block tables of vCPU %u", index);
         bt_arena_free(v);
         return NULL;
@@ -205,6 +206,7 @@ void bt_arena_free(struct bt_vcpu *v)
     unmap(v->hash, bt_hash_bytes());
     unmap(v->write_slots, v->ram_pages * sizeof(*v->write_slots));
     unmap(v->page_blocks, v->ram_pages * sizeof(struct bt_block *));
+    unmap(v->code_pages, 2ull * v->blocks_max * sizeof(uint32_t));
     unmap(v->scratch, bt_translate_scratch_bytes());
     unmap(v->signal_stack, v->signal_stack_size);
     unmap(v->code_rw, v->code_size);

@@ -15,9 +15,11 @@
 #include "cpu/bt/bt_int.h"
 #include "cpu/bt/emit.h"
 
-#define HASH_BITS 18 /* a boot makes 100,000 blocks; to miss should cost one cache line */
-#define HASH_SIZE (1u << HASH_BITS)
-#define JC_EMPTY  0x5bd1e9955bd1e995ull /* a neg_key that no rip + ctx is expected to meet */
+#define HASH_BITS        18 /* a boot makes 100,000 blocks; to miss should cost one cache line */
+#define HASH_SIZE        (1u << HASH_BITS)
+#define FLUSH_ALL_BLOCKS 16384u /* up to here, a flush goes from block to block instead of clearing tables   \
+                                 */
+#define JC_EMPTY 0x5bd1e9955bd1e995ull /* a neg_key that no rip + ctx is expected to meet */
 
 /* What lies near together in a page lies near together in the table. */
 static unsigned hash_of(uint64_t ram, uint64_t rip, uint32_t mode)
@@ -114,6 +116,9 @@ static struct bt_block **page_link(struct bt_block *b, uint64_t page)
 
 static void page_add(struct bt_vcpu *v, struct bt_block *b, uint64_t page)
 {
+    if (!v->page_blocks[page]) {
+        v->code_pages[v->ncode_pages++] = (uint32_t)page;
+    }
     *page_link(b, page) = v->page_blocks[page];
     v->page_blocks[page] = b;
 }
@@ -227,30 +232,38 @@ static void page_forget(struct bt_vcpu *v, uint64_t page)
     }
 }
 
+/* Takes longer the more there is, but not by what a cache of 32 MiB may hold where it holds little. */
 void bt_code_flush(struct bt_vcpu *v)
 {
-    for (uint32_t i = 0; i < v->nblocks; i++) {
-        struct bt_block *b = &v->blocks[i];
-        if (!b->dead) {
-            page_forget(v, b->ram / MEM_PAGE_SIZE);
-            if (b->ram2 != UINT64_MAX) {
-                page_forget(v, b->ram2 / MEM_PAGE_SIZE);
-            }
+    uint64_t started = __builtin_ia32_rdtsc();
+    for (uint32_t i = 0; i < v->ncode_pages; i++) {
+        page_forget(v, v->code_pages[i]);
+    }
+    v->ncode_pages = 0;
+    if (v->nblocks > FLUSH_ALL_BLOCKS) {
+        memset(v->hash, 0, bt_hash_bytes());
+        bt_jc_clear(v);
+    } else {
+        for (uint32_t i = 0; i < v->nblocks; i++) {
+            const struct bt_block *b = &v->blocks[i];
+            v->hash[hash_of(b->ram, b->rip, b->mode)] = NULL;
+            bt_jc_slot(v, b->rip)->neg_key = JC_EMPTY;
         }
     }
-    memset(v->hash, 0, bt_hash_bytes());
-    bt_jc_clear(v);
-    v->nblocks = 0;
     v->code_used = v->code_start;
     v->ops_used = 0;
     v->maps_used = 0;
     v->cells_used = 0;
     v->exits_used = 0;
-    bt_sites_forget(v);
+    bt_sites_forget(v, v->nblocks > FLUSH_ALL_BLOCKS);
+    v->nblocks = 0;
     v->ret_rsp = v->ret_bottom;
     v->site = 0;
     v->enter_target = NULL;
     v->counters[BT_C_FLUSHES]++;
+    uint64_t took = __builtin_ia32_rdtsc() - started;
+    v->tsc_flushing += took;
+    v->tsc_longest_flush = MAX(v->tsc_longest_flush, took);
 }
 
 /* --- look-up

@@ -362,6 +362,8 @@ enum bt_counter {
     BT_C_PIO,
     BT_C_HALTS,
     BT_C_NS_TRANSLATE,
+    BT_C_NS_FLUSH,
+    BT_C_NS_FLUSH_MAX,
     BT_C_NS_RUN,
     BT_C_COUNT
 };
@@ -454,10 +456,11 @@ struct bt_vcpu {
     uint32_t (*write_slots)[2]; /* per RAM page: 0, BT_WRITE_SLOT + ..., or BT_WRITE_SLOT_MANY */
     uint64_t mode_ctx;          /* what ctx is, or was before it was poisoned */
     struct bt_itlb_entry itlb[BT_ITLB_SIZE];
-    struct bt_block **page_blocks; /* per RAM page */
-    void *scratch;                 /* translate.c's */
-    uint32_t mode;                 /* of the current state (without ONE, SLOW) */
-    uint32_t mode_once;            /* OR-ed into the mode for the next block only */
+    struct bt_block **page_blocks;     /* per RAM page */
+    uint32_t *code_pages, ncode_pages; /* those that have or had blocks since the last flush; some twice */
+    void *scratch;                     /* translate.c's */
+    uint32_t mode;                     /* of the current state (without ONE, SLOW) */
+    uint32_t mode_once;                /* OR-ed into the mode for the next block only */
     bool fpu_live;
     bool k_nonglobal;
     uint8_t tlb_bits;
@@ -522,6 +525,7 @@ struct bt_vcpu {
     uint64_t stub_site_end;
 
     uint64_t counters[BT_C_COUNT];
+    uint64_t tsc_flushing, tsc_longest_flush;
     uint64_t tsc_translating, tsc_running; /* in TSC ticks; BT_C_NS_RUN says what one is */
     struct bt_last_exit last[BT_LAST_EXITS];
     unsigned last_at;
@@ -657,8 +661,9 @@ void bt_note_code_page(struct bt_vcpu *v, uint64_t va, bool global);
 
 /* --- site.c (general registers only) --- */
 
-void bt_sites_empty(struct bt_vcpu *v);  /* what they hold is not true any more */
-void bt_sites_forget(struct bt_vcpu *v); /* the code that uses them goes */
+void bt_sites_empty(struct bt_vcpu *v); /* what they hold is not true any more */
+void bt_sites_forget(struct bt_vcpu *v,
+                     bool hints); /* the code that uses them goes; and what is known of it */
 /* An access at host return address v->site was refused by its site's stub or by a group's check: notes it,
  * and has the block translated without the site where that happens often. */
 void bt_site_refused(struct bt_vcpu *v, bool now);

@@ -25,11 +25,11 @@ void bt_sites_empty(struct bt_vcpu *v)
     }
 }
 
-void bt_sites_forget(struct bt_vcpu *v)
+void bt_sites_forget(struct bt_vcpu *v, bool hints)
 {
     bt_sites_empty(v);
     v->sites_used = 0;
-    for (unsigned i = 0; i < ARRAY_SIZE(v->site_poly); i++) {
+    for (unsigned i = 0; hints && i < ARRAY_SIZE(v->site_poly); i++) {
         v->site_heat[i] = 0;
         v->site_poly[i] = false;
     }
