@@ -90,6 +90,36 @@ void instance_paths(struct core *core, const char *id, struct driver_instance *i
 void volume_path(struct core *core, const json_t *volume, char *buf, size_t size);
 int volume_make(struct core *core, const json_t *volume, struct fault *fault);
 
+/* One transaction for changes and their jobs; job: what job_add named, "": none. Locked. */
+int core_begin(struct core *core, struct fault *fault);
+int core_end(struct core *core, int rc, const char *job, struct fault *fault);
+/* The instance, when its state is one of those in `allowed` (separated by " or ") and it isn't going back to
+ * a snapshot. Locked. */
+int instance_in_state(struct core *core, const char *name, const char *verb, const char *allowed,
+                      json_t **ret_instance, struct fault *fault);
+/* Errors: FAULT_BUSY: an open job copies its disks. verb: "start", "be deleted". Locked. */
+int instance_not_held(struct core *core, const json_t *instance, const char *verb, struct fault *fault);
+/* Errors: FAULT_BUSY: there are linked copies. Locked. */
+int instance_not_base(struct core *core, const json_t *instance, struct fault *fault);
+int volume_not_base(struct core *core, const char *name, struct fault *fault);
+/* Removes everything of an instance that is not wanted any more, but its snapshots and volumes. Unlocked. */
+int instance_forget(struct core *core, const char *name, const char *who, struct fault *fault);
+/* Parts of jobs on instances, unlocked. Starts its process (state: starting), from memory unless that is
+ * NULL; ends it by force (state: stopped). */
+int instance_start_process(struct core *core, struct job *job, const char *memory, struct fault *fault);
+int instance_end_process(struct core *core, struct job *job, const struct driver_instance *instance,
+                         const struct driver_ops *ops, struct fault *fault);
+/* Takes a template back that is half made. Locked. */
+void template_undo(struct core *core, const char *name);
+/* The disks that it writes to, in their order: a new array of {"path", "format" (may be ""), "volume"
+ * (absent: a file of the host's)}. Locked. */
+json_t *instance_disks(struct core *core, const json_t *spec);
+/* As long as the job is open, `id` (of an instance or template) is being copied. Locked. */
+void job_hold(struct core *core, const char *job, const char *id);
+/* The open job that holds it; NULL: none. Locked. */
+const char *job_holding(struct core *core, const char *id);
+bool job_open_for(struct core *core, const struct object_type *of, const char *name); /* locked */
+
 /* Removes a directory and everything in it; it is fine when there is none. */
 int tree_remove(const char *path);
 int make_dirs(const char *path);
@@ -98,6 +128,7 @@ void random_id(char *buf);
 uint64_t monotonic_ms(void);
 
 extern const struct job_type job_instance_create, job_instance_start, job_instance_stop, job_instance_restart,
-    job_instance_pause, job_instance_resume, job_instance_delete, job_instance_clone;
+    job_instance_pause, job_instance_resume, job_instance_delete, job_instance_clone, job_instance_save,
+    job_template_create;
 
 #endif
