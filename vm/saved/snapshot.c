@@ -75,7 +75,7 @@ int snapshot_path(struct devices *devices, const char *name, char *buf, size_t s
     const char *first = first_disk(devices, name, &why);
     if (!first) {
         return err_set(err, why.code ? why.code : -ENOTSUP, "%s",
-                       why.code ? why.text : "the machine has no disk that it writes to: use 'fonda save'");
+                       why.code ? why.text : "the machine has no disk that it writes to: use 'fonda vm save'");
     }
     int n = snprintf(buf, size, "%s.%s" SUFFIX, first, name);
     return n > 0 && (size_t)n < size ? 0 : err_set(err, -ENAMETOOLONG, "the snapshot's path is too long");
@@ -177,7 +177,7 @@ static bool find(struct host *host, const char *name, char *path, size_t size, s
     } else if (snapshot_path(host->devices, name, path, size, &err) < 0) {
         control_fail_err(call, &err);
     } else if (access(path, F_OK) < 0) {
-        control_fail(call, "not_found", "'fonda snapshot list' shows them", "there is no snapshot '%s'",
+        control_fail(call, "not_found", "'fonda vm snapshot list' shows them", "there is no snapshot '%s'",
                      name);
     } else {
         return true;
