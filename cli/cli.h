@@ -33,9 +33,10 @@ struct cli_options {
     const char *memory, *cpus, *kernel, *append, *engine, *restart, *description, *size, *role, *mode,
         *net_options;
     struct option_list initrds, disks, volumes, networks, publish, shares, labels;
-    bool autostart, no_reboot, timestamps, all, linked, full, no_memory, raw;
+    bool autostart, no_reboot, timestamps, all, linked, full, no_memory, raw, trust, backup, with_memory;
     uint64_t tail;
-    const char *signal, *snapshot;
+    const char *signal, *snapshot, *every, *cron, *keep_for;
+    uint64_t keep_last;
 };
 
 struct client;
@@ -106,8 +107,9 @@ int cmd_create(struct cli *cli), cmd_launch(struct cli *cli), cmd_ps(struct cli 
     cmd_audit(struct cli *cli), cmd_object(struct cli *cli), cmd_doctor(struct cli *cli),
     cmd_version(struct cli *cli), cmd_context(struct cli *cli), cmd_web(struct cli *cli),
     cmd_completion(struct cli *cli), cmd_attach(struct cli *cli), cmd_kill(struct cli *cli),
-    cmd_snapshot(struct cli *cli), cmd_template(struct cli *cli), cmd_wait(struct cli *cli),
-    cmd_cp(struct cli *cli), cmd_man(struct cli *cli), cmd_help(struct cli *cli);
+    cmd_snapshot(struct cli *cli), cmd_template(struct cli *cli), cmd_export(struct cli *cli),
+    cmd_import(struct cli *cli), cmd_backup(struct cli *cli), cmd_schedule(struct cli *cli),
+    cmd_wait(struct cli *cli), cmd_cp(struct cli *cli), cmd_man(struct cli *cli), cmd_help(struct cli *cli);
 
 /* ---- help.c ---- */
 void help_command(FILE *out, const struct cli_command *command);

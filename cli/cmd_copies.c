@@ -1,6 +1,8 @@
-/* Commands about what is made from instances: snapshots, clones, templates. */
+/* Commands about what is made from instances: snapshots, clones, templates, exports, backups, schedules. */
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/util.h"
@@ -225,6 +227,173 @@ int cmd_template(struct cli *cli)
     make_url(url, "templates", cli->argv[1], NULL, NULL, NULL);
     if (strcmp(verb, "show") == 0) {
         return show(cli, url);
+    }
+    return strcmp(verb, "delete") == 0 ? call_api(cli, "DELETE", url, NULL, NULL) : usage(cli);
+}
+
+/* ---- exports and backups ---- */
+
+/* Paths are the caller's; the daemon has another working directory. */
+static json_t *absolute(const char *path)
+{
+    char cwd[PATH_MAX], buf[2 * PATH_MAX];
+    if (path[0] == '/' || !getcwd(cwd, sizeof(cwd))) {
+        return json_string(path);
+    }
+    snprintf(buf, sizeof(buf), "%s/%s", cwd, path);
+    return json_string(buf);
+}
+
+int cmd_export(struct cli *cli)
+{
+    char url[URL_MAX];
+    make_url(url, "instances", cli->argv[0], NULL, NULL, "export");
+    json_t *body = json_object();
+    json_object_set_new(body, "path", absolute(cli->argv[1]));
+    return call_job(cli, "POST", url, body);
+}
+
+int cmd_import(struct cli *cli)
+{
+    json_t *body = json_object();
+    json_object_set_new(body, "path", absolute(cli->argv[0]));
+    json_object_set_new(body, "name", json_string(cli->argv[1]));
+    if (cli->options.trust) {
+        json_object_set_new(body, "trust", json_true());
+    }
+    return call_job(cli, "POST", "/v1/import", body);
+}
+
+static int create_backup(struct cli *cli)
+{
+    char url[URL_MAX];
+    make_url(url, "instances", cli->argv[1], "backups", NULL, NULL);
+    json_t *body = json_object();
+    if (cli->argc == 3) {
+        json_object_set_new(body, "name", json_string(cli->argv[2]));
+    }
+    add_text(body, "description", cli->options.description);
+    return call_job(cli, "POST", url, body);
+}
+
+int cmd_backup(struct cli *cli)
+{
+    char url[URL_MAX];
+    const char *verb = cli->argv[0];
+    if (cli->argc == 1 && strcmp(verb, "list") == 0) {
+        return list(cli, "/v1/backups", "name instance state size created_at verified_at expires_at");
+    }
+    if (cli->argc >= 2 && strcmp(verb, "create") == 0) {
+        return create_backup(cli);
+    }
+    if (cli->argc >= 2 && strcmp(verb, "restore") == 0) {
+        json_t *body = json_object();
+        make_url(url, "backups", cli->argv[1], NULL, NULL, "restore");
+        if (cli->argc == 3) {
+            json_object_set_new(body, "name", json_string(cli->argv[2]));
+        }
+        return call_job(cli, "POST", url, body);
+    }
+    if (cli->argc != 2) {
+        return usage(cli);
+    }
+    if (strcmp(verb, "verify") == 0) {
+        make_url(url, "backups", cli->argv[1], NULL, NULL, "verify");
+        return call_job(cli, "POST", url, NULL);
+    }
+    make_url(url, "backups", cli->argv[1], NULL, NULL, NULL);
+    if (strcmp(verb, "show") == 0) {
+        return show(cli, url);
+    }
+    return strcmp(verb, "delete") == 0 ? call_api(cli, "DELETE", url, NULL, NULL) : usage(cli);
+}
+
+/* ---- schedules ---- */
+
+/* "30m", "12h", "7d", "90": seconds; 0: it is none. */
+static uint64_t duration(const char *text)
+{
+    static const struct {
+        char unit;
+        unsigned seconds;
+    } units[] = {{'s', 1}, {'m', 60}, {'h', 3600}, {'d', 86400}, {'w', 7 * 86400}};
+    char digits[24];
+    uint64_t value = 0;
+    size_t len = strspn(text, "0123456789");
+    if (len == 0 || len > 10) {
+        return 0;
+    }
+    snprintf(digits, sizeof(digits), "%.*s", (int)len, text);
+    if (parse_uint(digits, &value, NULL) < 0) {
+        return 0;
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(units); i++) {
+        if (text[len] == units[i].unit && text[len + 1] == '\0') {
+            return value * units[i].seconds;
+        }
+    }
+    return text[len] == '\0' ? value : 0;
+}
+
+static bool add_duration(json_t *body, const char *member, const char *option, const char *text)
+{
+    uint64_t seconds = text ? duration(text) : 0;
+    if (text && !seconds) {
+        log_error("--%s: '%s' is no time such as 30m, 12h or 7d", option, text);
+        return false;
+    }
+    if (text) {
+        json_object_set_new(body, member, json_integer((json_int_t)seconds));
+    }
+    return true;
+}
+
+static int create_schedule(struct cli *cli)
+{
+    const struct cli_options *o = &cli->options;
+    json_t *body = json_object();
+    json_object_set_new(body, "name", json_string(cli->argv[1]));
+    json_object_set_new(body, "instance", json_string(cli->argv[2]));
+    if (o->backup) {
+        json_object_set_new(body, "action", json_string("backup"));
+    }
+    add_text(body, "cron", o->cron);
+    add_text(body, "description", o->description);
+    if (o->keep_last) {
+        json_object_set_new(body, "keep_last", json_integer((json_int_t)o->keep_last));
+    }
+    if (o->with_memory) {
+        json_object_set_new(body, "memory", json_true());
+    }
+    if (!add_duration(body, "every", "every", o->every) ||
+        !add_duration(body, "keep_for", "keep-for", o->keep_for)) {
+        json_decref(body);
+        return CLI_USAGE;
+    }
+    return call_api(cli, "POST", "/v1/schedules", body, NULL);
+}
+
+int cmd_schedule(struct cli *cli)
+{
+    char url[URL_MAX];
+    const char *verb = cli->argv[0];
+    if (cli->argc == 1 && strcmp(verb, "list") == 0) {
+        return list(cli, "/v1/schedules",
+                    "name instance action every cron keep_last enabled next_at last_error");
+    }
+    if (cli->argc == 3 && strcmp(verb, "create") == 0) {
+        return create_schedule(cli);
+    }
+    if (cli->argc != 2) {
+        return usage(cli);
+    }
+    make_url(url, "schedules", cli->argv[1], NULL, NULL, NULL);
+    if (strcmp(verb, "show") == 0) {
+        return show(cli, url);
+    }
+    bool enable = strcmp(verb, "enable") == 0;
+    if (enable || strcmp(verb, "disable") == 0) {
+        return call_api(cli, "PATCH", url, json_pack("{s:b}", "enabled", enable), NULL);
     }
     return strcmp(verb, "delete") == 0 ? call_api(cli, "DELETE", url, NULL, NULL) : usage(cli);
 }

@@ -17,8 +17,7 @@
 #include "base/util.h"
 #include "core/copy.h"
 
-/* 128 random bits, as machine-id(5) wants them. */
-static void random_machine_id(char *buf, size_t size)
+void random_machine_id(char *buf, size_t size)
 {
     uint8_t bytes[16];
     if (getrandom(bytes, sizeof(bytes), 0) != (ssize_t)sizeof(bytes)) {

@@ -91,7 +91,7 @@ static void label_disks(struct origin *origin)
 }
 
 /* Formats and sizes of the host's files, which no row knows. */
-static int look_at_disks(struct origin *origin, struct fault *fault)
+int origin_look(struct origin *origin, struct fault *fault)
 {
     size_t i;
     json_t *disk;
@@ -112,6 +112,22 @@ static int look_at_disks(struct origin *origin, struct fault *fault)
         obj_set_int(disk, "size", (int64_t)size);
     }
     return 0;
+}
+
+void origin_from_spec(struct core *core, const json_t *spec, const char *snapshot_id,
+                      struct origin *ret_origin)
+{
+    struct origin origin = {.config = json_deep_copy(spec), .disks = instance_disks(core, spec)};
+    size_t i;
+    json_t *disk;
+    snprintf(origin.name, sizeof(origin.name), "%s", obj_text(spec, "name"));
+    snprintf(origin.id, sizeof(origin.id), "%s", obj_text(spec, "id"));
+    json_array_foreach(origin.disks, i, disk)
+    {
+        obj_set_text(disk, "snapshot", snapshot_id);
+    }
+    label_disks(&origin);
+    *ret_origin = origin;
 }
 
 static int take_snapshot_of(struct core *core, struct origin *origin, const char *snapshot,
@@ -157,7 +173,7 @@ int origin_of_instance(struct core *core, const char *name, const char *snapshot
         origin.disks = instance_disks(core, origin.config);
     }
     if (rc == 0 && strcmp(obj_text(origin.config, "kind"), "vm") == 0) {
-        rc = look_at_disks(&origin, fault);
+        rc = origin_look(&origin, fault);
     }
     if (rc < 0) {
         origin_done(&origin);

@@ -22,6 +22,13 @@ int origin_of_instance(struct core *core, const char *name, const char *snapshot
                        struct fault *fault);
 int origin_of_template(struct core *core, const char *name, struct origin *ret_origin, struct fault *fault);
 
+/* Of an instance's row, whatever its state; snapshot NULL: the disks as they are, else the internal snapshot
+ * of that id. Locked. */
+void origin_from_spec(struct core *core, const json_t *spec, const char *snapshot_id,
+                      struct origin *ret_origin);
+/* Formats and sizes of disks that are files of the host's; opens them. */
+int origin_look(struct origin *origin, struct fault *fault);
+
 /* The copy's members that aren't its own, and no disks that will be copied: a new object. */
 json_t *origin_config(const struct origin *origin);
 

@@ -28,7 +28,8 @@ struct core;
 struct job;
 
 struct core_config {
-    const char *state_dir; /* made if it isn't there */
+    const char *state_dir;  /* made if it isn't there */
+    const char *backup_dir; /* NULL: "backups" in the state directory */
     /* Something happened that waiters should look at (an event, a job's end). Any thread; must not block. */
     void (*wake)(void *opaque);
     void *opaque;
@@ -209,6 +210,21 @@ int template_use(struct core *core, const char *name, const json_t *how, const s
 /* At once. */
 int template_delete(struct core *core, const char *name, uint64_t expected, const struct caller *caller,
                     struct fault *fault);
+/* how: model_export, model_import; model_backup_request, and "schedule"; model_backup_restore. */
+int instance_export(struct core *core, const char *name, const json_t *how, const char *who, char *ret_job,
+                    struct fault *fault);
+int instance_import(struct core *core, const json_t *how, const struct caller *caller, char *ret_job,
+                    struct fault *fault);
+int backup_create(struct core *core, const char *name, const json_t *how, const char *who, char *ret_job,
+                  struct fault *fault);
+int backup_restore(struct core *core, const char *name, const json_t *how, const struct caller *caller,
+                   char *ret_job, struct fault *fault);
+int backup_verify(struct core *core, const char *name, const char *who, char *ret_job, struct fault *fault);
+/* At once. */
+int backup_delete(struct core *core, const char *name, uint64_t expected, const char *who,
+                  struct fault *fault);
+/* in: model_schedule, checked; it becomes the row. At once. */
+int schedule_create(struct core *core, json_t *in, const struct caller *caller, struct fault *fault);
 /* At once. */
 int instance_rename(struct core *core, const char *name, const char *new_name, uint64_t expected,
                     const struct caller *caller, struct fault *fault);

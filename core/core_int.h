@@ -24,7 +24,7 @@ struct track;
 
 struct core {
     struct core_config config;
-    char *state_dir;
+    char *state_dir, *backup_dir;
     struct store *store;
     uint64_t opened_ms;
     pthread_mutex_t lock;
@@ -50,6 +50,11 @@ struct core {
     pthread_cond_t sampler_cond;
     bool sampling;
 
+    /* schedule.c */
+    pthread_t scheduler;
+    pthread_cond_t scheduler_cond;
+    bool scheduling;
+
     /* supervise.c */
     pthread_t supervisor;
     bool supervising;
@@ -63,6 +68,15 @@ void jobs_close(struct core *core);
 
 int history_open(struct core *core, struct err *err);
 void history_close(struct core *core);
+
+int schedule_open(struct core *core, struct err *err);
+void schedule_close(struct core *core);
+/* What a change of a schedule's row means for its next time. Locked. */
+int schedule_changed(struct core *core, json_t *schedule, struct fault *fault);
+/* Schedules of an instance go with it. Locked. */
+void schedule_forget(struct core *core, const char *instance_id);
+/* They show its new name. Locked, in a transaction. */
+int schedule_rename(struct core *core, const char *instance_id, const char *name, struct fault *fault);
 
 int supervise_open(struct core *core, struct err *err);
 void supervise_close(struct core *core);
@@ -125,6 +139,8 @@ int tree_remove(const char *path);
 int make_dirs(const char *path);
 /* 12 random hexadecimal digits. */
 void random_id(char *buf);
+/* 128 random bits, as machine-id(5) wants them: 33 bytes. */
+void random_machine_id(char *buf, size_t size);
 uint64_t monotonic_ms(void);
 
 extern const struct job_type job_instance_create, job_instance_start, job_instance_stop, job_instance_restart,

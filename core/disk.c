@@ -151,6 +151,124 @@ int disk_snapshot(const char *path, const char *format, const char *name, enum d
     return rc < 0 ? failed(&err, fault) : 0;
 }
 
+/* ---- piece by piece ---- */
+
+static bool all_zero(const uint8_t *bytes, size_t count)
+{
+    return count == 0 || (bytes[0] == 0 && memcmp(bytes, bytes + 1, count - 1) == 0);
+}
+
+/* Whether the image knows that a range reads as zeroes, without reading it. */
+static bool known_zero(struct blk_node *node, uint64_t offset, uint64_t bytes)
+{
+    while (bytes) {
+        struct blk_map map;
+        if (blk_map(node, offset, bytes, 0, &map) < 0 || !(map.flags & BLK_MAP_ZERO) || map.bytes == 0) {
+            return false;
+        }
+        uint64_t done = MIN(map.bytes, bytes);
+        offset += done;
+        bytes -= done;
+    }
+    return true;
+}
+
+static int read_chunks(struct blk_node *node, uint8_t *buf, size_t chunk, disk_chunk_fn *fn, void *opaque,
+                       disk_progress_fn *progress, void *progress_opaque, struct fault *fault)
+{
+    uint64_t size = blk_size(node);
+    for (uint64_t at = 0; at < size; at += chunk) {
+        size_t bytes = (size_t)MIN(size - at, (uint64_t)chunk);
+        if (!known_zero(node, at, bytes)) {
+            int rc = blk_pread(node, at, buf, bytes);
+            if (rc < 0) {
+                struct err err = {0};
+                err_sys(&err, rc, "cannot read a disk");
+                return failed(&err, fault);
+            }
+            if (!all_zero(buf, bytes) && fn(opaque, at / chunk, buf, bytes, fault) < 0) {
+                return -1;
+            }
+        }
+        if (progress && !progress(progress_opaque, at + bytes, size)) {
+            return fault_set(fault, FAULT_CANCELED, NULL, "it was canceled");
+        }
+    }
+    return 0;
+}
+
+int disk_read(const struct disk_source *source, size_t chunk, disk_chunk_fn *fn, void *opaque,
+              disk_progress_fn *progress, void *progress_opaque, struct fault *fault)
+{
+    struct blk_loop *loop = NULL;
+    struct blk_node *node = NULL;
+    struct err err = {0};
+    auto_free uint8_t *buf = malloc(chunk);
+    int rc = buf ? 0 : err_set(&err, -ENOMEM, "no memory");
+    rc = rc ? rc : blk_loop_new(BLK_ENGINE_AUTO, &loop, &err);
+    rc = rc ? rc : open_source(loop, source, &node, &err);
+    rc = rc ? failed(&err, fault)
+            : read_chunks(node, buf, chunk, fn, opaque, progress, progress_opaque, fault);
+    blk_close(node);
+    blk_loop_free(loop);
+    return rc;
+}
+
+struct disk_writer {
+    struct blk_loop *loop;
+    struct blk_node *node;
+    bool failed;
+};
+
+int disk_writer_new(const char *path, uint64_t size, struct disk_writer **ret_writer, struct fault *fault)
+{
+    struct disk_writer *writer = calloc(1, sizeof(*writer));
+    struct err err = {0};
+    const struct image_create_options create = {.format = "qcow2", .size_bytes = size};
+    const struct blk_open_options open = {.format = "qcow2", .flags = BLK_OPEN_RDWR};
+    int rc = writer ? 0 : err_set(&err, -ENOMEM, "no memory");
+    rc = rc ? rc : blk_loop_new(BLK_ENGINE_AUTO, &writer->loop, &err);
+    rc = rc ? rc : make(writer->loop, path, &create, &err);
+    rc = rc ? rc : blk_open(writer->loop, path, &open, &writer->node, &err);
+    if (rc < 0) {
+        struct fault ignored = {0};
+        disk_writer_end(writer, &ignored);
+        return failed(&err, fault);
+    }
+    *ret_writer = writer;
+    return 0;
+}
+
+int disk_writer_put(struct disk_writer *writer, uint64_t offset, const void *data, size_t bytes,
+                    struct fault *fault)
+{
+    int rc = blk_pwrite(writer->node, offset, data, bytes);
+    if (rc < 0) {
+        struct err err = {0};
+        writer->failed = true;
+        err_sys(&err, rc, "cannot write a disk");
+        return failed(&err, fault);
+    }
+    return 0;
+}
+
+int disk_writer_end(struct disk_writer *writer, struct fault *fault)
+{
+    if (!writer) {
+        return 0;
+    }
+    int flushed = writer->node && !writer->failed ? blk_flush(writer->node) : 0;
+    int closed = blk_close(writer->node);
+    blk_loop_free(writer->loop);
+    free(writer);
+    if (flushed < 0 || closed < 0) {
+        struct err err = {0};
+        err_sys(&err, flushed < 0 ? flushed : closed, "cannot write a disk");
+        return failed(&err, fault);
+    }
+    return 0;
+}
+
 int64_t disk_used(const char *path)
 {
     struct stat st;

@@ -37,6 +37,20 @@ enum disk_snapshot_op { DISK_SNAPSHOT_CREATE, DISK_SNAPSHOT_APPLY, DISK_SNAPSHOT
 int disk_snapshot(const char *path, const char *format, const char *name, enum disk_snapshot_op op,
                   struct fault *fault);
 
+/* Calls fn for each piece of `chunk` bytes (a multiple of 512; the last may be shorter) that isn't all zeros,
+ * in order. Ends with fn's first failure. */
+typedef int disk_chunk_fn(void *opaque, uint64_t index, const void *data, size_t bytes, struct fault *fault);
+int disk_read(const struct disk_source *source, size_t chunk, disk_chunk_fn *fn, void *opaque,
+              disk_progress_fn *progress, void *progress_opaque, struct fault *fault);
+
+/* A new qcow2 image that is filled piece by piece. */
+struct disk_writer;
+int disk_writer_new(const char *path, uint64_t size, struct disk_writer **ret_writer, struct fault *fault);
+int disk_writer_put(struct disk_writer *writer, uint64_t offset, const void *data, size_t bytes,
+                    struct fault *fault);
+/* Frees it in any case; on success the image is complete on the disk. Accepts NULL. */
+int disk_writer_end(struct disk_writer *writer, struct fault *fault);
+
 /* Bytes that a file takes of the host's; 0: it can't be told. */
 int64_t disk_used(const char *path);
 

@@ -393,6 +393,7 @@ int instance_rename(struct core *core, const char *name, const char *new_name, u
         obj_set_text(instance, "name", new_name);
         rc = object_put(core, &model_instance, instance, STORE_VERSION_ANY, NULL, caller->name, fault);
     }
+    rc = rc ? rc : schedule_rename(core, obj_text(instance, "id"), new_name, fault);
     if (rc == 0) {
         rc = event_add(core, "instance.renamed", &model_instance, new_name, caller->name,
                        json_pack("{s:s}", "old_name", name), fault);

@@ -78,6 +78,8 @@ int instance_forget(struct core *core, const char *name, const char *who, struct
         err_sys(&err, error, "cannot remove '%s'", instance.dir);
         rc = fault_from_err(fault, &err);
     }
+    char id[32];
+    snprintf(id, sizeof(id), "%s", instance.id);
     instance_driver_done(&instance);
     if (rc == 0) {
         struct err err = {0};
@@ -86,6 +88,7 @@ int instance_forget(struct core *core, const char *name, const char *who, struct
             rc = fault_from_err(fault, &err);
         } else {
             rc = event_add(core, "instance.deleted", &model_instance, name, who, NULL, fault);
+            schedule_forget(core, id);
         }
         core_unlock(core);
     }

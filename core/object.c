@@ -119,6 +119,9 @@ static int create_image(json_t *image, struct fault *fault)
 int object_create(struct core *core, const struct object_type *type, json_t *in, const struct caller *caller,
                   struct fault *fault)
 {
+    if (type == &model_schedule) {
+        return schedule_create(core, in, caller, fault);
+    }
     field_defaults(type, in);
     obj_set_now(in, "created_at");
     if ((type == &model_volume && create_volume(core, in, caller, fault) < 0) ||
@@ -245,6 +248,8 @@ int object_change(struct core *core, const struct object_type *type, const char 
         bool restart = apply(type, object, patch);
         if (type == &model_instance) {
             rc = change_instance(core, object, restart, fault);
+        } else if (type == &model_schedule) {
+            rc = schedule_changed(core, object, fault);
         }
     }
     char event[64];

@@ -19,6 +19,7 @@
 
 #include "base/log.h"
 #include "base/util.h"
+#include "core/backup.h"
 #include "core/copy.h"
 #include "core/snapshot.h"
 
@@ -214,6 +215,7 @@ int recover(struct core *core, struct err *err)
         sweep(core, "volumes", volumes);
         check_volumes(core, volumes);
         snapshot_recover(core);
+        backup_recover(core, instances);
     }
     json_decref(instances);
     json_decref(volumes);

@@ -75,7 +75,7 @@ json_t *snapshot_rows(struct core *core, const char *instance_id)
 }
 
 /* What the snapshot's disks are keeps from being deleted. */
-static int link_row(struct core *core, const json_t *row, struct fault *fault)
+int snapshot_link(struct core *core, const json_t *row, struct fault *fault)
 {
     char key[KEY_MAX];
     size_t i;
@@ -200,7 +200,7 @@ static int weigh(struct core *core, const json_t *instance, bool memory, int64_t
     return rc;
 }
 
-static json_t *new_row(const json_t *instance, const json_t *how, bool memory, const char *owner)
+json_t *snapshot_new_row(const json_t *instance, const json_t *how, bool memory, const char *owner)
 {
     char id[16], name[64];
     time_t now = time(NULL);
@@ -251,12 +251,12 @@ int snapshot_create(struct core *core, const char *name, const json_t *how, cons
     rc = rc ? rc : instance_not_base(core, instance, fault);
     rc = rc ? rc : weigh(core, instance, memory, &size, fault);
     if (rc == 0) {
-        row = new_row(instance, how, memory, obj_text(instance, "owner"));
+        row = snapshot_new_row(instance, how, memory, obj_text(instance, "owner"));
         obj_set_int(row, "size", size);
         rc = quota_check(core, obj_text(row, "owner"), &model_snapshot, row, NULL, fault);
     }
     rc = rc ? rc : snapshot_put(core, row, STORE_VERSION_NEW, fault);
-    rc = rc ? rc : link_row(core, row, fault);
+    rc = rc ? rc : snapshot_link(core, row, fault);
     rc = rc ? rc
             : job_add(core, &job_snapshot_create, &model_instance, name, who,
                       json_pack("{s:s}", "snapshot", obj_text(row, "name")), ret_job, fault);

@@ -33,6 +33,15 @@ void snapshot_path(const struct driver_instance *instance, const json_t *row, ch
 /* Removes what disks and directory have of it. Unlocked, as the instance's job. */
 int snapshot_remove_data(struct core *core, struct job *job, const struct driver_instance *instance,
                          const json_t *row, struct fault *fault);
+/* For a job that reads the disks of a machine that runs: a snapshot of them, which no list shows as ready,
+ * and its end. ret_row: what disk_source wants is its "id". Unlocked. */
+int snapshot_hold_disks(struct core *core, struct job *job, const struct driver_instance *instance,
+                        json_t **ret_row, struct fault *fault);
+void snapshot_release_disks(struct core *core, struct job *job, const struct driver_instance *instance,
+                            json_t *row);
+/* A new row, state creating; it isn't stored. memory: with memory. */
+json_t *snapshot_new_row(const json_t *instance, const json_t *how, bool memory, const char *owner);
+int snapshot_link(struct core *core, const json_t *row, struct fault *fault);
 /* For recover.c: deletions and restorations that the last daemon left. Locked. */
 void snapshot_recover(struct core *core);
 

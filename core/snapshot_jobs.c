@@ -263,6 +263,61 @@ static int run_delete(struct core *core, struct job *job, struct fault *fault)
     return rc;
 }
 
+/* ---- disks that are read while their machine runs ---- */
+
+int snapshot_hold_disks(struct core *core, struct job *job, const struct driver_instance *instance,
+                        json_t **ret_row, struct fault *fault)
+{
+    char name[32] = "reading-";
+    random_id(name + strlen(name));
+    json_t *how = json_pack("{s:s, s:s}", "name", name, "description", "held while a job reads the disks");
+    json_t *row = snapshot_new_row(instance->spec, how, false, "");
+    core_lock(core);
+    int rc = core_begin(core, fault);
+    if (rc == 0) {
+        rc = snapshot_put(core, row, STORE_VERSION_NEW, fault);
+        rc = rc ? rc : snapshot_link(core, row, fault);
+        rc = core_end(core, rc, "", fault);
+    }
+    core_unlock(core);
+    json_decref(how);
+    if (rc == 0) {
+        rc = driver_control_job(instance, "snapshot_save",
+                                json_pack("{s:s, s:b}", "name", obj_text(row, "id"), "memory", 0), NULL, NULL,
+                                fault);
+        if (rc < 0) {
+            snapshot_release_disks(core, job, instance, row);
+            return -1;
+        }
+    }
+    if (rc < 0) {
+        json_decref(row);
+        return -1;
+    }
+    *ret_row = row;
+    return 0;
+}
+
+void snapshot_release_disks(struct core *core, struct job *job, const struct driver_instance *instance,
+                            json_t *row)
+{
+    struct fault fault = {0};
+    int rc = snapshot_remove_data(core, job, instance, row, &fault);
+    core_lock(core);
+    if (rc == 0 && core_begin(core, &fault) == 0) {
+        rc = core_end(core, snapshot_drop(core, instance->spec, row, "", &fault), "", &fault);
+    }
+    if (rc < 0) { /* it can be deleted like any other; the next daemon does so */
+        obj_set_text(row, "state", "deleting");
+        snapshot_put(core, row, STORE_VERSION_ANY, &fault);
+    }
+    core_unlock(core);
+    if (rc < 0) {
+        job_log(core, job, "the snapshot '%s' could not be removed: %s", obj_text(row, "name"), fault.detail);
+    }
+    json_decref(row);
+}
+
 /* ---- restore ---- */
 
 /* The store's side of it: what the machine is made of is what it was; nothing of a saved machine counts any

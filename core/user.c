@@ -178,7 +178,7 @@ static int over(const char *owner, const json_t *user, const char *quota, int64_
 }
 
 /* What counts against quota_disk, by "size"; instances by what is saved of them. */
-static const char *const on_disk[] = {"volume", "snapshot", "instance"};
+static const char *const on_disk[] = {"volume", "snapshot", "backup", "instance"};
 
 int quota_check(struct core *core, const char *owner, const struct object_type *type, const json_t *more,
                 const char *except, struct fault *fault)

@@ -1,4 +1,4 @@
-/* What is made from instances: snapshots, templates. */
+/* What is made from instances: snapshots, templates, exports, backups. */
 #include <string.h>
 
 #include "base/util.h"
@@ -78,5 +78,66 @@ int handle_template_delete(struct request *request, struct fault *fault)
         return -1;
     }
     request->status = 204;
+    return 0;
+}
+
+int handle_instance_export(struct request *request, struct fault *fault)
+{
+    char job[24];
+    if (instance_export(request->core, request->name, request->body, request->caller.name, job, fault) < 0) {
+        return -1;
+    }
+    answer_job(request, job);
+    return 0;
+}
+
+int handle_instance_import(struct request *request, struct fault *fault)
+{
+    char job[24];
+    if (instance_import(request->core, request->body, &request->caller, job, fault) < 0) {
+        return -1;
+    }
+    answer_job(request, job);
+    return 0;
+}
+
+int handle_backup_create(struct request *request, struct fault *fault)
+{
+    char job[24];
+    if (backup_create(request->core, request->name, request->body, request->caller.name, job, fault) < 0) {
+        return -1;
+    }
+    answer_job(request, job);
+    return 0;
+}
+
+int handle_backup_delete(struct request *request, struct fault *fault)
+{
+    uint64_t expected;
+    if (request_expected(request, &expected, fault) < 0 ||
+        backup_delete(request->core, request->name, expected, request->caller.name, fault) < 0) {
+        return -1;
+    }
+    request->status = 204;
+    return 0;
+}
+
+int handle_backup_restore(struct request *request, struct fault *fault)
+{
+    char job[24];
+    if (backup_restore(request->core, request->name, request->body, &request->caller, job, fault) < 0) {
+        return -1;
+    }
+    answer_job(request, job);
+    return 0;
+}
+
+int handle_backup_verify(struct request *request, struct fault *fault)
+{
+    char job[24];
+    if (backup_verify(request->core, request->name, request->caller.name, job, fault) < 0) {
+        return -1;
+    }
+    answer_job(request, job);
     return 0;
 }

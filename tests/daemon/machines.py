@@ -364,9 +364,9 @@ def linux(desk):
     desk.post('instances', {'name': 'lin', 'kernel': guest + '/vmlinuz', 'initrds': [guest + '/initramfs'], 'memory': '128M', 'volumes': ['lin-data'],
                             'append': 'console=ttyS0 panic=-1'})
     ok('Linux starts', desk.post('instances/lin/start'))
+    check('to its shell', expect(desk, 'lin', 'root@fonda:~# ', 180))
     try:
         shell = Shell(desk.daemon, 'lin')
-        shell.ws.send(b'\n')
         shell.command('echo one | dd of=/dev/vda conv=sync 2>/dev/null; sync; word=remembered')
         ok('a snapshot of Linux', desk.post('instances/lin/snapshots', {'name': 'one'}))
         shell.command('echo two | dd of=/dev/vda conv=sync 2>/dev/null; sync; word=forgotten')
