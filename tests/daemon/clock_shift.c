@@ -1,4 +1,5 @@
-/* Preloaded into a daemon of the tests: its wall clock is off by as many seconds as the file CLOCK_SHIFT says. */
+/* Preloaded into a daemon of the tests: its wall clock is off by as many seconds as the file CLOCK_SHIFT
+ * says. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
