@@ -91,12 +91,19 @@ int container_logs(struct cli *cli), container_top(struct cli *cli);
 int cli_vm(int argc, char **argv);
 int cli_save(int argc, char **argv);
 int cli_snapshot(int argc, char **argv);
+/* devices.c: of 'fonda vm'. */
+int cli_vm_disk(int argc, char **argv);
+int cli_vm_nic(int argc, char **argv);
+int cli_vm_balloon(int argc, char **argv);
 /* debug.c */
 int cli_debug(int argc, char **argv);
 
 /* machines.c: a request to a named machine; params is taken over. Returns the exit status, having said what
  * went wrong; ret_result may be NULL. */
 int cli_machine_request(const char *name, const char *method, json_t *params, json_t **ret_result);
+/* The same with open descriptors, which stay the caller's. */
+int cli_machine_request_fds(const char *name, const char *method, json_t *params, const int *fds,
+                            unsigned count, json_t **ret_result);
 /* run.c: becomes the program that argv[0] names. */
 int cli_become_program(char **argv);
 

@@ -39,7 +39,11 @@ static json_t *describe(struct host *host, const struct machine_device *device)
 {
     json_t *out = json_pack("{s:s, s:s, s:i, s:b, s:b}", "id", device->id, "kind",
                             device->kind == DEVICE_DISK ? "disk" : "nic", "slot", (int)device->slot, "plugged",
-                            device->text != NULL, "leaving", devices_leaving(host->devices, device));
+                            device->plugged, "leaving", devices_leaving(host->devices, device));
+    json_t *option = device->text ? json_string(device->text) : NULL; /* NULL: no UTF-8 */
+    if (option) {
+        json_object_set_new(out, "option", option);
+    }
     if (device->kind == DEVICE_DISK) {
         struct blk_info info;
         blk_get_info(disk_node(device->disk), &info);
@@ -282,7 +286,7 @@ static void on_late(uv_timer_t *timer)
     struct err err = {0};
     err_set(&err, -ETIMEDOUT,
             "the guest has not let go of '%s' in time; it may still do so: does its kernel have ACPI PCI "
-            "hot-plug, and has it booted? Asking again asks anew; force tears it out",
+            "hot-plug, and has it booted? A reset takes it out",
             leaving->id);
     end_leaving(leaving, &err);
 }
@@ -339,8 +343,8 @@ static void begin_leaving(struct host *host, const char *id, uint64_t timeout_s,
     uv_timer_init(&host->loop, &leaving->timer);
     leaving->timer.data = leaving;
     uv_timer_start(&leaving->timer, on_late, timeout_s * 1000, 0);
-    control_reply_job(call, job);
-    if (devices_unplug(host->devices, id, &err) < 0) {
+    control_reply_job(call, job); /* the request, and with it id, is gone */
+    if (devices_unplug(host->devices, leaving->id, &err) < 0) {
         end_leaving(leaving, &err);
     }
 }
@@ -350,25 +354,16 @@ static void detach(struct control_call *call, json_t *params, struct host *host,
     struct detach {
         const char *id;
         uint64_t timeout_s;
-        bool force;
     } p = {.timeout_s = DETACH_S_DEFAULT};
     static const struct control_param table[] = {
         {"id", CONTROL_STRING, true, offsetof(struct detach, id), 0, 0},
-        {"timeout_s", CONTROL_UINT, false, offsetof(struct detach, timeout_s), 1, DETACH_S_MAX},
-        {"force", CONTROL_BOOL, false, offsetof(struct detach, force), 0, 0}};
-    struct err err = {0};
+        {"timeout_s", CONTROL_UINT, false, offsetof(struct detach, timeout_s), 1, DETACH_S_MAX}};
     if (!control_params(call, params, table, ARRAY_SIZE(table), &p) || !changes_allowed(host, call) ||
         !find(host, call, p.id, kind)) {
         return;
     }
-    if (p.force) {
-        if (devices_unplug_now(host->devices, p.id, &err) < 0) {
-            control_fail_err(call, &err);
-        } else {
-            control_reply(call, NULL);
-        }
-    } else if (machine_pause_reasons(host->machine)) {
-        control_fail(call, "busy", "resume it, or use force", "the machine is paused: it can't let '%s' go",
+    if (machine_pause_reasons(host->machine)) {
+        control_fail(call, "busy", "resume it", "the machine is paused: it can't let '%s' go",
                      p.id);
     } else if (is_leaving(host, p.id)) {
         control_fail(call, "busy", "wait for that job", "'%s' is being detached already", p.id);

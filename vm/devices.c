@@ -105,6 +105,14 @@ static bool take_place(struct devices *devices, enum device_kind kind, char *id)
     return true;
 }
 
+/* What the newest device was made of. */
+static int keep_text(struct devices *devices, const char *text, struct err *err)
+{
+    char *copy = strdup(text);
+    devices->all[devices->count - 1].text = copy;
+    return copy ? 0 : err_sys(err, -ENOMEM, "cannot make the devices");
+}
+
 static int make_rng(struct devices *devices, struct err *err)
 {
     return strcmp(devices->config->rng, "on") == 0 ? add(devices, vrng_new(devices->mem, err), err) : 0;
@@ -167,6 +175,7 @@ static int make_disks(struct devices *devices, struct err *err)
         rc = disk_options_parse(devices->config->disks.values[i], &options, err);
         options.ephemeral = devices->config->ephemeral && !options.read_only;
         rc = rc ? rc : devices_make_disk(devices, &options, id, devices->next_slot++, err);
+        rc = rc ? rc : keep_text(devices, devices->config->disks.values[i], err);
     }
     return rc;
 }
@@ -250,6 +259,7 @@ static int make_nics(struct devices *devices, struct err *err)
             rc = devices_make_nic(devices, &options,
                                   make_port(devices, &options, forwards, user ? count : 0, err), id,
                                   devices->next_slot++, err);
+            rc = rc ? rc : keep_text(devices, nics->values[i], err);
         }
         if (rc < 0) {
             return rc;

@@ -26,7 +26,8 @@ struct machine_device {
     struct virtio_pci *vp;
     struct vblk_backend *disk; /* DEVICE_DISK */
     unsigned slot;             /* on the bus */
-    char *text;                /* as --disk or --net has it; NULL: the machine was started with it */
+    char *text;                /* as --disk or --net has it; NULL for others */
+    bool plugged;              /* it came later; else the machine was started with it */
 };
 
 struct blk_node;

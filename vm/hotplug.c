@@ -83,7 +83,7 @@ static void take_down(struct devices *devices, unsigned index)
     devices->count--;
     memmove(&devices->all[index], &devices->all[index + 1],
             (devices->count - index) * sizeof(devices->all[0]));
-    devices->unplugged |= gone.text ? 0 : BIT(gone.slot);
+    devices->unplugged |= gone.plugged ? 0 : BIT(gone.slot);
     mem_lock(devices->mem);
     pci_hotplug_forget(chip(devices), gone.slot);
     mem_unlock(devices->mem);
@@ -107,7 +107,7 @@ static int may_go(const struct devices *devices, const struct machine_device *de
     if (!device) {
         return err_set(err, -ENOENT, "the machine has no disk or NIC '%.64s'", id);
     }
-    if (!devices->config->kernel && !device->text && strcmp(device->id, "disk0") == 0) {
+    if (!devices->config->kernel && !device->plugged && strcmp(device->id, "disk0") == 0) {
         return err_set(err, -ENOTSUP, "the machine boots from '%s': it can't go", id);
     }
     return 0;
@@ -123,23 +123,6 @@ int devices_unplug(struct devices *devices, const char *id, struct err *err)
         mem_unlock(devices->mem);
     }
     return rc;
-}
-
-int devices_unplug_now(struct devices *devices, const char *id, struct err *err)
-{
-    const struct machine_device *device = devices_find(devices, id);
-    int rc = may_go(devices, device, id, err);
-    if (rc < 0) {
-        return rc;
-    }
-    unsigned slot = device->slot;
-    vdev_settle(device->vdev);
-    mem_lock(devices->mem);
-    pci_host_eject(pc_pci(machine_pc(devices->machine)), slot);
-    pci_hotplug_changed(chip(devices), slot);
-    mem_unlock(devices->mem);
-    take_down(devices, (unsigned)(device - devices->all));
-    return 0;
 }
 
 bool devices_leaving(struct devices *devices, const struct machine_device *device)
@@ -201,6 +184,7 @@ static int finish(struct devices *devices, const char *text, bool tell, struct e
 {
     struct machine_device *device = &devices->all[devices->count - 1];
     device->text = strdup(text);
+    device->plugged = true;
     if (!device->text) {
         take_down(devices, devices->count - 1);
         return err_sys(err, -ENOMEM, "cannot plug a device");
@@ -315,7 +299,7 @@ static json_t *changes(const struct devices *devices)
     }
     for (unsigned i = 0; i < devices->count; i++) {
         const struct machine_device *one = &devices->all[i];
-        if (one->text) {
+        if (one->plugged) {
             json_array_append_new(plugged, json_pack("{s:s, s:s, s:i, s:s}", "kind",
                                                      device_kind_name(one->kind), "id", one->id, "slot",
                                                      (int)one->slot, "text", one->text));

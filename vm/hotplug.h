@@ -29,10 +29,10 @@ int devices_plug_nic(struct devices *devices, const char *text, const char *id, 
 /* NULL: there is none of that name. Valid until it goes. */
 const struct machine_device *devices_find(const struct devices *devices, const char *id);
 
-/* Asks the guest to let a disk or NIC go; again, when it was asked before. Errors: -ENOTSUP (it can't go). */
+/* Asks the guest to let a disk or NIC go; again, when it was asked before. A reset takes out what was asked for.
+ * There is no way without the guest: drivers wait for ever for hardware that does not answer any more. Errors:
+ * -ENOENT, -ENOTSUP (it can't go). */
 int devices_unplug(struct devices *devices, const char *id, struct err *err);
-/* Tears it out, whatever the guest does with it: what was under way is completed, the rest fails there. */
-int devices_unplug_now(struct devices *devices, const char *id, struct err *err);
 /* Whether the guest was asked and has not answered. */
 bool devices_leaving(struct devices *devices, const struct machine_device *device);
 /* gone runs when a device is about to be freed because it was unplugged. */

@@ -48,7 +48,7 @@ struct device *pci_hotplug_device(struct pci_hotplug *hotplug);
 void pci_hotplug_set_owner(struct pci_hotplug *hotplug, void (*ejected)(void *opaque, unsigned slot),
                            void *opaque);
 
-/* A function was attached to a slot while the guest ran, or torn out of it: it is to look. */
+/* A function was attached to a slot while the guest ran. */
 void pci_hotplug_changed(struct pci_hotplug *hotplug, unsigned slot);
 /* The guest is to let a slot go; may be called again. */
 void pci_hotplug_ask(struct pci_hotplug *hotplug, unsigned slot);
