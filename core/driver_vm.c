@@ -113,25 +113,54 @@ static int vm_check(const json_t *spec, struct fault *fault)
     return 0;
 }
 
-static void add_networks(struct args *args, const json_t *networks)
+/* What --net and --disk are given, as lists of texts: one wording at the start and for changes of what runs. */
+static json_t *nic_texts(const struct driver_instance *instance)
 {
     size_t i;
-    json_t *network;
-    json_array_foreach(networks, i, network)
+    json_t *network, *list = json_array();
+    json_array_foreach((json_t *)instance->networks, i, network)
     {
         const char *options = obj_text(network, "options");
-        add_fmt(args, "--net=%s%s%s", obj_text(network, "mode"), options[0] ? "," : "", options);
+        json_array_append_new(list, json_sprintf("%s%s%s", obj_text(network, "mode"), options[0] ? "," : "",
+                                                 options));
     }
+    return list;
 }
 
-static void add_volumes(struct args *args, const json_t *volumes)
+static json_t *disk_texts(const struct driver_instance *instance)
 {
     size_t i;
-    json_t *volume;
-    json_array_foreach(volumes, i, volume)
+    json_t *volume, *list = json_array();
+    json_array_extend(list, json_object_get(instance->spec, "disks"));
+    json_array_foreach((json_t *)instance->volumes, i, volume)
     {
-        add_fmt(args, "--disk=%s,format=%s", obj_text(volume, "path"), obj_text(volume, "format"));
+        json_array_append_new(
+            list, json_sprintf("%s,format=%s", obj_text(volume, "path"), obj_text(volume, "format")));
     }
+    return list;
+}
+
+static void add_texts(struct args *args, const char *option, json_t *texts)
+{
+    size_t i;
+    json_t *text;
+    json_array_foreach(texts, i, text)
+    {
+        add_fmt(args, "--%s=%s", option, json_string_value(text));
+    }
+    json_decref(texts);
+}
+
+static int vm_apply(const struct driver_instance *instance, struct fault *fault)
+{
+    json_t *disks = disk_texts(instance), *nics = nic_texts(instance);
+    if (json_array_size(nics) == 0) {
+        json_array_append_new(nics, json_string("user")); /* what fonda-vmm makes of none */
+    }
+    int rc = live_apply_machine(instance, disks, nics, fault);
+    json_decref(disks);
+    json_decref(nics);
+    return rc;
 }
 
 static void build_args(const struct driver_instance *instance, const char *vmm, struct args *args)
@@ -147,9 +176,9 @@ static void build_args(const struct driver_instance *instance, const char *vmm, 
     add_text(args, "kernel", spec, "kernel");
     add_list(args, "initrd", spec, "initrds");
     add_text(args, "append", spec, "append");
-    add_list(args, "disk", spec, "disks");
-    add_volumes(args, instance->volumes);
-    add_networks(args, instance->networks);
+    add_texts(args, "disk", disk_texts(instance));
+    add_texts(args, "net", nic_texts(instance));
+    add_fmt(args, "--balloon");
     add_list(args, "publish", spec, "publish");
     add_list(args, "share", spec, "shares");
     add_text(args, "rng", spec, "rng");
@@ -186,5 +215,6 @@ const struct driver_ops driver_vm = {
     .resume = driver_control_resume,
     .stats = driver_control_stats,
     .attach = driver_control_attach,
+    .apply = vm_apply,
     .remove = driver_control_remove,
 };

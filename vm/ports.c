@@ -91,7 +91,7 @@ static void pump(struct port *port)
     size_t taken = vcon_input(port->ports->dev, port->index, port->input, port->used);
     port->used -= taken;
     memmove(port->input, port->input + taken, port->used);
-    if (port->fd < 0 && port->used == 0) {
+    if (port->fd < 0 && port->used == 0 && !(port->channel && channel_attended(port->channel))) {
         vcon_set_open(port->ports->dev, port->index, false);
     }
     update_polling(port);
