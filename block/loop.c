@@ -39,7 +39,7 @@ struct blk_loop {
     struct blk_aio *aio_head, **aio_tail; /* wait for room in uring */
     struct blk_req *done_head, **done_tail;
     struct co_queue ready;
-    struct sleeper *sleepers; /* by deadline */
+    struct sleeper *sleepers;          /* by deadline */
     const struct blk_open_file *given; /* while a graph is opened */
     unsigned given_count;
     pthread_mutex_t post_lock;

@@ -110,8 +110,8 @@ static int attach_disk(const struct words *w)
     json_t *files = json_array(), *result = NULL;
     int rc = text ? disk_options_parse(text, &options, &err) : err_sys(&err, -ENOMEM, "cannot attach a disk");
     if (rc == 0) {
-        rc = blk_chain_open(options.path, options.format[0] ? options.format : NULL, !options.read_only, &chain,
-                            &err);
+        rc = blk_chain_open(options.path, options.format[0] ? options.format : NULL, !options.read_only,
+                            &chain, &err);
     }
     if (rc < 0) {
         log_error("%s", err.text);
@@ -121,8 +121,8 @@ static int attach_disk(const struct words *w)
     for (unsigned i = 0; i < chain.count; i++) {
         json_array_append_new(files, json_string(chain.paths[i]));
     }
-    json_t *params = json_pack("{s:s, s:s*, s:o}", "disk", text, "id", w->count > 2 ? w->word[2] : NULL,
-                               "files", files);
+    json_t *params =
+        json_pack("{s:s, s:s*, s:o}", "disk", text, "id", w->count > 2 ? w->word[2] : NULL, "files", files);
     int status = cli_machine_request_fds(w->word[0], "disk_attach", params, chain.fds, chain.count, &result);
     blk_chain_close(&chain);
     return print_id(status, result);
@@ -147,8 +147,7 @@ static int throttle(const struct words *w)
     return cli_machine_request(w->word[0], "throttle",
                                json_pack("{s:s, s:I, s:I, s:I, s:I}", "id", w->word[1], "iops",
                                          (json_int_t)l->iops, "iops_burst", (json_int_t)l->iops_burst, "bps",
-                                         (json_int_t)l->bytes_per_s, "bps_burst",
-                                         (json_int_t)l->bytes_burst),
+                                         (json_int_t)l->bytes_per_s, "bps_burst", (json_int_t)l->bytes_burst),
                                NULL);
 }
 
@@ -158,7 +157,8 @@ static const char disk_help[] =
     "       fonda vm disk detach NAME ID\n"
     "       fonda vm disk throttle NAME ID iops=N[,iops-burst=N][,bps=SIZE[,bps-burst=SIZE]] | none\n\n"
     "Disks of a running machine. attach takes what 'fonda run --disk' takes, and prints the new disk's ID. "
-    "detach\nasks the guest to let the disk go, and waits for that, at most 30 seconds; a guest that does not is "
+    "detach\nasks the guest to let the disk go, and waits for that, at most 30 seconds; a guest that does "
+    "not is "
     "reset\n('fonda vm reset'), which takes the disk out.\n\n"
     "Examples:\n  fonda vm disk attach web data.qcow2 data\n  fonda vm disk throttle web data "
     "iops=500,bps=20M\n"
@@ -196,10 +196,9 @@ int cli_vm_disk(int argc, char **argv)
 static int attach_nic(const struct words *w)
 {
     json_t *result = NULL;
-    int status = cli_machine_request(w->word[0], "nic_attach",
-                                     json_pack("{s:s, s:s*}", "nic", w->word[1], "id",
-                                               w->count > 2 ? w->word[2] : NULL),
-                                     &result);
+    int status = cli_machine_request(
+        w->word[0], "nic_attach",
+        json_pack("{s:s, s:s*}", "nic", w->word[1], "id", w->count > 2 ? w->word[2] : NULL), &result);
     return print_id(status, result);
 }
 
@@ -208,7 +207,8 @@ static const char nic_help[] =
     "       fonda vm nic attach NAME user|tap=NAME|wire=PATH[,mac=MAC][,mtu=N][,queues=N] [ID]\n"
     "       fonda vm nic detach NAME ID\n"
     "       fonda vm nic link NAME ID up|down\n\n"
-    "Network cards of a running machine. detach asks the guest to let the card go, and waits for that, at most "
+    "Network cards of a running machine. detach asks the guest to let the card go, and waits for that, at "
+    "most "
     "30\nseconds. link plugs its cable in, or pulls it.\n\n"
     "Examples:\n  fonda vm nic attach web wire=/run/lan.sock lan\n  fonda vm nic link web nic0 down\n"
     "  fonda vm nic detach web lan\n";
@@ -235,8 +235,8 @@ int cli_vm_nic(int argc, char **argv)
     }
     bool up = w.count == 3 && strcmp(w.word[2], "up") == 0;
     if (strcmp(verb, "link") == 0 && w.count == 3 && (up || strcmp(w.word[2], "down") == 0)) {
-        return cli_machine_request(w.word[0], "nic_link",
-                                   json_pack("{s:s, s:b}", "id", w.word[1], "up", up), NULL);
+        return cli_machine_request(w.word[0], "nic_link", json_pack("{s:s, s:b}", "id", w.word[1], "up", up),
+                                   NULL);
     }
     return usage("nic", "list, attach, detach or link, and what they need");
 }
@@ -245,8 +245,9 @@ int cli_vm_balloon(int argc, char **argv)
 {
     uint64_t bytes;
     if (argc > 1 && strcmp(argv[1], "--help") == 0) {
-        printf("usage: fonda vm balloon NAME SIZE\n\nHow much of its memory a machine's guest is to give back "
-               "(run with --balloon); 0: nothing.\n\nExample:\n  fonda vm balloon web 512M\n");
+        printf(
+            "usage: fonda vm balloon NAME SIZE\n\nHow much of its memory a machine's guest is to give back "
+            "(run with --balloon); 0: nothing.\n\nExample:\n  fonda vm balloon web 512M\n");
         return 0;
     }
     if (argc != 3 || parse_size(argv[2], &bytes, NULL) < 0) {

@@ -359,8 +359,8 @@ static int vm_console(int argc, char **argv)
     if (!client) {
         return status;
     }
-    if (control_client_call(client, "attach", json_pack("{s:s}", "channel", argc == 3 ? argv[2] : "serial"), CALL_MS, NULL, &err) <
-        0) {
+    if (control_client_call(client, "attach", json_pack("{s:s}", "channel", argc == 3 ? argv[2] : "serial"),
+                            CALL_MS, NULL, &err) < 0) {
         log_error("%s: %s", argv[1], err.text);
         control_client_free(client);
         return FAILED;
@@ -404,7 +404,8 @@ int cli_vm(int argc, char **argv)
         fprintf(
             argc < 2 ? stderr : stdout,
             "usage: fonda vm ps | console NAME [CHANNEL] | stop [--force] NAME | pause NAME | resume NAME |\n"
-            "                reset NAME | stats NAME | disk ... | nic ... | balloon NAME SIZE\n\nMachines that 'fonda run --name NAME' started, over their control sockets; "
+            "                reset NAME | stats NAME | disk ... | nic ... | balloon NAME SIZE\n\nMachines "
+            "that 'fonda run --name NAME' started, over their control sockets; "
             "'fonda vm COMMAND --help'\nsays more. 'fonda save' and 'fonda snapshot' are for them too.\n\n"
             "Examples:\n  fonda vm ps\n  fonda vm console web\n");
         return argc < 2 ? VM_STATUS_USAGE : 0;

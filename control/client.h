@@ -13,7 +13,7 @@
 #include "base/err.h"
 
 #define CONTROL_CLIENT_FDS_MAX 16u
-#define CONTROL_REPLY_MAX (8u << 20) /* a line from the server that is longer is refused */
+#define CONTROL_REPLY_MAX      (8u << 20) /* a line from the server that is longer is refused */
 
 struct control_client;
 

@@ -30,9 +30,9 @@
 #define CONTROL_UNSENT_MAX  (1u << 20)   /* bytes that wait for a slow reader before it is cut */
 #define CONTROL_UNSENT_HOLD (256u << 10) /* from here on no further request of that client is read */
 #define CONTROL_CONNS_MAX   64u          /* connections at a time; one more is told so and closed */
-#define CONTROL_CALLS_MAX   16u   /* unanswered requests of one connection; the next ones wait unread */
-#define CONTROL_FDS_MAX     16u   /* descriptors of one connection that no method has taken; more are closed */
-#define CONTROL_JOBS_MAX    64u   /* jobs that are remembered; ended ones are forgotten, the oldest first */
+#define CONTROL_CALLS_MAX   16u /* unanswered requests of one connection; the next ones wait unread */
+#define CONTROL_FDS_MAX     16u /* descriptors of one connection that no method has taken; more are closed */
+#define CONTROL_JOBS_MAX    64u /* jobs that are remembered; ended ones are forgotten, the oldest first */
 #define CONTROL_CUT_MS      2000u /* how long a cut connection may still drain */
 
 struct control;
@@ -98,7 +98,7 @@ struct control_param {
 bool control_params(struct control_call *call, json_t *params, const struct control_param *table,
                     unsigned count, void *target);
 
-/* --- descriptors (SCM_RIGHTS) ---------------------------------------------------------------------------- */
+/* --- descriptors (SCM_RIGHTS) -------------------------------------------------------------------------- */
 
 /* The oldest descriptor that came over the call's connection and was not taken: the caller's, close-on-exec.
  * -1: none. What nobody takes is closed with the connection. */

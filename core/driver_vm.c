@@ -113,7 +113,8 @@ static int vm_check(const json_t *spec, struct fault *fault)
     return 0;
 }
 
-/* What --net and --disk are given, as lists of texts: one wording at the start and for changes of what runs. */
+/* What --net and --disk are given, as lists of texts: one wording at the start and for changes of what runs.
+ */
 static json_t *nic_texts(const struct driver_instance *instance)
 {
     size_t i;
@@ -121,8 +122,8 @@ static json_t *nic_texts(const struct driver_instance *instance)
     json_array_foreach((json_t *)instance->networks, i, network)
     {
         const char *options = obj_text(network, "options");
-        json_array_append_new(list, json_sprintf("%s%s%s", obj_text(network, "mode"), options[0] ? "," : "",
-                                                 options));
+        json_array_append_new(
+            list, json_sprintf("%s%s%s", obj_text(network, "mode"), options[0] ? "," : "", options));
     }
     return list;
 }

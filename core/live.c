@@ -3,7 +3,8 @@
  * says by a job behind the change (object.c).
  *
  *     object_change: after_restart := true, "applying" := the job
- *     job: driver_ops.apply --+--> all of it is as the store says: after_restart := false, unless must_restart
+ *     job: driver_ops.apply --+--> all of it is as the store says: after_restart := false, unless
+ * must_restart
  *                             `--> the job fails with the reason; what is left waits for the next start
  *
  * Nothing is remembered of what the instance was started with: its process is asked what it has.
@@ -44,7 +45,8 @@ static int call_fds(struct applying *a, const char *method, json_t *params, cons
     }
     if (rc < 0) {
         return fault_set(a->fault, rc == -EREMOTEIO ? FAULT_STATE : FAULT_UNAVAILABLE,
-                         "it takes effect at the next start", "instance '%s': %s", a->instance->name, err.text);
+                         "it takes effect at the next start", "instance '%s': %s", a->instance->name,
+                         err.text);
     }
     if (ret_result) {
         *ret_result = result;
@@ -134,8 +136,8 @@ static bool take_wanted(json_t *wanted, const char *option, bool disk, json_t **
     json_array_foreach(wanted, i, item)
     {
         json_t *limits = NULL;
-        auto_free char *should = disk ? without_limits(json_string_value(item), &limits)
-                                      : strdup(json_string_value(item));
+        auto_free char *should =
+            disk ? without_limits(json_string_value(item), &limits) : strdup(json_string_value(item));
         if (is && should && strcmp(is, should) == 0) {
             *ret_limits = limits;
             json_array_remove(wanted, i);
@@ -170,8 +172,7 @@ static int reconcile(struct applying *a, const json_t *devices, json_t *wanted, 
     {
         const char *text = json_string_value(device);
         if (rc == 0) {
-            rc = disk ? attach_disk(a, text)
-                      : call(a, "nic_attach", json_pack("{s:s}", "nic", text), NULL);
+            rc = disk ? attach_disk(a, text) : call(a, "nic_attach", json_pack("{s:s}", "nic", text), NULL);
         }
     }
     return rc;

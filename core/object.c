@@ -213,8 +213,8 @@ static int add_apply_job(struct core *core, json_t *object, const char *who, cha
     return rc;
 }
 
-static int change_instance(struct core *core, json_t *object, unsigned restart, const char *who, char *ret_job,
-                           struct fault *fault)
+static int change_instance(struct core *core, json_t *object, unsigned restart, const char *who,
+                           char *ret_job, struct fault *fault)
 {
     const char *state = obj_text(object, "state");
     if (strcmp(state, "creating") == 0 || strcmp(state, "deleting") == 0) {

@@ -60,8 +60,9 @@ void aml_resources_end(struct aml *aml);
 /* Field (NAME, DWordAcc, NoLock, WriteAsZeros) with fields of 32 bits, from the region's beginning on. */
 void aml_dword_fields(struct aml *aml, const char *region, const char *const *fields, unsigned count);
 
-/* Operands, and the operations that take those added next: Store (<from>, <to>), Notify (<object>, <value>). A
- * name that is a method is a call, with its arguments added next. Names of several segments begin at the root:
+/* Operands, and the operations that take those added next: Store (<from>, <to>), Notify (<object>, <value>).
+ * A name that is a method is a call, with its arguments added next. Names of several segments begin at the
+ * root:
  * "\\_SB_.PCI0.PCUP". */
 void aml_ref(struct aml *aml, const char *name);
 void aml_arg(struct aml *aml, unsigned n);

@@ -151,7 +151,8 @@ void channel_attach(struct channel *channel, struct control_call *call)
         struct channel_stream *stream = &channel->streams[i];
         if (!stream->stream) {
             stream->sent = 0;
-            stream->stream = control_attach(call, json_pack("{s:s}", "channel", channel->config.name), &ops, stream);
+            stream->stream =
+                control_attach(call, json_pack("{s:s}", "channel", channel->config.name), &ops, stream);
             if (stream->stream) {
                 send_news(stream);
             }

@@ -1,6 +1,7 @@
 /*
- * The serial port, or a port of the virtio console, as clients of the control socket see it: what the guest writes goes to every attached
- * stream, what they send goes to the guest. A new one first gets the last CHANNEL_BYTES of output.
+ * The serial port, or a port of the virtio console, as clients of the control socket see it: what the guest
+ * writes goes to every attached stream, what they send goes to the guest. A new one first gets the last
+ * CHANNEL_BYTES of output.
  *
  * Threads: channel_feed from any; the rest on the main loop.
  */

@@ -38,8 +38,8 @@ static void mac_text(const uint8_t *mac, char text[18])
 static json_t *describe(struct host *host, const struct machine_device *device)
 {
     json_t *out = json_pack("{s:s, s:s, s:i, s:b, s:b}", "id", device->id, "kind",
-                            device->kind == DEVICE_DISK ? "disk" : "nic", "slot", (int)device->slot, "plugged",
-                            device->plugged, "leaving", devices_leaving(host->devices, device));
+                            device->kind == DEVICE_DISK ? "disk" : "nic", "slot", (int)device->slot,
+                            "plugged", device->plugged, "leaving", devices_leaving(host->devices, device));
     json_t *option = device->text ? json_string(device->text) : NULL; /* NULL: no UTF-8 */
     if (option) {
         json_object_set_new(out, "option", option);
@@ -91,11 +91,10 @@ json_t *host_disk_stats(struct host *host)
         }
         blk_get_info(disk_node(device->disk), &info);
         blk_get_stats(disk_node(device->disk), &stats);
-        json_t *one =
-            json_pack("{s:s, s:I, s:I, s:I, s:I, s:I}", "id", device->id, "reads",
-                      (json_int_t)stats.ops[BLK_READ], "writes", (json_int_t)stats.ops[BLK_WRITE], "flushes",
-                      (json_int_t)stats.ops[BLK_FLUSH], "read_bytes", (json_int_t)stats.read_bytes,
-                      "write_bytes", (json_int_t)stats.write_bytes);
+        json_t *one = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I}", "id", device->id, "reads",
+                                (json_int_t)stats.ops[BLK_READ], "writes", (json_int_t)stats.ops[BLK_WRITE],
+                                "flushes", (json_int_t)stats.ops[BLK_FLUSH], "read_bytes",
+                                (json_int_t)stats.read_bytes, "write_bytes", (json_int_t)stats.write_bytes);
         json_t *file = json_string(info.filename);
         if (file) {
             json_object_set_new(one, "file", file);
@@ -328,8 +327,7 @@ static void begin_leaving(struct host *host, const char *id, uint64_t timeout_s,
 {
     struct err err = {0};
     struct leaving *leaving = calloc(1, sizeof(*leaving));
-    struct control_job *job =
-        leaving ? control_job_new(host->control, "detach", on_cancel, leaving) : NULL;
+    struct control_job *job = leaving ? control_job_new(host->control, "detach", on_cancel, leaving) : NULL;
     if (!job) {
         free(leaving);
         control_fail(call, "busy", NULL, "too many jobs, or no memory");
@@ -363,8 +361,7 @@ static void detach(struct control_call *call, json_t *params, struct host *host,
         return;
     }
     if (machine_pause_reasons(host->machine)) {
-        control_fail(call, "busy", "resume it", "the machine is paused: it can't let '%s' go",
-                     p.id);
+        control_fail(call, "busy", "resume it", "the machine is paused: it can't let '%s' go", p.id);
     } else if (is_leaving(host, p.id)) {
         control_fail(call, "busy", "wait for that job", "'%s' is being detached already", p.id);
     } else {

@@ -280,10 +280,10 @@ int port_options_parse(const char *text, struct port_options *ret, struct err *e
     }
     if (len == 0 || len >= sizeof(ret->name) || strncmp(text + len, "=unix:", 6) != 0 || !text[len + 6] ||
         strlen(text + len + 6) >= sizeof(ret->path)) {
-        return err_set(
-            err, -EINVAL,
-            "'%s' is not NAME=unix:PATH or NAME=control, with a name of up to %u letters, digits, '.', '_' and '-'", text,
-            PORT_NAME_BYTES - 1);
+        return err_set(err, -EINVAL,
+                       "'%s' is not NAME=unix:PATH or NAME=control, with a name of up to %u letters, digits, "
+                       "'.', '_' and '-'",
+                       text, PORT_NAME_BYTES - 1);
     }
     memcpy(ret->name, text, len);
     ret->kind = PORT_UNIX;

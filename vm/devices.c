@@ -56,8 +56,8 @@ static void on_async(uv_async_t *async)
 }
 
 /* Takes dev over. */
-int devices_add(struct devices *devices, struct vdev *dev, enum device_kind kind, const char *id, unsigned slot,
-                struct err *err)
+int devices_add(struct devices *devices, struct vdev *dev, enum device_kind kind, const char *id,
+                unsigned slot, struct err *err)
 {
     struct pc *pc = machine_pc(devices->machine);
     if (!dev) {
@@ -231,7 +231,8 @@ int devices_make_nic(struct devices *devices, const struct nic_options *options,
     return devices_add(devices, vnet_new(&config, err), DEVICE_NIC, id, slot, err);
 }
 
-struct net_port *devices_make_port(struct devices *devices, const struct nic_options *options, struct err *err)
+struct net_port *devices_make_port(struct devices *devices, const struct nic_options *options,
+                                   struct err *err)
 {
     return make_port(devices, options, NULL, 0, err);
 }

@@ -29,11 +29,11 @@ struct devices {
     unsigned count;
     struct machine_device all[PCI_SLOTS];
 
-    unsigned next_slot;            /* while devices are made */
+    unsigned next_slot;             /* while devices are made */
     unsigned named[DEVICE_NIC + 1]; /* how many of a kind the machine was to start with */
-    uint32_t unplugged;            /* slots of those that were unplugged since */
-    json_t *changes;               /* of a saved machine, until they are made; NULL: none */
-    _Atomic uint32_t ejected;      /* slots whose function the guest has let go, and that are still here */
+    uint32_t unplugged;             /* slots of those that were unplugged since */
+    json_t *changes;                /* of a saved machine, until they are made; NULL: none */
+    _Atomic uint32_t ejected;       /* slots whose function the guest has let go, and that are still here */
     void (*gone)(void *opaque, const struct machine_device *device);
     void *gone_opaque;
 };
@@ -41,8 +41,8 @@ struct devices {
 /* devices.c */
 const char *device_kind_name(enum device_kind kind);
 /* Puts a device into a slot; takes dev over, NULL too (err says why). */
-int devices_add(struct devices *devices, struct vdev *dev, enum device_kind kind, const char *id, unsigned slot,
-                struct err *err);
+int devices_add(struct devices *devices, struct vdev *dev, enum device_kind kind, const char *id,
+                unsigned slot, struct err *err);
 int devices_open_blocks(struct devices *devices, struct err *err);
 int devices_make_disk(struct devices *devices, const struct disk_options *options, const char *id,
                       unsigned slot, struct err *err);

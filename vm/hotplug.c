@@ -2,10 +2,10 @@
  * See hotplug.h.
  *
  * Invariants
- *  1. A function that left the bus because the guest let it go has its slot's bit in `ejected` until its device
- *     is freed; nothing of it is saved in between, as devices_settle comes first.
- *  2. Slots of the options' devices are fixed by the options alone, so that a restored machine has each device
- *     where it was.
+ *  1. A function that left the bus because the guest let it go has its slot's bit in `ejected` until its
+ * device is freed; nothing of it is saved in between, as devices_settle comes first.
+ *  2. Slots of the options' devices are fixed by the options alone, so that a restored machine has each
+ * device where it was.
  */
 #include "vm/hotplug.h"
 
@@ -133,8 +133,8 @@ bool devices_leaving(struct devices *devices, const struct machine_device *devic
     return asked;
 }
 
-void devices_on_gone(struct devices *devices,
-                     void (*gone)(void *opaque, const struct machine_device *device), void *opaque)
+void devices_on_gone(struct devices *devices, void (*gone)(void *opaque, const struct machine_device *device),
+                     void *opaque)
 {
     devices->gone = gone;
     devices->gone_opaque = opaque;
@@ -248,9 +248,8 @@ static int make_nic(struct devices *devices, const char *text, const char *id, u
     if (tap >= 0 && options.kind != NIC_TAP) {
         return err_set(err, -EINVAL, "an open descriptor is for a tap device only");
     }
-    struct net_port *port =
-        tap >= 0 ? net_tap_adopt(devices->loop, take_fd(&tap), (uint16_t)options.mtu, err)
-                 : devices_make_port(devices, &options, err);
+    struct net_port *port = tap >= 0 ? net_tap_adopt(devices->loop, take_fd(&tap), (uint16_t)options.mtu, err)
+                                     : devices_make_port(devices, &options, err);
     return devices_make_nic(devices, &options, port, id, slot, err);
 }
 
@@ -300,9 +299,9 @@ static json_t *changes(const struct devices *devices)
     for (unsigned i = 0; i < devices->count; i++) {
         const struct machine_device *one = &devices->all[i];
         if (one->plugged) {
-            json_array_append_new(plugged, json_pack("{s:s, s:s, s:i, s:s}", "kind",
-                                                     device_kind_name(one->kind), "id", one->id, "slot",
-                                                     (int)one->slot, "text", one->text));
+            json_array_append_new(plugged,
+                                  json_pack("{s:s, s:s, s:i, s:s}", "kind", device_kind_name(one->kind), "id",
+                                            one->id, "slot", (int)one->slot, "text", one->text));
         }
     }
     return json_pack("{s:o, s:o}", "unplugged", unplugged, "plugged", plugged);

@@ -17,9 +17,10 @@
 #include "block/block.h"
 #include "vm/devices.h"
 
-/* Plugs a disk or NIC under a name (NULL: the lowest free "diskN", "nicN"); text is what --disk or --net takes, with an absolute path. files (count of them) are
- * what the client has opened, and stay its own; NULL: opened here. fd of a NIC: an open tap device, taken; -1:
- * none. Errors: -EINVAL, -EEXIST (the name), -ENOSPC (no slot), those of the back ends. */
+/* Plugs a disk or NIC under a name (NULL: the lowest free "diskN", "nicN"); text is what --disk or --net
+ * takes, with an absolute path. files (count of them) are what the client has opened, and stay its own; NULL:
+ * opened here. fd of a NIC: an open tap device, taken; -1: none. Errors: -EINVAL, -EEXIST (the name), -ENOSPC
+ * (no slot), those of the back ends. */
 int devices_plug_disk(struct devices *devices, const char *text, const char *id,
                       const struct blk_open_file *files, unsigned count,
                       const struct machine_device **ret_device, struct err *err);
@@ -29,15 +30,15 @@ int devices_plug_nic(struct devices *devices, const char *text, const char *id, 
 /* NULL: there is none of that name. Valid until it goes. */
 const struct machine_device *devices_find(const struct devices *devices, const char *id);
 
-/* Asks the guest to let a disk or NIC go; again, when it was asked before. A reset takes out what was asked for.
- * There is no way without the guest: drivers wait for ever for hardware that does not answer any more. Errors:
- * -ENOENT, -ENOTSUP (it can't go). */
+/* Asks the guest to let a disk or NIC go; again, when it was asked before. A reset takes out what was asked
+ * for. There is no way without the guest: drivers wait for ever for hardware that does not answer any more.
+ * Errors: -ENOENT, -ENOTSUP (it can't go). */
 int devices_unplug(struct devices *devices, const char *id, struct err *err);
 /* Whether the guest was asked and has not answered. */
 bool devices_leaving(struct devices *devices, const struct machine_device *device);
 /* gone runs when a device is about to be freed because it was unplugged. */
-void devices_on_gone(struct devices *devices,
-                     void (*gone)(void *opaque, const struct machine_device *device), void *opaque);
+void devices_on_gone(struct devices *devices, void (*gone)(void *opaque, const struct machine_device *device),
+                     void *opaque);
 
 /* How the devices differ from the options: JSON from malloc; NULL: they don't (or no memory). */
 char *devices_changes_json(const struct devices *devices);

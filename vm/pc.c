@@ -352,11 +352,21 @@ static const struct {
     const char *name;
     int (*make)(struct pc *pc, struct err *err);
 } parts[] = {
-    {"interrupt controllers", make_pic},  {"local APICs", make_lapics},  {"I/O APIC", make_ioapic},
-    {"interval timer", make_pit},         {"real-time clock", make_rtc}, {"event timer", make_hpet},
-    {"power management", make_acpi_pm},   {"PCI bus", make_pci},         {"hot-plug chip", make_hotplug},
-    {"keyboard controller", make_i8042},  {"system control port", make_port92}, {"serial port", make_uart},
-    {"exit port", make_exit_port},        {"panic port", make_pvpanic},  {"watchdog", make_watchdog},
+    {"interrupt controllers", make_pic},
+    {"local APICs", make_lapics},
+    {"I/O APIC", make_ioapic},
+    {"interval timer", make_pit},
+    {"real-time clock", make_rtc},
+    {"event timer", make_hpet},
+    {"power management", make_acpi_pm},
+    {"PCI bus", make_pci},
+    {"hot-plug chip", make_hotplug},
+    {"keyboard controller", make_i8042},
+    {"system control port", make_port92},
+    {"serial port", make_uart},
+    {"exit port", make_exit_port},
+    {"panic port", make_pvpanic},
+    {"watchdog", make_watchdog},
     {"ACPI tables", make_acpi_tables},
 };
 
@@ -427,8 +437,7 @@ void pc_remove_device(struct pc *pc, struct device *device)
 {
     for (unsigned i = 0; i < pc->device_count; i++) {
         if (pc->devices[i] == device) {
-            memmove(pc->devices + i, pc->devices + i + 1,
-                    (--pc->device_count - i) * sizeof(pc->devices[0]));
+            memmove(pc->devices + i, pc->devices + i + 1, (--pc->device_count - i) * sizeof(pc->devices[0]));
             device->ops->free(device);
             return;
         }

@@ -31,13 +31,13 @@ struct port {
     struct ports *ports;
     unsigned index;
     struct port_options options;
-    struct channel *channel; /* NULL: no control socket */
+    struct channel *channel;                                        /* NULL: no control socket */
     size_t (*sink)(void *opaque, const uint8_t *bytes, size_t len); /* the other end's */
     void (*has_room)(void *opaque);                                 /* the same; may be NULL */
     void *opaque;                                                   /* of both */
-    struct output *output; /* PORT_FILE */
-    _Atomic bool room;     /* the file takes bytes again */
-    bool named;            /* else it is the console */
+    struct output *output;                                          /* PORT_FILE */
+    _Atomic bool room;                                              /* the file takes bytes again */
+    bool named;                                                     /* else it is the console */
 
     /* PORT_UNIX */
     int listen_fd, fd; /* -1: none */
@@ -348,8 +348,8 @@ static int open_port(struct ports *ports, const struct port_options *options, bo
     ret->sink = port_sink;
     ret->room = port_room;
     if (controlled) {
-        const struct channel_config channel = {
-            ports->loop, port->named ? port->options.name : "console", channel_input, channel_is_attended, port};
+        const struct channel_config channel = {ports->loop, port->named ? port->options.name : "console",
+                                               channel_input, channel_is_attended, port};
         port->channel = channel_new(&channel);
     }
     if (controlled && !port->channel) {

@@ -2,8 +2,8 @@
  * The virtio console of a machine: which port goes where on the host (--console, --port).
  *
  * A port's other end is the terminal (host.c has it), a file, or a unix socket that serves one program at a
- * time; with a control socket, its clients can attach to each port too. The guest sees a port of a socket open
- * exactly while a program is connected, or a client attached; not both at a time.
+ * time; with a control socket, its clients can attach to each port too. The guest sees a port of a socket
+ * open exactly while a program is connected, or a client attached; not both at a time.
  *
  * Threads: main loop, but for what terminal->sink says.
  */

@@ -40,7 +40,8 @@ struct pci_hotplug_config {
     void *opaque;
 };
 
-struct pci_hotplug *pci_hotplug_new(const struct pci_hotplug_config *config, struct err *err); /* NULL: see err */
+struct pci_hotplug *pci_hotplug_new(const struct pci_hotplug_config *config,
+                                    struct err *err); /* NULL: see err */
 struct device *pci_hotplug_device(struct pci_hotplug *hotplug);
 
 /* Who is told when a slot's function has left the bus because the guest let it go, or was reset: a vCPU

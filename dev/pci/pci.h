@@ -12,8 +12,8 @@
  * Every device has one function, in one slot; memory BARs are 32 bits wide and lie in one window. There is no
  * firmware: pci_host_reset places all BARs, and the guest may move them.
  *
- * Threads: all functions run under mem_lock(), but for those that build the bus before vCPUs run. Functions come
- * and go while vCPUs run (hotplug.h).
+ * Threads: all functions run under mem_lock(), but for those that build the bus before vCPUs run. Functions
+ * come and go while vCPUs run (hotplug.h).
  *
  * Invariants
  *  1. A BAR is decoded only if the function's memory decoding is on and the BAR lies inside of the window.
@@ -120,7 +120,7 @@ unsigned pci_host_free_slot(const struct pci_host *host); /* the lowest; PCI_SLO
 /* From here on nothing reaches the function, and its interrupts go nowhere. */
 void pci_dev_detach(struct pci_dev *dev);
 void pci_host_eject(struct pci_host *host, unsigned slot); /* the same for whatever is there */
-unsigned pci_host_devices(const struct pci_host *host); /* slots in use, the bridge's among them */
+unsigned pci_host_devices(const struct pci_host *host);    /* slots in use, the bridge's among them */
 
 /* A function's part of its device's saved state: configuration space, MSI-X, INTx. */
 void pci_dev_state(struct pci_dev *dev, struct state *s);

@@ -13,8 +13,8 @@
 #include <string.h>
 
 #include "base/util.h"
-#include "dev/pci/pci.h"
 #include "dev/pci/hotplug.h"
+#include "dev/pci/pci.h"
 #include "dev/virtio/virtio_pci.h"
 #include "fuzz/fuzz.h"
 #include "mem/mem.h"
@@ -195,8 +195,8 @@ static void step(void)
             pci_hotplug_ask(fuzz.hotplug, virtio_pci_slot(fuzz.vp));
         } else {
             unsigned at = (unsigned)take(1);
-            mem_pio_write(fuzz.mem, (uint16_t)(PCI_HOTPLUG_BASE + at % PCI_HOTPLUG_PORTS), 1u << (at >> 6) % 3,
-                          op == 255 ? BIT(virtio_pci_slot(fuzz.vp)) : (uint32_t)take(4));
+            mem_pio_write(fuzz.mem, (uint16_t)(PCI_HOTPLUG_BASE + at % PCI_HOTPLUG_PORTS),
+                          1u << (at >> 6) % 3, op == 255 ? BIT(virtio_pci_slot(fuzz.vp)) : (uint32_t)take(4));
         }
         return;
     }

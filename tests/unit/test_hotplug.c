@@ -1,8 +1,8 @@
 /* dev/pci/hotplug: events, asking and ejecting, and a guest that writes what it likes. */
-#include <errno.h>
-#include "dev/pci/hotplug.h"
 #include "base/state.h"
+#include "dev/pci/hotplug.h"
 #include "tests/unit/vdrv.h"
+#include <errno.h>
 
 #define BASE PCI_HOTPLUG_BASE
 
