@@ -117,6 +117,11 @@ int cmd_create(struct cli *cli), cmd_launch(struct cli *cli), cmd_ps(struct cli 
     cmd_completion(struct cli *cli), cmd_attach(struct cli *cli), cmd_kill(struct cli *cli),
     cmd_wait(struct cli *cli), cmd_cp(struct cli *cli), cmd_man(struct cli *cli), cmd_help(struct cli *cli);
 
+/* cmd_instance.c: changes an instance (path is its URL), waits until a running one has taken it, and says
+ * what takes a restart. patch is taken over. */
+int cmd_patch_instance(struct cli *cli, const char *name, const char *path, json_t *patch);
+int cmd_device(struct cli *cli); /* cmd_device.c */
+
 /* ---- help.c ---- */
 void help_command(FILE *out, const struct cli_command *command);
 void help_all(FILE *out);

@@ -296,9 +296,23 @@ static int wait_applied(struct cli *cli, const char *path, json_t **changed)
     }
 }
 
+int cmd_patch_instance(struct cli *cli, const char *name, const char *path, json_t *patch)
+{
+    json_t *changed = NULL;
+    int rc = call_api(cli, "PATCH", path, patch, &changed);
+    if (rc == CLI_OK && json_object_get(changed, "applying")) {
+        rc = wait_applied(cli, path, &changed);
+    }
+    if (rc == CLI_OK && json_is_true(json_object_get(changed, "after_restart")) && !cli->options.quiet) {
+        fprintf(stderr, "takes effect after: fonda restart %s\n", name);
+    }
+    json_decref(changed);
+    return rc;
+}
+
 int cmd_set(struct cli *cli)
 {
-    json_t *patch = json_object(), *changed = NULL;
+    json_t *patch = json_object();
     for (int i = 1; i < cli->argc; i++) {
         char *equals = strchr(cli->argv[i], '=');
         if (!equals) {
@@ -311,15 +325,7 @@ int cmd_set(struct cli *cli)
     }
     char path[600];
     instance_path(cli->argv[0], "", path, sizeof(path));
-    int rc = call_api(cli, "PATCH", path, patch, &changed);
-    if (rc == CLI_OK && json_object_get(changed, "applying")) {
-        rc = wait_applied(cli, path, &changed);
-    }
-    if (rc == CLI_OK && json_is_true(json_object_get(changed, "after_restart")) && !cli->options.quiet) {
-        fprintf(stderr, "takes effect after: fonda restart %s\n", cli->argv[0]);
-    }
-    json_decref(changed);
-    return rc;
+    return cmd_patch_instance(cli, cli->argv[0], path, patch);
 }
 
 int cmd_logs(struct cli *cli)
