@@ -42,6 +42,7 @@ def test_live(t):
         status, job, _ = daemon.call('POST', '/v1/instances/web/start?wait=30')
         check(status == 200 and job['state'] == 'done', job)
         console = lib.WebSocket(daemon.socket, '/v1/instances/web/console')
+        console.sock.settimeout(PATIENCE_S)
         text = b''
 
         def until(word):
