@@ -328,6 +328,36 @@ def test_saved(t):
         session.wait()
 
 
+def test_snapshots(t):
+    """A snapshot is gone back to with the disks that were there then."""
+    disks = [t.path(name) for name in ('root.qcow2', 'hot.qcow2')]
+    for disk in disks:
+        t.run([t.fonda, 'image', 'create', '--size', '16M', disk], patience=60)
+    guest, control = boot(t, '--disk', disks[0], '--net', 'none')
+    with guest:
+        with control:
+            control.call('disk_attach', disk=disks[1], id='hot')
+            wait_for(guest, '[ -b /dev/vdb ]')
+            guest.ok('dd if=/dev/zero of=/dev/vdb bs=1M count=1 2>/dev/null; echo then >/tmp/when; echo then | dd of=/dev/vdb '
+                     'conv=fsync 2>/dev/null')
+            control.job('snapshot_save', name='s')
+            guest.ok('echo now >/tmp/when; echo now! | dd of=/dev/vdb conv=fsync 2>/dev/null')
+            control.job('disk_detach', id='hot')
+            refused(t, lambda: control.call('snapshot_load', name='s'), 'busy', 'not without the disk that was there')
+            control.call('disk_attach', disk=disks[1], id='hot')
+            control.call('snapshot_load', name='s')
+            while control.file.readline():  # until the process of before has ended
+                pass
+        with Control(t.path(SOCKET)) as control:
+            t.same(ids(control), ['disk0', 'hot'], 'with it, it is gone back to')
+            guest.send('\n')
+            guest.expect(PROMPT)
+            text, _ = guest.command('echo 3 >/proc/sys/vm/drop_caches; head -c 4 /tmp/when; head -c 4 /dev/vdb; echo')
+            t.see(text.count('then') == 2, 'the guest, and what the disk holds', text)
+            control.call('quit')
+        guest.wait()
+
+
 def raw_stream(t, path, channel):
     conn = socket.socket(socket.AF_UNIX)
     conn.settimeout(PATIENCE_S)
