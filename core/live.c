@@ -75,13 +75,17 @@ static bool is_limit(const char *part)
     return false;
 }
 
-/* The text without its limits, which are put into *ret_limits (NULL: not wanted). free() it. */
-static char *without_limits(const char *text, json_t **ret_limits)
+/* What says which device it is: a disk's text without its limits, which are put into *ret_limits (NULL: not
+ * wanted), a NIC's without its address, which goes by its place. free() it. */
+static char *meaning(const char *text, bool disk, json_t **ret_limits)
 {
     char *copy = strdup(text), *out = calloc(1, strlen(text) + 1), *rest = copy, *part;
     json_t *limits = json_object();
     while (copy && out && (part = strsep(&rest, ",")) != NULL) {
-        if (!is_limit(part)) {
+        if (!disk && strncmp(part, "mac=", 4) == 0) {
+            continue;
+        }
+        if (!disk || !is_limit(part)) {
             strcat(strcat(out, out[0] ? "," : ""), part);
             continue;
         }
@@ -130,14 +134,13 @@ static int set_limits(struct applying *a, const char *id, json_t *limits)
 /* Takes the wanted text that means the device out of the list. False: it is not wanted. */
 static bool take_wanted(json_t *wanted, const char *option, bool disk, json_t **ret_limits)
 {
-    auto_free char *is = disk ? without_limits(option, NULL) : strdup(option);
+    auto_free char *is = meaning(option, disk, NULL);
     size_t i;
     json_t *item;
     json_array_foreach(wanted, i, item)
     {
         json_t *limits = NULL;
-        auto_free char *should =
-            disk ? without_limits(json_string_value(item), &limits) : strdup(json_string_value(item));
+        auto_free char *should = meaning(json_string_value(item), disk, &limits);
         if (is && should && strcmp(is, should) == 0) {
             *ret_limits = limits;
             json_array_remove(wanted, i);
