@@ -40,9 +40,11 @@ const struct option_spec vm_options[] = {
         "(default: stdio; none with --console stdio)"),
     OPT("console", OPTION_STRING, console, 0, 0, "WHERE",
         "a virtio console (/dev/hvc0): stdio, unix:PATH for a socket to listen\n"
-        "on, or a file to write to; with --append console=hvc0 it is Linux's"),
+        "on, control for 'fonda vm console' alone, or a file to write to; with --append console=hvc0 it is "
+        "Linux's"),
     OPT("port", OPTION_LIST, ports, 0, 0, "PORT",
-        "a channel to the host: NAME=unix:PATH, where a socket listens; there:\n"
+        "a channel to the host: NAME=unix:PATH, where a socket listens, or\n"
+        "NAME=control, for 'fonda vm console' alone; there:\n"
         "/dev/virtio-ports/NAME, such as --port org.qemu.guest_agent.0=unix:qga"),
     OPT("disk", OPTION_LIST, disks, 0, 0, "FILE",
         "a disk: FILE[,format=raw|qcow2][,serial=TEXT][,readonly]\n"

@@ -37,6 +37,7 @@ struct vm_config {
     bool gdb_wait;
     const char *control, *name; /* the control socket's path; or a name that stands for one (vm/rundir.h) */
     const char *restore;        /* a saved machine's file */
+    const char *device_changes; /* no option: of the saved machine (vm/hotplug.h); NULL: none */
     int argc;                   /* the arguments as they were given, behind the program's name */
     char **argv;
     uint64_t tsc_hz;        /* no option: of the saved machine, 0 otherwise */
