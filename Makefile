@@ -41,7 +41,7 @@ run: all
 
 test: all
 	@tools/install-deps test
-	@tools/fetch-guest $(BUILD)/guest devices storage soak
+	@tools/fetch-guest $(BUILD)/guest devices storage soak i386
 	@tools/run-tests --build $(BUILD) $(TEST_OPTIONS)
 
 test-container: all
