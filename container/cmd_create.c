@@ -78,10 +78,12 @@ static int keep_descriptors(struct container *c, struct err *err)
         return err_set(err, -EINVAL, "--preserve-fds and LISTEN_FDS: too many descriptors");
     }
     c->preserve_fds += listeners;
+    unsigned missing = 0;
     for (unsigned fd = 3; fd < 3 + c->preserve_fds; fd++) {
-        if (fcntl((int)fd, F_GETFD) < 0) {
-            return err_set(err, -EBADF, "--preserve-fds: descriptor %u is not open", fd);
-        }
+        missing += fcntl((int)fd, F_GETFD) < 0;
+    }
+    if (missing) {
+        log_warning("%u of the descriptors that --preserve-fds or LISTEN_FDS announce are not open", missing);
     }
     struct oci_process *p = &c->config.process;
     if (listeners && p->env) {

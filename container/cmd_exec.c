@@ -187,7 +187,8 @@ static int process_from_options(struct exec *x, struct err *err)
     for (size_t i = 0; i < o->cap_count; i++) {
         int cap = caps_number(o->caps[i]);
         if (cap < 0) {
-            return err_set(err, -EINVAL, "exec: unknown capability '%s'", o->caps[i]);
+            log_warning("capability '%s' is unknown and ignored", o->caps[i]);
+            continue;
         }
         for (int set = 0; set < CAPSET_COUNT; set++) {
             p->caps[set] |= set == CAPSET_INHERITABLE || set == CAPSET_AMBIENT ? 0 : BIT64(cap);
@@ -372,7 +373,10 @@ static int write_pid_file(const struct exec *x, struct err *err)
     snprintf(text, sizeof(text), "%d", (int)x->pid);
     auto_close int fd = open(x->o.pid_file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     int rc = fd < 0 ? -errno : write_all(fd, text, strlen(text));
-    return rc < 0 ? err_sys(err, rc, "cannot write the pid file '%s'", x->o.pid_file) : 0;
+    if (rc < 0) {
+        err_sys(err, rc, "cannot write the pid file '%s'", x->o.pid_file);
+    }
+    return rc < 0 ? -EIO : 0; /* -ENOENT is for programs alone */
 }
 
 /* A cgroup below the container's, for --cgroup. */

@@ -164,6 +164,7 @@ int main(int argc, char **argv)
     }
     if (rc == 0) {
         int first = optind;
+        log_debug("fonda-oci %s: %s", FONDA_VERSION, argv[first]);
         rc = commands[i].fn(&o.g, argc - first, argv + first, &err);
     }
     if (rc >= 0) {
