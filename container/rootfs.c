@@ -5,6 +5,7 @@
 #include "container/cg.h"
 #include "container/container.h"
 #include "container/fault.h"
+#include "container/json.h"
 #include "container/mnt.h"
 #include "container/paths.h"
 
