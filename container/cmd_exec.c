@@ -379,10 +379,44 @@ static int write_pid_file(const struct exec *x, struct err *err)
     return rc < 0 ? -EIO : 0; /* -ENOENT is for programs alone */
 }
 
+/* cgroup-v2.rst "No Internal Process Constraint": where the container has handed controllers down, as systemd
+ * does, its own cgroup takes nobody, and the process joins the first one where that is. */
+static void follow_first(struct exec *x)
+{
+    struct cg_hierarchy *v2 = cg_v2(&x->h.cg);
+    char path[64], text[8], full[2 * PATH_MAX];
+    auto_free char *list = NULL;
+    size_t size;
+    if (!v2 || v2->fd < 0 || cg_read(v2->fd, "cgroup.subtree_control", text, sizeof(text)) <= 0) {
+        return;
+    }
+    snprintf(path, sizeof(path), "/proc/%d/cgroup", (int)x->h.state.pid);
+    if (file_read_all(AT_FDCWD, path, &list, &size, NULL) < 0) {
+        return;
+    }
+    char *own = strncmp(list, "0::", 3) == 0 ? list : strstr(list, "\n0::");
+    if (!own) {
+        return;
+    }
+    own = strchr(own, '/');
+    if (own) {
+        own[strcspn(own, "\n")] = '\0';
+        size_t root = strlen(v2->root);
+        own += root > 1 && strncmp(own, v2->root, root) == 0 ? root : 0;
+        snprintf(full, sizeof(full), "%s%s", v2->mount, own);
+        int fd = open(full, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (fd >= 0) {
+            close(v2->fd);
+            v2->fd = fd;
+        }
+    }
+}
+
 /* A cgroup below the container's, for --cgroup. */
 static int enter_sub_cgroup(struct exec *x, struct err *err)
 {
     if (!x->o.cgroup) {
+        follow_first(x);
         return 0;
     }
     for (size_t i = 0; i < x->h.cg.count; i++) {

@@ -97,6 +97,8 @@ struct stream {
     struct loop_source source; /* fd -1: closed */
     int index;                 /* 0 stdout or the terminal, 1 stderr */
     bool stalled;              /* a client has too much unsent */
+    bool ending;               /* what is left is read, and then it is closed */
+    struct loop_timer hung;    /* until the terminal is looked at again */
 };
 
 struct attached {
@@ -111,6 +113,7 @@ struct attached {
     size_t queued;
 };
 
+#define HUNG_NS      (SECOND_NS / 20)
 #define ATTACH_INPUT 4u
 #define ATTACH_STALL (10 * SECOND_NS) /* a client that takes nothing for so long is cut */
 
