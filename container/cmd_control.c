@@ -202,8 +202,8 @@ int cmd_kill(const struct globals *g, int argc, char **argv, struct err *err)
         {"all", no_argument, NULL, 'a'}, {"regex", no_argument, NULL, 'r'}, {NULL, 0, NULL, 0}};
     struct kill_how how = {.signal = SIGTERM};
     bool regex = false;
-    optind = 1;
-    for (int opt; (opt = getopt_long(argc, argv, "+ar", longs, NULL)) != -1;) {
+    optind = 0; /* from the start, options anywhere: getopt(3) */
+    for (int opt; (opt = getopt_long(argc, argv, "ar", longs, NULL)) != -1;) {
         switch (opt) {
         case 'a': how.all = true; break;
         case 'r': regex = true; break;
@@ -318,8 +318,8 @@ int cmd_delete(const struct globals *g, int argc, char **argv, struct err *err)
         {"force", no_argument, NULL, 'f'}, {"regex", no_argument, NULL, 'r'}, {NULL, 0, NULL, 0}};
     bool force = false, regex = false;
     const char *id = NULL;
-    optind = 1;
-    for (int opt; (opt = getopt_long(argc, argv, "+fr", longs, NULL)) != -1;) {
+    optind = 0; /* from the start, options anywhere: getopt(3) */
+    for (int opt; (opt = getopt_long(argc, argv, "fr", longs, NULL)) != -1;) {
         switch (opt) {
         case 'f': force = true; break;
         case 'r': regex = true; break;
@@ -367,8 +367,8 @@ int cmd_list(const struct globals *g, int argc, char **argv, struct err *err)
         {"format", required_argument, NULL, 'f'}, {"quiet", no_argument, NULL, 'q'}, {NULL, 0, NULL, 0}};
     const char *format = "table";
     bool quiet = false;
-    optind = 1;
-    for (int opt; (opt = getopt_long(argc, argv, "+f:q", longs, NULL)) != -1;) {
+    optind = 0; /* from the start, options anywhere: getopt(3) */
+    for (int opt; (opt = getopt_long(argc, argv, "f:q", longs, NULL)) != -1;) {
         switch (opt) {
         case 'f': format = optarg; break;
         case 'q': quiet = true; break;

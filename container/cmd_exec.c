@@ -55,6 +55,7 @@ struct exec_options {
     bool detach;
     bool terminal;
     bool no_new_privs;
+    bool ignore_paused; /* it begins when the container is resumed */
     const char *id;
     char **args;
     int arg_count;
@@ -86,6 +87,7 @@ static int parse_exec_options(int argc, char **argv, struct exec_options *o, str
         {"pid-file", required_argument, NULL, 'P'},
         {"user", required_argument, NULL, 'u'},
         {"cwd", required_argument, NULL, 'w'},
+        {"ignore-paused", no_argument, NULL, 'I'},
         {"env", required_argument, NULL, 'e'},
         {"tty", no_argument, NULL, 't'},
         {"detach", no_argument, NULL, 'd'},
@@ -111,6 +113,7 @@ static int parse_exec_options(int argc, char **argv, struct exec_options *o, str
         case 'P': o->pid_file = optarg; break;
         case 'u': o->user = optarg; break;
         case 'w': o->cwd = optarg; break;
+        case 'I': o->ignore_paused = true; break;
         case 'e': o->env[o->env_count++] = optarg; break;
         case 't': o->terminal = true; break;
         case 'd': o->detach = true; break;
@@ -419,6 +422,10 @@ static int enter_sub_cgroup(struct exec *x, struct err *err)
         follow_first(x);
         return 0;
     }
+    if (strstr(x->o.cgroup, "..")) {
+        return err_set(err, -EINVAL, "exec: --cgroup '%s' is not a path below the container's cgroup",
+                       x->o.cgroup);
+    }
     for (size_t i = 0; i < x->h.cg.count; i++) {
         struct cg_hierarchy *h = &x->h.cg.h[i];
         const char *path = x->o.cgroup + strspn(x->o.cgroup, "/");
@@ -471,9 +478,9 @@ int cmd_exec(const struct globals *g, int argc, char **argv, struct err *err)
         return rc;
     }
     x.proc_fd = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (x.h.status == STATUS_PAUSED) {
+    if (x.h.status == STATUS_PAUSED && !x.o.ignore_paused) {
         rc = err_set(err, -EBUSY, "cannot exec in container '%s': it is paused (resume it first)", x.o.id);
-    } else if (x.h.status != STATUS_RUNNING && x.h.status != STATUS_CREATED) {
+    } else if (x.h.status != STATUS_RUNNING && x.h.status != STATUS_CREATED && x.h.status != STATUS_PAUSED) {
         rc = err_set(err, -EINVAL, "cannot exec in container '%s': it is %s", x.o.id,
                      status_names[x.h.status]);
     }
