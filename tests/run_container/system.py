@@ -33,7 +33,7 @@ def rootfs(build):
 
 
 def part(room, check, skip):
-    tar, why = rootfs(room.build)
+    tar, why = rootfs(room.source)
     if not tar:
         skip('a system container', why)
         return
@@ -79,3 +79,48 @@ def part(room, check, skip):
     check('and starts again with its files', done.returncode == 0 and again, done.stderr)
     done = room.fonda('rm', '--force', 'deb')
     check('it can be deleted while it runs', done.returncode == 0, done.stderr)
+
+
+def cgroup2():
+    """Where it is mounted, or None."""
+    with open('/proc/mounts', encoding='utf-8') as f:
+        return next((line.split()[1] for line in f if line.split()[2] == 'cgroup2'), None)
+
+
+def part_of_user(room, check, skip):
+    """The same as a plain user, to whom a cgroup is delegated: room's commands, and so its daemon, are put there."""
+    tar, why = rootfs(room.source)
+    mount = cgroup2()
+    if not tar or not mount:
+        skip('a system container as a plain user', why or 'there is no cgroup2')
+        return
+    top = os.path.join(mount, 'fonda-delegated-%d' % os.getpid())
+    own = os.path.join(top, 'daemon')
+    os.makedirs(own)
+    try:
+        for folder in (top, own):
+            for name in ('', 'cgroup.procs', 'cgroup.subtree_control'):
+                shutil.chown(os.path.join(folder, name), room.user)
+        room.prefix = ['sh', '-c', 'echo $$ > %s/cgroup.procs && exec "$@"' % own, 'sh', *room.prefix]
+        copy = os.path.join(room.dir, 'rootfs.tar')
+        shutil.copy(tar, copy)
+        room.fonda('image', 'import', '--image-store', room.store, copy, 'debian-rootfs', timeout=120)
+        done = room.fonda('run', '--container', '--system', '-d', '--network', 'none', '--name', 'deb', 'debian-rootfs')
+        check('a system container starts as a plain user', done.returncode == 0, done.stderr)
+        booted = room.until(lambda: 'login:' in room.fonda('logs', 'deb').stdout, BOOT_S)
+        check('it boots to its login prompt', booted, room.fonda('logs', 'deb').stdout[-600:])
+        state = room.until(lambda: room.fonda('exec', 'deb', 'systemctl', 'is-system-running').stdout.strip() == 'running', BOOT_S)
+        check('and systemd says that it runs', state)
+        done = room.fonda('stop', 'deb', timeout=90)
+        check('it halts', done.returncode == 0, done.stderr)
+        done = room.fonda('rm', 'deb')
+        check('its cgroup is gone', os.listdir(top).count('daemon') == 1 and not
+              [name for name in os.listdir(top) if os.path.isdir(os.path.join(top, name)) and name != 'daemon'], os.listdir(top))
+    finally:
+        room.close()
+        room.until(lambda: not open(own + '/cgroup.procs', encoding='ascii').read().strip(), 5)
+        for folder in (own, top):
+            try:
+                os.rmdir(folder)
+            except OSError as e:
+                check('the delegated cgroup is empty', False, e)
