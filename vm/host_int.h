@@ -28,7 +28,7 @@ struct host {
     const struct engine_ops *engine;
     struct boot *own_boot; /* since a reboot; NULL: the caller's is in use */
     bool term_seen;
-    struct boot *boot; /* NULL: restored, and the kernel's files are gone; then a reboot ends the machine */
+    struct boot *boot; /* NULL: restored, and no kernel was needed since */
     struct mem *mem;
     struct clock *clock;
     struct machine *machine;

@@ -12,14 +12,24 @@
 #include "vm/saved/file.h"
 #include "vm/saved/file_int.h"
 
+#define LANE_BYTES_MAX (1u << 20)  /* chunks larger than this get one lane */
+#define CHECK_BYTES    (512u << 10) /* read at a time when all is checked: stays in a processor's cache */
+
+/* What reading one chunk needs. */
+struct lane {
+    uint8_t *packed;
+    ZSTD_DCtx *zstd;
+};
+
 struct saved_reader {
     int fd;
     uint64_t file_bytes, chunks;
     struct saved_head head;
     char *config;
-    uint8_t *sections, *present, *packed;
+    uint8_t *sections, *present;
     struct file_index *index;
-    ZSTD_DCtx *zstd;
+    struct lane lanes[SAVED_LANES];
+    unsigned lane_count;
 };
 
 static int read_at(const struct saved_reader *reader, void *buf, uint64_t len, uint64_t offset)
@@ -70,6 +80,20 @@ static int check_head(const struct saved_reader *reader, const struct file_head 
     return 0;
 }
 
+static int make_lanes(struct saved_reader *reader, uint64_t chunk_bytes)
+{
+    reader->lane_count = chunk_bytes > LANE_BYTES_MAX ? 1 : SAVED_LANES;
+    for (unsigned i = 0; i < reader->lane_count; i++) {
+        struct lane *lane = &reader->lanes[i];
+        lane->packed = malloc(chunk_bytes);
+        lane->zstd = ZSTD_createDCtx();
+        if (!lane->packed || !lane->zstd) {
+            return -ENOMEM;
+        }
+    }
+    return 0;
+}
+
 static int read_head(struct saved_reader *reader, struct err *err)
 {
     struct file_head head;
@@ -86,10 +110,8 @@ static int read_head(struct saved_reader *reader, struct err *err)
     reader->sections = malloc(MAX(head.sections_len, 1u));
     reader->present = calloc(reader->chunks, 1);
     reader->index = calloc(reader->chunks, sizeof(*reader->index));
-    reader->packed = malloc(head.chunk_bytes);
-    reader->zstd = ZSTD_createDCtx();
-    if (!reader->config || !reader->sections || !reader->present || !reader->index || !reader->packed ||
-        !reader->zstd) {
+    if (!reader->config || !reader->sections || !reader->present || !reader->index ||
+        make_lanes(reader, head.chunk_bytes) < 0) {
         return err_sys(err, -ENOMEM, "cannot read it");
     }
     uint64_t at = sizeof(head);
@@ -158,18 +180,32 @@ static int read_tail(struct saved_reader *reader, struct err *err)
     return rc < 0 ? rc : check_index(reader, tail.index_offset, err);
 }
 
+/* Blocks lie one behind the other (check_index): all are read in large pieces, whatever their number. */
 static int check_blocks(struct saved_reader *reader, struct err *err)
 {
+    auto_free uint8_t *buf = malloc(CHECK_BYTES);
+    uint64_t at = 0, got = 0; /* buf has the file's bytes from `at` on, `got` of them */
+    if (!buf) {
+        return err_sys(err, -ENOMEM, "cannot read it");
+    }
     for (uint64_t i = 0; i < reader->chunks; i++) {
         const struct file_index *index = &reader->index[i];
-        if (!reader->present[i]) {
-            continue;
+        uint32_t crc = 0;
+        for (uint64_t done = 0; done < index->len;) {
+            uint64_t offset = index->offset + done;
+            if (offset < at || offset >= at + got) {
+                at = offset;
+                got = MIN((uint64_t)CHECK_BYTES, reader->file_bytes - at);
+                int rc = read_part(reader, buf, got, at, "memory", err);
+                if (rc < 0) {
+                    return rc;
+                }
+            }
+            uint64_t n = MIN(index->len - done, at + got - offset);
+            crc = state_crc32c(crc, buf + (offset - at), n);
+            done += n;
         }
-        int rc = read_part(reader, reader->packed, index->len, index->offset, "memory", err);
-        if (rc < 0) {
-            return rc;
-        }
-        if (state_crc32c(0, reader->packed, index->len) != index->crc) {
+        if (crc != index->crc) {
             return err_set(err, -EBADMSG, "the file is damaged or cut off: memory at %#llx",
                            (unsigned long long)(i * reader->head.chunk_bytes));
         }
@@ -214,11 +250,13 @@ void saved_close(struct saved_reader *reader)
         if (reader->fd >= 0) {
             close(reader->fd);
         }
-        ZSTD_freeDCtx(reader->zstd);
+        for (unsigned i = 0; i < reader->lane_count; i++) {
+            ZSTD_freeDCtx(reader->lanes[i].zstd);
+            free(reader->lanes[i].packed);
+        }
         free(reader->config);
         free(reader->sections);
         free(reader->present);
-        free(reader->packed);
         free(reader->index);
         free(reader);
     }
@@ -239,7 +277,12 @@ const uint8_t *saved_present(const struct saved_reader *reader)
     return reader->present;
 }
 
-int saved_read_chunk(struct saved_reader *reader, uint64_t chunk, uint8_t *buf, uint64_t len)
+unsigned saved_lanes(const struct saved_reader *reader)
+{
+    return reader->lane_count;
+}
+
+int saved_read_chunk(struct saved_reader *reader, unsigned lane, uint64_t chunk, uint8_t *buf, uint64_t len)
 {
     const struct file_index *index = &reader->index[chunk];
     if (len != chunk_len(reader, chunk)) {
@@ -250,13 +293,15 @@ int saved_read_chunk(struct saved_reader *reader, uint64_t chunk, uint8_t *buf, 
         return 0;
     }
     bool plain = index->len == len;
-    int rc = read_at(reader, plain ? buf : reader->packed, index->len, index->offset);
+    uint8_t *block = plain ? buf : reader->lanes[lane].packed;
+    int rc = read_at(reader, block, index->len, index->offset);
     if (rc < 0) {
         return rc;
     }
-    if (state_crc32c(0, plain ? buf : reader->packed, index->len) != index->crc) {
+    if (state_crc32c(0, block, index->len) != index->crc) {
         return -EBADMSG;
     }
-    return plain || ZSTD_decompressDCtx(reader->zstd, buf, len, reader->packed, index->len) == len ? 0
-                                                                                                   : -EBADMSG;
+    return plain || ZSTD_decompressDCtx(reader->lanes[lane].zstd, buf, len, block, index->len) == len
+               ? 0
+               : -EBADMSG;
 }
