@@ -26,6 +26,7 @@
 #include "vm/disk.h"
 #include "vm/machine.h"
 #include "vm/pc.h"
+#include "vm/saved/snapshot.h"
 #include "vm/seed.h"
 
 #define DISK_QUEUES_MAX 4u
@@ -349,7 +350,7 @@ int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem
                        : rc;
         }
     }
-    return 0;
+    return snapshot_recover_disks(devices, err);
 }
 
 struct ports *devices_ports(struct devices *devices)

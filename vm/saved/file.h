@@ -5,8 +5,8 @@
  * Every byte is covered by a checksum or has to have one value; all of it is checked when a file is opened,
  * so that a damaged file is refused before anything runs.
  *
- * Threads: a writer or reader by one at a time; saved_read_chunk also in signal handlers, one at a time in each
- * lane.
+ * Threads: a writer or reader by one at a time; saved_read_chunk also in signal handlers, one at a time in
+ * each lane.
  */
 #ifndef FONDA_VM_SAVED_FILE_H
 #define FONDA_VM_SAVED_FILE_H

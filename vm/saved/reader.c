@@ -1,10 +1,12 @@
 /* Reads a saved machine's file: see file.h. Everything is checked before anything is used. */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 #include <zstd.h>
 
 #include "base/state.h"
@@ -12,8 +14,9 @@
 #include "vm/saved/file.h"
 #include "vm/saved/file_int.h"
 
-#define LANE_BYTES_MAX (1u << 20)  /* chunks larger than this get one lane */
-#define CHECK_BYTES    (512u << 10) /* read at a time when all is checked: stays in a processor's cache */
+#define LANE_BYTES_MAX    (1u << 20) /* chunks larger than this get one lane */
+#define CHECK_THREADS_MAX 4u
+#define CHECK_BYTES       (512u << 10) /* read at a time when all is checked: stays in a processor's cache */
 
 /* What reading one chunk needs. */
 struct lane {
@@ -180,15 +183,26 @@ static int read_tail(struct saved_reader *reader, struct err *err)
     return rc < 0 ? rc : check_index(reader, tail.index_offset, err);
 }
 
+/* Some of the chunks, checked by a thread. */
+struct check {
+    struct saved_reader *reader;
+    uint64_t first, end; /* chunks */
+    pthread_t thread;
+    bool thread_runs;
+    int rc;
+    struct err err;
+};
+
 /* Blocks lie one behind the other (check_index): all are read in large pieces, whatever their number. */
-static int check_blocks(struct saved_reader *reader, struct err *err)
+static int check_some(struct check *check)
 {
+    struct saved_reader *reader = check->reader;
     auto_free uint8_t *buf = malloc(CHECK_BYTES);
     uint64_t at = 0, got = 0; /* buf has the file's bytes from `at` on, `got` of them */
     if (!buf) {
-        return err_sys(err, -ENOMEM, "cannot read it");
+        return err_sys(&check->err, -ENOMEM, "cannot read it");
     }
-    for (uint64_t i = 0; i < reader->chunks; i++) {
+    for (uint64_t i = check->first; i < check->end; i++) {
         const struct file_index *index = &reader->index[i];
         uint32_t crc = 0;
         for (uint64_t done = 0; done < index->len;) {
@@ -196,7 +210,7 @@ static int check_blocks(struct saved_reader *reader, struct err *err)
             if (offset < at || offset >= at + got) {
                 at = offset;
                 got = MIN((uint64_t)CHECK_BYTES, reader->file_bytes - at);
-                int rc = read_part(reader, buf, got, at, "memory", err);
+                int rc = read_part(reader, buf, got, at, "memory", &check->err);
                 if (rc < 0) {
                     return rc;
                 }
@@ -206,11 +220,51 @@ static int check_blocks(struct saved_reader *reader, struct err *err)
             done += n;
         }
         if (crc != index->crc) {
-            return err_set(err, -EBADMSG, "the file is damaged or cut off: memory at %#llx",
+            return err_set(&check->err, -EBADMSG, "the file is damaged or cut off: memory at %#llx",
                            (unsigned long long)(i * reader->head.chunk_bytes));
         }
     }
     return 0;
+}
+
+static void *check_main(void *opaque)
+{
+    struct check *check = opaque;
+    check->rc = check_some(check);
+    return NULL;
+}
+
+/* The guest waits for it, so several threads share it: about as many bytes of the file for each. */
+static int check_blocks(struct saved_reader *reader, struct err *err)
+{
+    struct check checks[CHECK_THREADS_MAX] = {0};
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    unsigned count = online > 1 ? (unsigned)MIN(online, (long)CHECK_THREADS_MAX) : 1;
+    uint64_t bytes = 0, total = reader->file_bytes;
+    for (unsigned i = 0; i < count; i++) {
+        checks[i] = (struct check){.reader = reader, .first = i ? checks[i - 1].end : 0};
+        uint64_t end = checks[i].first;
+        for (; end < reader->chunks && (i + 1 == count || bytes < total / count * (i + 1)); end++) {
+            bytes += reader->index[end].len;
+        }
+        checks[i].end = end;
+    }
+    for (unsigned i = 1; i < count; i++) {
+        checks[i].thread_runs = pthread_create(&checks[i].thread, NULL, check_main, &checks[i]) == 0;
+    }
+    int rc = 0;
+    for (unsigned i = 0; i < count; i++) {
+        if (checks[i].thread_runs) {
+            pthread_join(checks[i].thread, NULL);
+        } else {
+            check_main(&checks[i]);
+        }
+        if (rc == 0 && checks[i].rc < 0) {
+            rc = checks[i].rc;
+            *err = checks[i].err;
+        }
+    }
+    return rc;
 }
 
 int saved_open(const char *path, struct saved_reader **ret_reader, struct err *err)
