@@ -39,7 +39,7 @@ run: all
 
 test: all
 	@tools/install-deps test
-	@tools/fetch-guest $(BUILD)/guest devices storage soak
+	@tools/fetch-guest $(BUILD)/guest devices storage soak state
 	@tools/run-tests --build $(BUILD) $(TEST_OPTIONS)
 
 test-container: all

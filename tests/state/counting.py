@@ -222,7 +222,7 @@ def try_wrong(m, data, index):
     change()
     label = 'number %d, %s %s: ' % (index, section.decode(), what)
     try:
-        status, _, errors = restore(m, m.path('wrong.fonda', file.encode()), '--timeout', '1', '--no-reboot')
+        status, _, errors = restore(m, m.path('wrong.fonda', file.encode()), '--timeout', '1', '--no-reboot', patience=None)
     except Failure:
         return label + 'does not end', False
     crashed = status < 0 or status in (134, 136, 139) or 'Sanitizer' in errors
