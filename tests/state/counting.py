@@ -341,3 +341,59 @@ def test_commands(m):
         check('one' not in fonda('vm', 'ps')[1].split(), 'it is still listed')
         other.send('\x01x')
         check_equal(other.wait(), KILLED, 'status of the other one')
+
+
+def refused(m, path, *words, options=()):
+    status, _, errors = restore(m, path, '--timeout', '20', *options)
+    check(status in (2, 116), 'status %d: %s' % (status, errors))
+    check(len(errors.strip().split('\n')) == 1, 'not one line: ' + errors)
+    for word in words:
+        check(word in errors, 'no %r in: %s' % (word, errors))
+
+
+def test_what_does_not_fit_is_refused(m):
+    """Another engine, disks that are missing or others, options of the machine: each by name."""
+    disk = m.path('disk.raw', bytes(1 << 20))
+    path, _ = saved(m, options=('--disk', disk + ',format=raw'))
+    refused(m, path, "unknown engine 'none'", options=('--engine', 'none'))
+    if not engine_usable(m, 'kvm'):
+        refused(m, path, "engine 'kvm' can't be used here", options=('--engine', 'kvm'))
+    refused(m, path, "'--memory' can't be given", options=('--memory', '8M'))
+    refused(m, path, "'--disk' can't be given", options=('--disk', disk))
+    with open(disk, 'r+b') as f:
+        f.truncate(2 << 20)
+    refused(m, path, 'disk.raw', 'had 1048576 bytes')
+    os.unlink(disk)
+    refused(m, path, 'disk.raw', 'No such file')
+    m.run([m.fonda, 'image', 'create', '--size', '1M', m.path('other.qcow2')])
+    os.rename(m.path('other.qcow2'), disk)
+    refused(m, path, 'disk.raw')
+
+
+def test_places_that_cannot_be_saved_to(m):
+    """The machine says so and goes on. An ephemeral one can't be saved at all."""
+    with Vm(m, '--kernel', counting(m), *SMALL) as vm:
+        vm.expect('abcd')
+        with vm.control() as control:
+            os.mkdir(m.path('directory'))
+            for path, word in ((m.path('missing/x.fonda'), 'No such file'), ('/proc/x.fonda', 'cannot make'),
+                               (m.path('directory'), 'Is a directory'), ('relative.fonda', 'absolute')):
+                try:
+                    control.job('save', file=path)
+                    raise Failure('saved to ' + path)
+                except Refused as e:
+                    check(word in str(e), str(e))
+                check_equal(control.call('status')['state'], 'running', 'state')
+            vm.expect('[a-p]{20}')
+            control.call('quit')
+        vm.wait()
+        check_counts(vm.text)
+    check_equal([name for name in os.listdir(m.work) if 'partial' in name], [], 'left behind')
+    with Vm(m, '--kernel', counting(m), *SMALL, '--ephemeral', '--disk', m.path('e.raw', bytes(1 << 20)) + ',format=raw') as vm:
+        vm.expect('abcd')
+        try:
+            vm.save(m.path('e.fonda'))
+            raise Failure('an ephemeral machine was saved')
+        except Refused as e:
+            check('ephemeral' in str(e), str(e))
+        vm.expect('[a-p]{20}')

@@ -15,6 +15,7 @@
 #include "vm/machine.h"
 #include "vm/saved/file.h"
 #include "vm/saved/machine.h"
+#include "vm/saved/options.h"
 #include "vm/saved/save.h"
 
 /* Chunks between two looks at whether the guest fetches for itself: while it does, and while it does not. */
@@ -144,13 +145,17 @@ int host_restore(struct host *host, struct saved_reader *saved, struct err *err)
     if (head->ram_bytes != mem_ram_bytes(host->mem)) {
         return err_set(err, -EBADMSG, "its memory and its configuration differ in size");
     }
+    int rc = saved_options_check_disks(head->config, host->devices, err);
+    if (rc < 0) {
+        return err_prefix(err, "'%s' can't be restored", host->config->restore);
+    }
     struct restoring *restoring = calloc(1, sizeof(*restoring));
     if (!restoring) {
         return err_sys(err, -ENOMEM, "cannot restore the machine");
     }
     restoring->reader = saved;
     host->restoring = restoring;
-    int rc = bring_memory(host, restoring, err);
+    rc = bring_memory(host, restoring, err);
     if (rc == 0) {
         rc = load_sections(host, head, err);
     }
