@@ -7,6 +7,7 @@
 #   make install  under PREFIX (/usr/local)   make deb    a Debian package, in dist/
 #   make test-deb   the package in a clean Debian 12, as root (not part of make test)
 #   make test-container   the tests of containers alone
+#   make test-state   saving and restoring: every step, every field, 50 rounds; some hours (not part of make test)
 
 BUILD        ?= build
 FUZZ_SECONDS ?= 20
@@ -21,7 +22,7 @@ MAKEFLAGS    += --no-print-directory
 
 PREFIX       ?= /usr/local
 
-.PHONY: all deps run test test-container bench install deb test-deb lint asan fuzz clean
+.PHONY: all deps run test test-container test-state bench install deb test-deb lint asan fuzz clean
 
 all: deps
 	@test -f $(BUILD)/build.ninja || { echo "fonda: configuring $(BUILD)"; meson setup $(BUILD) >/dev/null; }
@@ -46,6 +47,11 @@ test-container: all
 	@tools/install-deps test
 	@tools/fetch-guest $(BUILD)/guest
 	@tests/container/run --build $(BUILD)
+
+test-state: all
+	@tools/install-deps test
+	@tools/fetch-guest $(BUILD)/guest devices state
+	@FONDA_STATE_ROUNDS=50 FONDA_STATE_FAULTS=all FONDA_STATE_FUZZ=all tests/state/run --build $(BUILD)
 
 bench: all
 	@tools/install-deps bench

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/state.h"
 #include "base/util.h"
+#include "block/block.h"
 #include "control/control.h"
 #include "cpu/engine.h"
 #include "mem/guard.h"
@@ -188,11 +189,24 @@ static int begin_file(struct saving *saving)
     return rc;
 }
 
+/* Snapshots of disks wait for the host's disk several times. What is flushed while the vCPUs still run, they
+ * need not wait for; nothing is written behind it, as the main loop does that. A disk that can't be flushed
+ * will say so soon enough. */
+static void flush_disks(struct host *host)
+{
+    for (unsigned i = 0; i < devices_disks(host->devices); i++) {
+        (void)blk_flush(devices_disk(host->devices, i));
+    }
+}
+
 /* From the pause to the memory's turn. On failure nothing is left behind. */
 static int begin(struct saving *saving)
 {
     struct host *host = saving->host;
     host_restore_finish(host);
+    if (saving->snapshot) {
+        flush_disks(host);
+    }
     saving->pause_began_ns = uv_hrtime();
     int rc = host_pause(host, false, &saving->err);
     if (rc < 0) {
