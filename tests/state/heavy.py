@@ -1,7 +1,7 @@
 """Machines with several vCPUs, under all kinds of load at once, saved and restored: one alone, or both ends of a wire.
 
 The first machine writes to a disk and verifies it (fio), compiles, and sends over a TCP connection to the second one, which
-answers on the same wire; both say at once what goes wrong. FONDA_STATE_ROUNDS: how often (default 3).
+answers on the same wire; both say at once what goes wrong. FONDA_STATE_ROUNDS: how often (default 2).
 """
 import os
 import random
@@ -12,7 +12,7 @@ import time
 from control import Vm
 from harness import OFF, Skip, check, check_equal
 
-ROUNDS = int(os.environ.get('FONDA_STATE_ROUNDS', '3'))
+ROUNDS = int(os.environ.get('FONDA_STATE_ROUNDS', '2'))
 
 # The compiler's input is a file of many functions: the object's checksum never changes.
 FIRST = r'''
