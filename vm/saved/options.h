@@ -2,7 +2,8 @@
  * A saved machine's configuration: the options that it was made with, as JSON, and back.
  *
  *     {"fonda": "0.1.0", "cwd": "/home/u", "tsc_hz": 2500000000, "engine": "bt",
- *      "options": ["--kernel", "vmlinuz", "--memory", "1G"], "disks": [{"file": "web.qcow2", "bytes": 1073741824}]}
+ *      "options": ["--kernel", "vmlinuz", "--memory", "1G"], "disks": [{"file": "web.qcow2", "bytes":
+ * 1073741824}]}
  *
  * Options of a run rather than of the machine (serial, control, name, timeout, no-reboot, stats, engine) are
  * not saved, and may be given again with --restore; the others may not.
