@@ -61,6 +61,8 @@ struct host {
     bool user_paused;            /* PAUSE_USER was taken by the method "pause" */
     bool frozen;                 /* machine_freeze holds */
     struct saving *saving;       /* NULL: nothing is being saved */
+    bool saved;                  /* and ends as soon as whoever asked has been told */
+    uv_timer_t saved_timer;      /* while saved */
     struct restoring *restoring; /* NULL: the machine was not restored, or its memory is all there */
     const char *again;           /* behind the end: the state file to start again from, or NULL */
     uint64_t started_ns;         /* CLOCK_MONOTONIC */

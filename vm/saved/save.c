@@ -24,6 +24,7 @@
 #include "vm/saved/options.h"
 #include "vm/saved/snapshot.h"
 
+#define TELL_MS         100u
 #define PROGRESS_CHUNKS 512u /* between two events about progress */
 
 /* One machine being saved: from the pause to the end of the job. */
@@ -57,6 +58,21 @@ static void let_go(struct saving *saving)
     }
 }
 
+static void on_saved_timer(uv_timer_t *timer)
+{
+    struct host *host = timer->data;
+    machine_request_stop(host->machine, VM_STATUS_OFF);
+}
+
+/* A small machine is saved before whoever asked for it can ask for the job's end: there is time for that. */
+static void end_soon(struct host *host)
+{
+    host->saved = true;
+    host->saved_timer.data = host;
+    uv_timer_init(&host->loop, &host->saved_timer);
+    uv_timer_start(&host->saved_timer, on_saved_timer, TELL_MS, 0);
+}
+
 static void on_closed(uv_handle_t *handle)
 {
     free(handle->data);
@@ -85,7 +101,7 @@ static void finish(struct saving *saving)
     free(saving->buf);
     uv_close((uv_handle_t *)&saving->async, on_closed);
     if (ends) {
-        machine_request_stop(host->machine, VM_STATUS_OFF);
+        end_soon(host);
     }
     host_state_event(host);
 }
@@ -237,7 +253,7 @@ static int begin(struct saving *saving)
 
 static bool may_save(struct host *host, struct control_call *call)
 {
-    if (host->saving) {
+    if (host->saving || host->saved) {
         control_fail(call, "busy", "wait for it, or cancel its job", "the machine is being saved already");
         return false;
     }
