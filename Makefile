@@ -8,10 +8,12 @@
 #   make test-deb   the package in a clean Debian 12, as root (not part of make test)
 #   make test-container   the tests of containers alone
 #   make test-state   saving and restoring: every step, every field, 50 rounds; some hours (not part of make test)
+#   make soak   ten minutes of load on 4 vCPUs (SOAK_MINUTES), not part of make test
 
 BUILD        ?= build
 FUZZ_SECONDS ?= 20
-BENCHES      ?= block disk net debian state images daemon idle
+SOAK_MINUTES ?= 10
+BENCHES      ?= block disk net debian kernel state images daemon idle
 SANITIZE     := -Db_sanitize=address,undefined -Db_lundef=false --buildtype=debugoptimized -Dwerror=false
 # What the sanitizers find ends the program. Signals run on stacks that the engine chose (use_sigaltstack), and host faults
 # in translated code are the engine's (allow_user_segv_handler). See docs/sanitizers.md.
@@ -22,7 +24,7 @@ MAKEFLAGS    += --no-print-directory
 
 PREFIX       ?= /usr/local
 
-.PHONY: all deps run test test-container test-state bench install deb test-deb lint asan fuzz clean
+.PHONY: all deps run test test-container test-state soak bench install deb test-deb lint asan fuzz clean
 
 all: deps
 	@test -f $(BUILD)/build.ninja || { echo "fonda: configuring $(BUILD)"; meson setup $(BUILD) >/dev/null; }
@@ -52,6 +54,11 @@ test-state: all
 	@tools/install-deps test
 	@tools/fetch-guest $(BUILD)/guest devices state
 	@FONDA_STATE_ROUNDS=50 FONDA_STATE_FAULTS=all FONDA_STATE_FUZZ=all tests/state/run --build $(BUILD)
+
+soak: all
+	@tools/install-deps test
+	@tools/fetch-guest $(BUILD)/guest storage soak
+	@tests/soak/run --build $(BUILD) --minutes $(SOAK_MINUTES) --verbose
 
 bench: all
 	@tools/install-deps bench

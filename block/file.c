@@ -8,7 +8,8 @@
  * 1. With O_DIRECT every write holds a range lock on the blocks that it touches, a read-modify-write an
  *    exclusive one.
  * 2. After fdatasync() failed once, every flush fails: the host may have dropped dirty pages and marked
- *    them clean.
+ *    them clean. Want of room under O_DIRECT is no such case: there the data are on the disk, and what failed
+ *    can be tried again.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -96,7 +97,7 @@ static void file_done(struct blk_aio *aio)
         return;
     }
     if (aio->result < 0) {
-        if (req->op == BLK_FLUSH) {
+        if (req->op == BLK_FLUSH && !(file->direct && (aio->result == -ENOSPC || aio->result == -EDQUOT))) {
             file->flush_failed = true;
         }
         finish(op, (int)aio->result);

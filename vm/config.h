@@ -21,7 +21,7 @@ struct vm_config {
     uint64_t cpus;
     const char *engine;
     const char *cpu_model;
-    uint64_t code_cache_bytes; /* 0: the engine's default */
+    uint64_t code_cache_bytes; /* for each vCPU; 0: a default by their number */
     bool eager;
     const char *serial;                              /* "stdio", "none", or a file's path */
     struct option_list disks, nics, publish, shares; /* texts for vm/device_options.h and net/user.h */
