@@ -117,10 +117,13 @@ def snapshots(desk, kernel):
     check('the list, with parents', [(s['name'], s.get('parent'), s['memory']) for s in listed] ==
           [('cold', None, False), ('warm', 'cold', True), ('disks', 'warm', False)], listed)
     check('the disk has them', desk.inner_snapshots('web-root') == {s['id'] for s in listed}, desk.inner_snapshots('web-root'))
+    desk.daemon.call('PATCH', '/v1/instances/web', {'memory': '8M'})
+    refused('not while changes wait for a restart', desk.post('instances/web/snapshots'), 'wrong_state', 'was changed')
     pid = desk.get('instances/web')['pid']
     ok('back to memory, from a machine that runs', desk.post('instances/web/snapshots/warm/restore'))
     now = desk.get('instances/web')
-    check('it runs, in a new process, at that snapshot', now['state'] == 'running' and now['pid'] != pid and now['snapshot'] == 'warm', now)
+    check('it runs, in a new process, at that snapshot', now['state'] == 'running' and now['pid'] != pid and now['snapshot'] == 'warm' and
+          now['memory'] == 4 * MIB and not now['after_restart'], now)
     check('it goes on counting', expect(desk, 'web', '[a-p]{4}'))
     text = desk.log('web')
     check('without a gap in its count', len(text) > 3 and all((ord(b) - ord(a)) % 16 == 1 for a, b in zip(text, text[1:])), (at, text[-80:]))
