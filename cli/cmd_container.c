@@ -400,6 +400,16 @@ static int exec_connected(struct cli *cli, void *opaque)
     return !use.ret_started && status == 127 ? STATUS_OURS : status;
 }
 
+int container_shell(struct cli *cli)
+{
+    bool terminal = isatty(STDIN_FILENO);
+    struct exec e = {cli->argv[0],
+                     json_pack("{s:[s], s:b, s:b}", "command", "sh", "interactive", 1, "terminal", terminal)};
+    int status = exec_connected(cli, &e);
+    json_decref(e.how);
+    return status;
+}
+
 int cli_exec(int argc, char **argv)
 {
     struct err err = {0};

@@ -237,7 +237,10 @@ static int delete_one(struct cli *cli, const char *name)
         rc = stop_one(cli, name);
     }
     json_decref(instance);
-    return rc == CLI_OK ? call_job(cli, "DELETE", path, NULL) : rc;
+    cli->query = cli->options.with_volumes ? "&volumes=1" : NULL;
+    rc = rc == CLI_OK ? call_job(cli, "DELETE", path, NULL) : rc;
+    cli->query = NULL;
+    return rc;
 }
 
 int cmd_delete(struct cli *cli)
@@ -319,6 +322,18 @@ int cmd_set(struct cli *cli)
     char path[600];
     instance_path(cli->argv[0], "", path, sizeof(path));
     return cmd_patch_instance(cli, cli->argv[0], path, patch);
+}
+
+int cmd_shell(struct cli *cli)
+{
+    char path[600];
+    json_t *instance = NULL;
+    instance_path(cli->argv[0], "", path, sizeof(path));
+    int rc = call_api(cli, "GET", path, NULL, &instance);
+    const char *kind = json_string_value(json_object_get(instance, "kind"));
+    bool container = kind && strcmp(kind, "container") == 0;
+    json_decref(instance);
+    return rc != CLI_OK ? rc : container ? container_shell(cli) : cmd_console(cli);
 }
 
 int cmd_logs(struct cli *cli)

@@ -357,8 +357,8 @@ int instance_save(struct core *core, const char *name, const char *who, char *re
                                           NULL, who, ret_job, fault);
 }
 
-int instance_delete(struct core *core, const char *name, uint64_t expected, const char *who, char *ret_job,
-                    struct fault *fault)
+int instance_delete(struct core *core, const char *name, uint64_t expected, bool volumes, const char *who,
+                    char *ret_job, struct fault *fault)
 {
     json_t *instance = NULL;
     uint64_t version = 0;
@@ -371,7 +371,8 @@ int instance_delete(struct core *core, const char *name, uint64_t expected, cons
                          "instance '%s' was changed by somebody else meanwhile", name);
     }
     return change_state_with_job(core, name, "delete", "stopped or failed or saved", "deleting",
-                                 &job_instance_delete, NULL, who, ret_job, fault);
+                                 &job_instance_delete, json_pack("{s:b}", "volumes", volumes), who, ret_job,
+                                 fault);
 }
 
 int instance_rename(struct core *core, const char *name, const char *new_name, uint64_t expected,
@@ -481,6 +482,6 @@ void instance_ended(struct core *core, const char *id, int status)
     if (again) {
         instance_start(core, name, "restart-policy", job, &fault);
     } else if (remove) {
-        instance_delete(core, name, STORE_VERSION_ANY, "auto-remove", job, &fault);
+        instance_delete(core, name, STORE_VERSION_ANY, false, "auto-remove", job, &fault);
     }
 }
