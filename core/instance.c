@@ -81,14 +81,14 @@ int instance_driver(struct core *core, const char *name, struct driver_instance 
     instance.name = obj_text(spec, "name");
     instance.id = obj_text(spec, "id");
     instance_paths(core, instance.id, &instance);
-    if (strcmp(obj_text(spec, "kind"), "container") == 0) {
+    if (driver_has_room(spec)) {
         snprintf(instance.log, sizeof(instance.log), "%s/instances/%s/monitor/log", core->state_dir,
                  instance.id);
     }
     json_t *volumes = json_array(), *networks = json_array();
     instance.volumes = volumes;
     instance.networks = networks;
-    *ret_ops = driver_find(obj_text(spec, "kind"));
+    *ret_ops = driver_of(spec);
     if (!*ret_ops) {
         instance_driver_done(&instance);
         return fault_set(fault, FAULT_UNSUPPORTED, NULL, "this Fonda has no driver for such an instance");
@@ -212,7 +212,7 @@ int instance_create(struct core *core, json_t *in, const struct caller *caller, 
                     struct fault *fault)
 {
     ret_job[0] = '\0';
-    const struct driver_ops *ops = driver_find(obj_text(in, "kind"));
+    const struct driver_ops *ops = driver_of(in);
     if (!ops) {
         return fault_set(fault, FAULT_UNSUPPORTED, NULL, "this Fonda has no driver for such an instance");
     }
@@ -439,7 +439,7 @@ static bool wants_restart(const json_t *instance, int status)
     const char *policy = obj_text(instance, "restart_policy");
     /* A container's monitor restarts it; only one that is gone with it (the host went down) is started here.
      */
-    if ((strcmp(obj_text(instance, "kind"), "container") == 0 && status >= 0) ||
+    if ((driver_has_room(instance) && status >= 0) ||
         strcmp(obj_text(instance, "state"), "stopping") == 0 ||
         obj_int(instance, "restarts") >= RESTARTS_MAX) {
         return false;

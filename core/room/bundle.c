@@ -122,7 +122,9 @@ int room_exec_args(const json_t *room, const json_t *how, const char *root, cons
         push(args, socket, NULL);
         push(args, "--env", "TERM=xterm");
     }
-    if (user && user[0]) {
+    if (user && user[0] && json_is_true(json_object_get(room, "machine"))) {
+        push(args, "--user", user); /* its init looks it up */
+    } else if (user && user[0]) {
         struct arena arena = {0};
         struct bundle_user found = {0};
         char text[64];
