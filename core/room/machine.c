@@ -77,7 +77,7 @@ static int fill(const char *path, struct image_rootfs *rootfs, struct err *err)
         return rc;
     }
     auto_close int root = open(rootfs->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    auto_close int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    auto_close int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600); /* mke2fs inherits it */
     rc = root < 0 || fd < 0 ? err_sys(err, -errno, "cannot write '%s'", path)
                             : image_disk_fill(root, fd, IMAGE_DISK_SIZE, err);
     return rc == 0 && fsync(fd) < 0 ? err_sys(err, -errno, "cannot write '%s'", path) : rc;
