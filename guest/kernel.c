@@ -1,4 +1,7 @@
-/* See kernel.h. Fetching is in kernel_fetch.c, modules are found in kernel_modules.c. */
+/*
+ * See kernel.h. Fetching is in kernel_fetch.c, modules are found in kernel_modules.c, kernel_extract.c takes the kernel
+ * out of its file.
+ */
 #include "guest/kernel.h"
 
 #include <archive.h>
@@ -95,10 +98,18 @@ static int stamp(uint64_t *hash, const char *path, struct err *err)
     return 0;
 }
 
-static int make_pair(const struct guest_kernel_options *o, const char *file, const struct guest_kernel *pair,
-                     struct err *err)
+/* The kernel is the ELF file, where that works; else the bzImage as it is. */
+static int make_pair(const struct guest_kernel_options *o, const char *file, struct guest_kernel *pair,
+                     const char *vmlinux, struct err *err)
 {
-    char temp[PATH_MAX + 8];
+    char temp[PATH_MAX + 128];
+    if (o->say) {
+        o->say(o->opaque, "unpacking the kernel");
+    }
+    snprintf(temp, sizeof(temp), "%s.new", vmlinux);
+    if (kernel_extract(file, temp) && rename(temp, vmlinux) == 0) {
+        snprintf(pair->kernel, sizeof(pair->kernel), "%s", vmlinux);
+    }
     struct kernel_modules modules = {.count = 0};
     if (o->say) {
         o->say(o->opaque, "packing the initramfs");
@@ -141,12 +152,11 @@ int guest_kernel_get(const struct guest_kernel_options *o, struct guest_kernel *
     if (rc < 0) {
         return rc;
     }
-    snprintf(pair.kernel, sizeof(pair.kernel), "%s", file);
-    if ((size_t)snprintf(pair.initrd, sizeof(pair.initrd), "%s/%016" PRIx64 ".initramfs", o->cache, hash) >=
-        sizeof(pair.initrd)) {
-        return err_set(err, -ENAMETOOLONG, "the path '%.100s...' is too long", o->cache);
-    }
-    rc = access(pair.initrd, R_OK) == 0 ? 0 : make_pair(o, file, &pair, err);
+    char vmlinux[PATH_MAX + 64];
+    snprintf(vmlinux, sizeof(vmlinux), "%s/%016" PRIx64 ".vmlinux", o->cache, hash);
+    snprintf(pair.kernel, sizeof(pair.kernel), "%s", access(vmlinux, R_OK) == 0 ? vmlinux : file);
+    snprintf(pair.initrd, sizeof(pair.initrd), "%s/%016" PRIx64 ".initramfs", o->cache, hash);
+    rc = access(pair.initrd, R_OK) == 0 ? 0 : make_pair(o, file, &pair, vmlinux, err);
     if (rc == 0) {
         *ret_kernel = pair;
     }

@@ -13,7 +13,7 @@
 #include "base/err.h"
 
 struct guest_kernel {
-    char kernel[PATH_MAX], initrd[PATH_MAX];
+    char kernel[PATH_MAX + 64], initrd[PATH_MAX + 64];
 };
 
 struct guest_kernel_options {

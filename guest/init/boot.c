@@ -114,7 +114,6 @@ int boot_root(struct err *err)
     static const char *const moved[] = {"/proc", "/sys", "/dev"};
     static const struct mount_row rows[] = {
         {"devpts", "/dev/pts", "gid=5,mode=0620,ptmxmode=0666", MS_NOSUID | MS_NOEXEC, true},
-        {"tmpfs", "/dev/shm", "mode=1777", MS_NOSUID | MS_NODEV | MS_NOEXEC, false},
         {"mqueue", "/dev/mqueue", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC, false},
         {"cgroup2", "/sys/fs/cgroup", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC, false},
     };
