@@ -12,6 +12,8 @@
 
 #include "base/util.h"
 
+#define FINISH_MS 2000
+
 void wire_init(struct wire *wire, int fd)
 {
     *wire = (struct wire){.fd = fd};
@@ -109,6 +111,20 @@ void wire_fail(struct wire *wire, int status, const char *text)
     int n = snprintf(data + 1, sizeof(data) - 1, "%s", text);
     (void)wire_put(wire, WIRE_FAILED, data, 1 + MIN((size_t)n, sizeof(data) - 2));
     (void)wire_drain(wire);
+}
+
+void wire_finish(struct wire *wire)
+{
+    uint8_t dropped[4096];
+    (void)wire_drain(wire);
+    (void)shutdown(wire->fd, SHUT_WR);
+    while (wait_for(wire, POLLIN, FINISH_MS) == 0) {
+        ssize_t n = recv(wire->fd, dropped, sizeof(dropped), 0);
+        if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
+            break;
+        }
+    }
+    wire_done(wire);
 }
 
 /* ---- receiving ---- */

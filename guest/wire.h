@@ -67,6 +67,9 @@ struct wire_frame {
 /* fd is taken over, and made not to block. */
 void wire_init(struct wire *wire, int fd);
 void wire_done(struct wire *wire);
+/* The same behind the last word: waits a moment until the other end has taken it and closed. Closing at once, with
+ * bytes of the other end unread, would be a reset, which overtakes what was sent. */
+void wire_finish(struct wire *wire);
 
 /* Whether a frame of the largest size may be added. */
 bool wire_room(const struct wire *wire);

@@ -25,8 +25,16 @@ static int connect_to(const struct options *o, int *ret_dir, struct err *err)
     if (*ret_dir < 0) {
         return *ret_dir;
     }
-    return link_keeper(*ret_dir) ? link_connect(*ret_dir, &wire, err)
-                                 : err_set(err, -ESRCH, "machine '%s' does not run", o->id);
+    if (!link_keeper(*ret_dir)) {
+        return err_set(err, -ESRCH, "machine '%s' does not run", o->id);
+    }
+    json_t *status = NULL;
+    const char *state =
+        link_vmm(*ret_dir, "status", &status, NULL) < 0 ? NULL : json_string_value(json_object_get(status, "state"));
+    bool paused = state && strcmp(state, "paused") == 0;
+    json_decref(status);
+    return paused ? err_set(err, -EBUSY, "machine '%s' is paused (resume it first)", o->id)
+                  : link_connect(*ret_dir, &wire, err);
 }
 
 /* The size of the terminal alone: other signals end this process, and the program is hung up. */

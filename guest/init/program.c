@@ -347,6 +347,9 @@ static int relay(struct program *p)
 {
     siginfo_t info = {0};
     for (;;) {
+        if (!take_frames(p)) { /* first, as some came together with the request */
+            return -EPIPE;
+        }
         bool room = wire_room(p->wire);
         struct pollfd fds[] = {
             {.fd = p->wire->fd, .events = (short)((p->input_full ? 0 : POLLIN) | (p->wire->out_size ? POLLOUT : 0))},
@@ -362,7 +365,7 @@ static int relay(struct program *p)
         if ((fds[0].revents & POLLIN) && wire_fill(p->wire) < 0) {
             return -EPIPE;
         }
-        if ((fds[0].revents & (POLLERR | POLLNVAL)) || wire_flush(p->wire) < 0 || !take_frames(p)) {
+        if ((fds[0].revents & (POLLERR | POLLNVAL)) || wire_flush(p->wire) < 0) {
             return -EPIPE;
         }
         for (int i = 0; i < 2; i++) {

@@ -164,7 +164,7 @@ int serve(int fd, bool first, int orders)
     } else {
         end(&wire, "the machine's init does not know this request");
     }
-    wire_done(&wire);
+    wire_finish(&wire);
     wire_texts_done(&request);
     return status;
 }
