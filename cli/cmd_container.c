@@ -239,8 +239,10 @@ static void run_help(void)
     printf(
         "usage: fonda run --container [OPTIONS] IMAGE [COMMAND [ARGUMENT...]]\n"
         "       fonda run --vm [OPTIONS] IMAGE [COMMAND [ARGUMENT...]]\n\n"
-        "Runs an image in a container, or (--vm) in a machine with a kernel of its own: fetches the image if it\n"
-        "isn't there, and connects this terminal to the program. A machine has 256 MiB and one CPU unless --memory\n"
+        "Runs an image in a container, or (--vm) in a machine with a kernel of its own: fetches the image if "
+        "it\n"
+        "isn't there, and connects this terminal to the program. A machine has 256 MiB and one CPU unless "
+        "--memory\n"
         "and --cpus say otherwise; options about capabilities, devices and cgroups are a container's alone.\n"
         "Ctrl-P Ctrl-Q leaves it running; 'fonda attach NAME' comes back. The status is the program's; 125: "
         "Fonda\n"
@@ -355,8 +357,8 @@ static int make_room(json_t *body, struct err *err)
     }
     if (vm && cpus) {
         if (parse_uint(cpus, &count, NULL) < 0 || count < 1 || count > 32) {
-            return err_set(err, -EINVAL, "--cpus: '%s' is not a number of CPUs from 1 to 32, as machines have them",
-                           cpus);
+            return err_set(err, -EINVAL,
+                           "--cpus: '%s' is not a number of CPUs from 1 to 32, as machines have them", cpus);
         }
         json_object_set_new(body, "cpus", json_integer((json_int_t)count));
         json_object_del(body, "cpu_limit");

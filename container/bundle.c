@@ -464,6 +464,9 @@ static int write_text(const char *dir, const char *name, const char *text, struc
     }
     auto_close int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644);
     int rc = fd < 0 ? -errno : write_all(fd, text, strlen(text));
+    if (rc == 0 && fchmod(fd, 0644) < 0) { /* whatever our umask is: every user in there reads these */
+        rc = -errno;
+    }
     return rc < 0 ? err_sys(err, rc, "cannot write '%s'", path) : 0;
 }
 

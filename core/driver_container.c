@@ -34,9 +34,18 @@
 
 int driver_program(const char *name, char *buf, size_t size, struct fault *fault)
 {
-    static const char *const places[] = {"",           "../libexec/fonda/",     "../bin/",
-                                         "room/",      "../core/room/",         "../container/",
-                                         "../../bin/", "../container/monitor/", "../container/netd/", "../guest/", "../vm/", "../cli/"};
+    static const char *const places[] = {"",
+                                         "../libexec/fonda/",
+                                         "../bin/",
+                                         "room/",
+                                         "../core/room/",
+                                         "../container/",
+                                         "../../bin/",
+                                         "../container/monitor/",
+                                         "../container/netd/",
+                                         "../guest/",
+                                         "../vm/",
+                                         "../cli/"};
     char self[PATH_MAX];
     ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
     self[n > 0 ? n : 0] = '\0';
@@ -135,8 +144,10 @@ static int write_room(const struct driver_instance *instance, bool hold, struct 
 {
     static const char *const all[][2] = {
         {"oci", "fonda-oci"}, {"monitor", "fonda-monitor"}, {"init", "fonda-init"}, {"netd", "fonda-netd"}};
-    static const char *const machine[][2] = {
-        {"oci", "fonda-guest"}, {"vmm", "fonda-vmm"}, {"guest_init", "fonda-guest-init"}, {"image_tool", "fonda-image"}};
+    static const char *const machine[][2] = {{"oci", "fonda-guest"},
+                                             {"vmm", "fonda-vmm"},
+                                             {"guest_init", "fonda-guest-init"},
+                                             {"image_tool", "fonda-image"}};
     char path[2 * PATH_MAX], layer[64];
     json_t *room = json_object();
     size_t count = ARRAY_SIZE(all) + (is_machine(instance->spec) ? ARRAY_SIZE(machine) : 0);
@@ -486,9 +497,11 @@ static int machine_check(const json_t *spec, struct fault *fault)
     };
     for (size_t i = 0; i < ARRAY_SIZE(members); i++) {
         const json_t *value = json_object_get(spec, members[i][0]);
-        if (json_is_true(value) || json_array_size(value) || (json_is_string(value) && json_string_length(value)) ||
+        if (json_is_true(value) || json_array_size(value) ||
+            (json_is_string(value) && json_string_length(value)) ||
             (json_is_integer(value) && json_integer_value(value))) {
-            return fault_set(fault, FAULT_INVALID, members[i][1], "a machine of an image has no '%s'", members[i][0]);
+            return fault_set(fault, FAULT_INVALID, members[i][1], "a machine of an image has no '%s'",
+                             members[i][0]);
         }
     }
     if (obj_int(spec, "memory") < MACHINE_MEMORY_MIN) {
@@ -497,7 +510,8 @@ static int machine_check(const json_t *spec, struct fault *fault)
     }
     const char *kernel = obj_text(spec, "kernel");
     if (kernel[0] && (kernel[0] != '/' || access(kernel, R_OK) < 0)) {
-        return fault_set(fault, FAULT_INVALID, "give the absolute path of a bzImage with its modules, or none",
+        return fault_set(fault, FAULT_INVALID,
+                         "give the absolute path of a bzImage with its modules, or none",
                          "cannot read the kernel '%.256s'", kernel);
     }
     return container_check(spec, fault);

@@ -1,6 +1,6 @@
 /*
- * See kernel.h. Fetching is in kernel_fetch.c, modules are found in kernel_modules.c, kernel_extract.c takes the kernel
- * out of its file.
+ * See kernel.h. Fetching is in kernel_fetch.c, modules are found in kernel_modules.c, kernel_extract.c takes
+ * the kernel out of its file.
  */
 #include "guest/kernel.h"
 
@@ -28,7 +28,8 @@ static int pack_failed(struct archive *a, struct err *err)
     return err_set(err, -EIO, "cannot write the initramfs: %s", archive_error_string(a));
 }
 
-static int put(struct archive *out, const char *path, unsigned mode, const void *data, size_t size, struct err *err)
+static int put(struct archive *out, const char *path, unsigned mode, const void *data, size_t size,
+               struct err *err)
 {
     struct archive_entry *entry = archive_entry_new();
     archive_entry_set_pathname(entry, path);
@@ -90,8 +91,8 @@ static int stamp(uint64_t *hash, const char *path, struct err *err)
     if (stat(path, &st) < 0) {
         return err_sys(err, -errno, "'%s'", path);
     }
-    snprintf(text, sizeof(text), "%s:%lld:%lld.%09ld", path, (long long)st.st_size, (long long)st.st_mtim.tv_sec,
-             st.st_mtim.tv_nsec);
+    snprintf(text, sizeof(text), "%s:%lld:%lld.%09ld", path, (long long)st.st_size,
+             (long long)st.st_mtim.tv_sec, st.st_mtim.tv_nsec);
     for (const char *c = text; *c; c++) {
         *hash = (*hash ^ (uint8_t)*c) * 0x100000001b3ull;
     }

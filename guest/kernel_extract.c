@@ -1,7 +1,7 @@
 /*
- * The ELF file inside of a bzImage. Unpacking it here, once, spares every machine the decompressor, which is most of the
- * time that a boot takes in the software engine. What is lost is that the decompressor puts the kernel at a random
- * address (docs/containers.md).
+ * The ELF file inside of a bzImage. Unpacking it here, once, spares every machine the decompressor, which is
+ * most of the time that a boot takes in the software engine. What is lost is that the decompressor puts the
+ * kernel at a random address (docs/containers.md).
  *
  * Boot protocol: Linux, Documentation/arch/x86/boot.rst (setup_sects, payload_offset, payload_length).
  */
@@ -33,8 +33,8 @@ static uint32_t le32(const uint8_t *at)
     return at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
 }
 
-/* Behind the compressed stream the kernel's build puts the size in 4 bytes (Linux, scripts/Makefile.lib, size_append),
- * unless it is gzip's, which ends with it. */
+/* Behind the compressed stream the kernel's build puts the size in 4 bytes (Linux, scripts/Makefile.lib,
+ * size_append), unless it is gzip's, which ends with it. */
 static uint8_t *decompress(const uint8_t *from, size_t size, size_t *ret_size)
 {
     static const uint8_t gzip[] = {0x1f, 0x8b};

@@ -48,9 +48,11 @@ static int run(const char *folder, const char *const *argv, char *buf, size_t si
 
 static int no_kernel(struct err *err, const char *why)
 {
-    return err_set(err, -ENOENT, "there is no kernel for machines of images, and none can be fetched (%s): give one "
-                   "with --kernel FILE, such as /boot/vmlinuz-RELEASE, or name it for fondad in FONDA_GUEST_KERNEL",
-                   why);
+    return err_set(
+        err, -ENOENT,
+        "there is no kernel for machines of images, and none can be fetched (%s): give one "
+        "with --kernel FILE, such as /boot/vmlinuz-RELEASE, or name it for fondad in FONDA_GUEST_KERNEL",
+        why);
 }
 
 static void last_line(char *text)
@@ -104,7 +106,9 @@ static int unpack(const char *work, const char *kept, struct err *err)
     }
     snprintf(pattern, sizeof(pattern), "%s/tree/boot/vmlinuz-*", work);
     snprintf(to, sizeof(to), "%s/vmlinuz", kept);
-    return rc < 0 || take_one(pattern, to) < 0 ? no_kernel(err, "the package is not what it was expected to be") : 0;
+    return rc < 0 || take_one(pattern, to) < 0
+               ? no_kernel(err, "the package is not what it was expected to be")
+               : 0;
 }
 
 static void remove_tree(const char *path)

@@ -1,5 +1,5 @@
-/* Modules of a kernel, with what they need, as the kernel's own build names it: "depends=" in the section .modinfo
- * (Linux, scripts/mod/modpost.c). */
+/* Modules of a kernel, with what they need, as the kernel's own build names it: "depends=" in the section
+ * .modinfo (Linux, scripts/mod/modpost.c). */
 #include <archive.h>
 #include <archive_entry.h>
 #include <errno.h>
@@ -17,8 +17,9 @@
 #define BLOCK      65536u
 
 /* virtio_blk and ext4: the root. crc32c: ext4 asks for it by a name that only modprobe would know. */
-static const char *const wanted[] = {"virtio_pci", "virtio_blk",  "crc32c_generic", "ext4", "vmw_vsock_virtio_transport",
-                                     "virtio_net", "9pnet_virtio", "9p"};
+static const char *const wanted[] = {
+    "virtio_pci",   "virtio_blk", "crc32c_generic", "ext4", "vmw_vsock_virtio_transport", "virtio_net",
+    "9pnet_virtio", "9p"};
 
 struct search {
     const char *tree;
@@ -45,7 +46,8 @@ int kernel_read_file(const char *path, size_t max, uint8_t **ret_data, size_t *r
         la_ssize_t n = more ? archive_read_data(in, more + size, BLOCK) : -1;
         data = more ? more : data;
         if (n <= 0) {
-            rc = n < 0 ? err_set(err, -EIO, "cannot read '%s': %s", path, more ? archive_error_string(in) : "too large")
+            rc = n < 0 ? err_set(err, -EIO, "cannot read '%s': %s", path,
+                                 more ? archive_error_string(in) : "too large")
                        : 0;
             break;
         }
@@ -106,7 +108,8 @@ static int add_needs(struct search *s, const uint8_t *data, size_t size, unsigne
         return err_set(err, -EINVAL, "a kernel module is damaged");
     }
     auto_free char *list = strdup(text);
-    for (char *save = NULL, *one = list ? strtok_r(list, ",", &save) : NULL; one; one = strtok_r(NULL, ",", &save)) {
+    for (char *save = NULL, *one = list ? strtok_r(list, ",", &save) : NULL; one;
+         one = strtok_r(NULL, ",", &save)) {
         int rc = add(s, one, depth + 1, err);
         if (rc < 0) {
             return rc;
@@ -143,8 +146,8 @@ static int add(struct search *s, const char *name, unsigned depth, struct err *e
     }
     sought = name;
     if (depth > KERNEL_MODULES_MAX || nftw(s->tree, visit, 16, FTW_PHYS) != 1) {
-        return err_set(err, -ENOENT, "the kernel in '%s' has no module '%s', which machines of images need", s->tree,
-                       name);
+        return err_set(err, -ENOENT, "the kernel in '%s' has no module '%s', which machines of images need",
+                       s->tree, name);
     }
     int rc = kernel_read_file(found, MODULE_MAX, &data, &size, err);
     rc = rc < 0 ? rc : add_needs(s, data, size, depth, err);
@@ -183,7 +186,8 @@ static int find_tree(const char *kernel, char *tree, size_t size, struct err *er
             return 0;
         }
     }
-    return err_set(err, -ENOENT, "cannot find the modules of the kernel '%s': expected a folder 'modules' beside it%s%s",
+    return err_set(err, -ENOENT,
+                   "cannot find the modules of the kernel '%s': expected a folder 'modules' beside it%s%s",
                    kernel, release ? ", or /lib/modules/" : "", release ? release : "");
 }
 
@@ -193,9 +197,12 @@ int kernel_modules_find(const char *kernel, struct kernel_modules *ret_modules, 
     struct search s = {.tree = tree, .modules = ret_modules};
     uint8_t *text = NULL;
     size_t size = 0;
-    int rc = find_tree(kernel, tree, sizeof(tree), err);
+    int rc = find_tree(kernel, path, sizeof(path), err);
     if (rc < 0) {
         return rc;
+    }
+    if (!realpath(path, tree)) { /* the search follows no links */
+        return err_sys(err, -errno, "cannot open '%s'", path);
     }
     snprintf(path, sizeof(path), "%s/modules.builtin", tree);
     if (access(path, R_OK) == 0 && kernel_read_file(path, 1u << 20, &text, &size, NULL) == 0 && size) {

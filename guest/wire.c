@@ -160,7 +160,8 @@ int wire_next(const struct wire *wire, bool from_guest, struct wire_frame *ret_f
     for (unsigned i = 0; i < 4; i++) {
         size |= (uint32_t)wire->in[4 + i] << (8 * i);
     }
-    if (!known(wire->in[0], from_guest) || wire->in[1] || wire->in[2] || wire->in[3] || size > WIRE_DATA_MAX) {
+    if (!known(wire->in[0], from_guest) || wire->in[1] || wire->in[2] || wire->in[3] ||
+        size > WIRE_DATA_MAX) {
         return -EPROTO;
     }
     if (wire->have < WIRE_HEAD + size) {

@@ -4,7 +4,8 @@
  *
  *     host                                   guest
  *     REQUEST... GO              ------->
- *                                <-------    READY (the first program alone: it is there, and waits for "start")
+ *                                <-------    READY (the first program alone: it is there, and waits for
+ * "start")
  *                                <-------    STARTED, or FAILED text
  *     INPUT... INPUT(empty), SIZE ------>
  *                                <-------    OUTPUT..., ERRORS...
@@ -45,7 +46,7 @@ enum wire_kind {
     WIRE_STARTED,
     WIRE_OUTPUT,
     WIRE_ERRORS,
-    WIRE_EXIT, /* one byte: as a shell has it */
+    WIRE_EXIT,   /* one byte: as a shell has it */
     WIRE_FAILED, /* one byte as in WIRE_EXIT, then a text */
 };
 
@@ -67,8 +68,8 @@ struct wire_frame {
 /* fd is taken over, and made not to block. */
 void wire_init(struct wire *wire, int fd);
 void wire_done(struct wire *wire);
-/* The same behind the last word: waits a moment until the other end has taken it and closed. Closing at once, with
- * bytes of the other end unread, would be a reset, which overtakes what was sent. */
+/* The same behind the last word: waits a moment until the other end has taken it and closed. Closing at once,
+ * with bytes of the other end unread, would be a reset, which overtakes what was sent. */
 void wire_finish(struct wire *wire);
 
 /* Whether a frame of the largest size may be added. */
@@ -85,7 +86,8 @@ void wire_fail(struct wire *wire, int status, const char *text);
 
 /* Reads what is there. 0, or -EPIPE at the end; `ended` is set. */
 int wire_fill(struct wire *wire);
-/* Looks at the next frame: 1 there is one, 0 more bytes are needed, -EPROTO it is none that this end may get. */
+/* Looks at the next frame: 1 there is one, 0 more bytes are needed, -EPROTO it is none that this end may get.
+ */
 int wire_next(const struct wire *wire, bool from_guest, struct wire_frame *ret_frame);
 /* Drops the frame that wire_next showed. */
 void wire_take(struct wire *wire, const struct wire_frame *frame);

@@ -1,6 +1,6 @@
 /*
- * See disk.h. A child process writes the tree as tar (libarchive) into a pipe, from which debian_tree.c fills the
- * file system: it never looks at the tree itself, and the tree is only read.
+ * See disk.h. A child process writes the tree as tar (libarchive) into a pipe, from which debian_tree.c fills
+ * the file system: it never looks at the tree itself, and the tree is only read.
  */
 #include "image/disk.h"
 
@@ -156,7 +156,9 @@ static int write_tar(int root, int to, struct err *err)
 {
     static struct writer writer;
     struct writer *w = &writer;
-    *w = (struct writer){.out = archive_write_new(), .links = archive_entry_linkresolver_new(), .err = err,
+    *w = (struct writer){.out = archive_write_new(),
+                         .links = archive_entry_linkresolver_new(),
+                         .err = err,
                          .block = malloc(BLOCK)};
     archive_entry_linkresolver_set_strategy(w->links, ARCHIVE_FORMAT_TAR_PAX_INTERCHANGE);
     archive_write_set_format_pax_restricted(w->out);

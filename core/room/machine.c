@@ -1,6 +1,6 @@
 /*
- * The other room: the image as a machine. A disk is made once for each image and kept beside the store's layers; each
- * machine writes into a qcow2 file of its own above it.
+ * The other room: the image as a machine. A disk is made once for each image and kept beside the store's
+ * layers; each machine writes into a qcow2 file of its own above it.
  *
  *     STORE/machines/DIGEST.ext4       the image's files; gone when nothing uses the image any more
  *     STORE/machines/HASH.initramfs, kernel/ see guest/kernel.h
@@ -46,7 +46,8 @@ static int machine_init(struct machine *m, const json_t *room, struct image_stor
 {
     *m = (struct machine){.room = room, .store = store, .say = say};
     snprintf(m->cache, sizeof(m->cache), "%s/machines", image_store_path(store));
-    return mkdir(m->cache, 0755) < 0 && errno != EEXIST ? err_sys(err, -errno, "cannot make '%s'", m->cache) : 0;
+    return mkdir(m->cache, 0755) < 0 && errno != EEXIST ? err_sys(err, -errno, "cannot make '%s'", m->cache)
+                                                        : 0;
 }
 
 /* "sha256:0123..." as a file's name. */
@@ -65,7 +66,8 @@ static int get_kernel(struct machine *m, struct guest_kernel *ret_kernel, struct
         .say = say_step,
         .opaque = m,
     };
-    return options.init ? guest_kernel_get(&options, ret_kernel, err) : err_set(err, -EINVAL, "room.json lacks a member");
+    return options.init ? guest_kernel_get(&options, ret_kernel, err)
+                        : err_set(err, -EINVAL, "room.json lacks a member");
 }
 
 /* ---- disks ---- */
@@ -117,8 +119,8 @@ static int make_overlay(const struct machine *m, const char *base, const char *o
         int null = open("/dev/null", O_RDWR);
         dup2(null, 0);
         dup2(null, 1);
-        execl(tool, "fonda-image", "create", "--format", "qcow2", "--backing", base, "--backing-format", "raw", overlay,
-              NULL);
+        execl(tool, "fonda-image", "create", "--format", "qcow2", "--backing", base, "--backing-format",
+              "raw", overlay, NULL);
         _exit(127);
     }
     while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR) {
@@ -155,14 +157,14 @@ int room_machine_check(const struct image *image, struct err *err)
 {
     const struct platform *p = &image->config.platform;
     if (strcmp(p->os, "linux") != 0 || strcmp(p->arch, MACHINE_ARCH) != 0) {
-        return err_set(err, -EINVAL, "the image '%s' is for %s/%s: machines here are linux/" MACHINE_ARCH, image->name,
-                       p->os, p->arch);
+        return err_set(err, -EINVAL, "the image '%s' is for %s/%s: machines here are linux/" MACHINE_ARCH,
+                       image->name, p->os, p->arch);
     }
     return 0;
 }
 
-int room_machine_create(const json_t *room, const char *dir, struct image_store *store, struct image_rootfs *rootfs,
-                        void (*say)(const char *what), struct err *err)
+int room_machine_create(const json_t *room, const char *dir, struct image_store *store,
+                        struct image_rootfs *rootfs, void (*say)(const char *what), struct err *err)
 {
     struct machine m;
     struct guest_kernel kernel;
@@ -192,14 +194,15 @@ int room_machine_write(const json_t *room, const char *dir, const char *bundle, 
         return rc;
     }
     snprintf(path, sizeof(path), "%s/root.qcow2", dir);
-    json_t *machine = json_pack(
-        "{s:s*, s:s, s:s, s:s, s:O*, s:O*, s:O*, s:b, s:O*}", "vmm", room_text(room, "vmm"), "kernel", kernel.kernel,
-        "initrd", kernel.initrd, "disk", path, "memory", json_object_get(spec, "memory"), "cpus",
-        json_object_get(spec, "cpus"), "engine", json_object_get(spec, "engine"), "network",
-        !network || strcmp(network, "none") != 0, "publish", publish);
+    json_t *machine = json_pack("{s:s*, s:s, s:s, s:s, s:O*, s:O*, s:O*, s:b, s:O*}", "vmm",
+                                room_text(room, "vmm"), "kernel", kernel.kernel, "initrd", kernel.initrd,
+                                "disk", path, "memory", json_object_get(spec, "memory"), "cpus",
+                                json_object_get(spec, "cpus"), "engine", json_object_get(spec, "engine"),
+                                "network", !network || strcmp(network, "none") != 0, "publish", publish);
     snprintf(path, sizeof(path), "%s/machine.json", bundle);
-    rc = !machine || json_dump_file(machine, path, JSON_INDENT(2)) < 0 ? err_set(err, -EIO, "cannot write '%s'", path)
-                                                                        : 0;
+    rc = !machine || json_dump_file(machine, path, JSON_INDENT(2)) < 0
+             ? err_set(err, -EIO, "cannot write '%s'", path)
+             : 0;
     json_decref(machine);
     return rc;
 }

@@ -23,7 +23,8 @@ static int write_text(int dir, const char *path, const char *text, struct err *e
 {
     auto_close int fd = openat(dir, path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     size_t size = strlen(text);
-    return fd < 0 || write(fd, text, size) != (ssize_t)size ? err_sys(err, -errno, "cannot write '%s'", path) : 0;
+    return fd < 0 || write(fd, text, size) != (ssize_t)size ? err_sys(err, -errno, "cannot write '%s'", path)
+                                                            : 0;
 }
 
 static void remove_state(const struct options *o, int dir)

@@ -29,8 +29,9 @@ static int connect_to(const struct options *o, int *ret_dir, struct err *err)
         return err_set(err, -ESRCH, "machine '%s' does not run", o->id);
     }
     json_t *status = NULL;
-    const char *state =
-        link_vmm(*ret_dir, "status", &status, NULL) < 0 ? NULL : json_string_value(json_object_get(status, "state"));
+    const char *state = link_vmm(*ret_dir, "status", &status, NULL) < 0
+                            ? NULL
+                            : json_string_value(json_object_get(status, "state"));
     bool paused = state && strcmp(state, "paused") == 0;
     json_decref(status);
     return paused ? err_set(err, -EBUSY, "machine '%s' is paused (resume it first)", o->id)
@@ -50,7 +51,8 @@ static int watch_size(void)
 int cmd_exec(const struct options *o, struct err *err)
 {
     struct wire_texts request = {0};
-    struct relay relay = {.wire = &wire, .in = 0, .out = 1, .err = 2, .signal_fd = -1, .watch_fd = -1, .terminal = -1};
+    struct relay relay = {
+        .wire = &wire, .in = 0, .out = 1, .err = 2, .signal_fd = -1, .watch_fd = -1, .terminal = -1};
     auto_close int dir = -1;
     int rc = connect_to(o, &dir, err);
     json_t *config = rc < 0 ? NULL : link_load(dir, "config.json", err);
@@ -86,8 +88,13 @@ int cmd_exec(const struct options *o, struct err *err)
 int cmd_copy(const struct options *o, bool out, struct err *err)
 {
     struct wire_texts request = {0};
-    struct relay relay = {.wire = &wire, .in = out ? -1 : 0, .out = out ? 1 : -1, .err = -1, .signal_fd = -1,
-                          .watch_fd = -1, .terminal = -1};
+    struct relay relay = {.wire = &wire,
+                          .in = out ? -1 : 0,
+                          .out = out ? 1 : -1,
+                          .err = -1,
+                          .signal_fd = -1,
+                          .watch_fd = -1,
+                          .terminal = -1};
     auto_close int dir = -1;
     int rc = connect_to(o, &dir, err);
     if (rc < 0) {

@@ -1,6 +1,7 @@
 /*
- * fonda-guest: a runtime in the words of an OCI runtime whose "container" is a machine. fonda-monitor calls it
- * in place of fonda-oci, so that logs, restarts, health checks and attached clients are the same in both rooms.
+ * fonda-guest: a runtime in the words of an OCI runtime whose "container" is a machine. fonda-monitor calls
+ * it in place of fonda-oci, so that logs, restarts, health checks and attached clients are the same in both
+ * rooms.
  *
  *     create --bundle DIR --pid-file FILE ID    starts the keeper, which starts fonda-vmm; waits until the
  *                                               machine's init has found the program
@@ -9,15 +10,16 @@
  *     pause, resume                             by fonda-vmm's control socket
  *     delete [--force] ID
  *
- * The keeper (keeper.c) is what the pid file names: its streams are the program's, signals to it are passed on, and
- * it ends with the program's status. When it is killed, fonda-vmm goes with it.
+ * The keeper (keeper.c) is what the pid file names: its streams are the program's, signals to it are passed
+ * on, and it ends with the program's status. When it is killed, fonda-vmm goes with it.
  *
- * ROOT/ID holds: lock (held by the keeper), pid, bundle (a path), v and v_1 (vsock), c (fonda-vmm's control socket),
- * console.log (the kernel's), vmm.log. BUNDLE holds config.json and machine.json (core/room/machine.c writes it):
+ * ROOT/ID holds: lock (held by the keeper), pid, bundle (a path), v and v_1 (vsock), c (fonda-vmm's control
+ * socket), console.log (the kernel's), vmm.log. BUNDLE holds config.json and machine.json
+ * (core/room/machine.c writes it):
  *     {"vmm", "kernel", "initrd", "disk", "memory", "cpus", "engine"?, "network", "publish": [...]}
  *
- * Files: main.c (commands), create.c (create, delete), keeper.c, exec.c, copy.c, request.c (from config.json to a
- * request), relay.c (streams), link.c (connections, state), numbers.c (stats, ps).
+ * Files: main.c (commands), create.c (create, delete), keeper.c, exec.c, copy.c, request.c (from config.json
+ * to a request), relay.c (streams), link.c (connections, state), numbers.c (stats, ps).
  *
  * Invariant: what comes from the machine goes through guest/wire.h, relay.c and numbers.c, and nowhere else.
  */
@@ -72,20 +74,23 @@ int request_exec(json_t *config, const struct options *o, struct wire_texts *req
 /* ---- relay.c ---- */
 struct relay {
     struct wire *wire;
-    int in, out, err;  /* -1: none */
-    int signal_fd;     /* signalfd, or -1 */
-    int watch_fd;      /* readable: give up with -ECHILD; or -1 */
-    int terminal;      /* whose size is told when SIGWINCH comes; -1: none */
+    int in, out, err; /* -1: none */
+    int signal_fd;    /* signalfd, or -1 */
+    int watch_fd;     /* readable: give up with -ECHILD; or -1 */
+    int terminal;     /* whose size is told when SIGWINCH comes; -1: none */
     void (*on_signal)(void *opaque, int signal);
     void *opaque;
 };
-/* Until the program has ended: its status; 125 to 127 with *err when it did not run; negative: the machine is gone. */
+/* Until the program has ended: its status; 125 to 127 with *err when it did not run; negative: the machine is
+ * gone. */
 int relay_run(struct relay *relay, struct err *err);
-/* A terminal for a program, whose master goes to whoever listens at `socket`. Returns our end, in raw mode. */
+/* A terminal for a program, whose master goes to whoever listens at `socket`. Returns our end, in raw mode.
+ */
 int relay_terminal(const char *socket, struct err *err);
 
 /* ---- keeper.c ---- */
-/* Never returns. report: gets a byte (a status) and a text on failure, and is closed when the program can begin. */
+/* Never returns. report: gets a byte (a status) and a text on failure, and is closed when the program can
+ * begin. */
 _Noreturn void keeper_run(const struct options *o, int dir, int report);
 
 /* ---- commands: status for the shell, or a negative errno with *err ---- */

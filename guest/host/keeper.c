@@ -2,10 +2,11 @@
  * The keeper: between fonda-monitor, whose child it becomes, and the machine.
  *
  *     keeper_run: fonda-vmm starts --> its init connects to v_1 --> request --> READY: told to the creator
- *                 --> relay until the program has ended --> fonda-vmm is told to end --> exit with that status
+ *                 --> relay until the program has ended --> fonda-vmm is told to end --> exit with that
+ * status
  *
- * Invariant: whichever of the two dies, the other does: fonda-vmm has this process's death as a signal, and its end
- * ends relay_run().
+ * Invariant: whichever of the two dies, the other does: fonda-vmm has this process's death as a signal, and
+ * its end ends relay_run().
  */
 #include "guest/host/host.h"
 
@@ -286,8 +287,8 @@ static void take_signals(struct keeper *k)
 {
     sigset_t all;
     sigfillset(&all);
-    static const int left[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS, SIGABRT, SIGPIPE,
-                               SIGTTIN, SIGTTOU, SIGTSTP};
+    static const int left[] = {SIGSEGV, SIGBUS,  SIGILL,  SIGFPE,  SIGTRAP, SIGSYS,
+                               SIGABRT, SIGPIPE, SIGTTIN, SIGTTOU, SIGTSTP};
     for (size_t i = 0; i < ARRAY_SIZE(left); i++) {
         sigdelset(&all, left[i]);
     }
@@ -322,7 +323,8 @@ _Noreturn void keeper_run(const struct options *o, int dir, int report)
     *k = (struct keeper){.o = o, .dir = dir, .report = report, .listener = -1, .vmm_fd = -1, .terminal = -1};
     setsid();
     take_signals(k);
-    json_t *config = link_load(dir, "config.json", &err), *machine = config ? link_load(dir, "machine.json", &err) : NULL;
+    json_t *config = link_load(dir, "config.json", &err),
+           *machine = config ? link_load(dir, "machine.json", &err) : NULL;
     if (!machine || request_shares(config, &shares, &err) < 0) {
         fail(k, STATUS_OURS, err.text);
     }
@@ -341,9 +343,15 @@ _Noreturn void keeper_run(const struct options *o, int dir, int report)
     json_decref(machine);
     close(k->report);
     k->report = -1;
-    struct relay relay = {.wire = &k->wire, .in = 0, .out = 1, .err = k->terminal >= 0 ? -1 : 2,
-                          .signal_fd = k->signal_fd, .watch_fd = k->vmm_fd, .terminal = k->terminal,
-                          .on_signal = pass_signal, .opaque = k};
+    struct relay relay = {.wire = &k->wire,
+                          .in = 0,
+                          .out = 1,
+                          .err = k->terminal >= 0 ? -1 : 2,
+                          .signal_fd = k->signal_fd,
+                          .watch_fd = k->vmm_fd,
+                          .terminal = k->terminal,
+                          .on_signal = pass_signal,
+                          .opaque = k};
     int status = relay_run(&relay, &err);
     int vmm_status = end_vmm(k, status >= 0);
     _exit(status >= 0 ? status : vmm_status);

@@ -15,9 +15,9 @@
 #include "base/util.h"
 #include "control/client.h"
 
-#define ANSWER_S   20 /* until an init that does not answer is given up */
-#define CALL_MS    5000
-#define HELLO_MAX  32
+#define ANSWER_S  20 /* until an init that does not answer is given up */
+#define CALL_MS   5000
+#define HELLO_MAX 32
 
 int link_open(const struct options *o, struct err *err)
 {
@@ -137,7 +137,8 @@ int link_ask(int dir, const struct wire_texts *request, struct wire_texts *ret_r
             rc = more ? 0 : -ENOMEM;
         } else if (frame.kind == WIRE_FAILED) {
             char text[ERR_TEXT_MAX];
-            link_clean(frame.data + MIN(frame.size, 1u), frame.size - MIN(frame.size, 1u), text, sizeof(text));
+            link_clean(frame.data + MIN(frame.size, 1u), frame.size - MIN(frame.size, 1u), text,
+                       sizeof(text));
             rc = err_set(err, -EINVAL, "%s", text);
             done = true;
         } else {

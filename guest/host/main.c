@@ -56,7 +56,8 @@ static int take_options(struct options *o, int argc, char **argv, int i, struct 
         while (k < ARRAY_SIZE(known) && strcmp(known[k].name, name) != 0) {
             k++;
         }
-        bool env = strcmp(name, "env") == 0, skip = is_one_of(name, ignored_values, ARRAY_SIZE(ignored_values));
+        bool env = strcmp(name, "env") == 0,
+             skip = is_one_of(name, ignored_values, ARRAY_SIZE(ignored_values));
         bool value = env || skip || (k < ARRAY_SIZE(known) && !known[k].flag);
         if (value && i + 1 == argc) {
             return err_set(err, -EINVAL, "--%s needs a value", name);
@@ -96,7 +97,7 @@ static int cmd_kill(const struct options *o, struct err *err)
     if (number <= 0) {
         return err_set(err, -EINVAL, "'%s' is not a signal", o->rest[0]);
     }
-    return pid <= 0              ? err_set(err, -ESRCH, "machine '%s' does not run", o->id)
+    return pid <= 0                ? err_set(err, -ESRCH, "machine '%s' does not run", o->id)
            : kill(pid, number) < 0 ? err_sys(err, -errno, "cannot signal machine '%s'", o->id)
                                    : 0;
 }
@@ -106,7 +107,8 @@ static int cmd_state(const struct options *o, struct err *err)
     auto_close int dir = link_open(o, err);
     int pid = dir < 0 ? 0 : link_keeper(dir);
     if (dir >= 0) {
-        printf("{\"id\": \"%s\", \"status\": \"%s\", \"pid\": %d}\n", o->id, pid ? "running" : "stopped", pid);
+        printf("{\"id\": \"%s\", \"status\": \"%s\", \"pid\": %d}\n", o->id, pid ? "running" : "stopped",
+               pid);
     }
     return dir < 0 ? dir : 0;
 }
@@ -156,11 +158,13 @@ static void tell(const struct options *o, const char *text)
 
 static void usage(FILE *out)
 {
-    fprintf(out, "usage: fonda-guest [--root DIR] [--log FILE] COMMAND [OPTIONS] ID [ARGUMENT...]\n\n"
-                 "Runs the program of an OCI bundle in a machine of its own, in the words of an OCI runtime; for\n"
-                 "fonda-monitor and fonda-room. Commands: create, start, exec, kill, pause, resume, events, ps, state,\n"
-                 "export PATH, import PATH, delete. The bundle has a machine.json besides its config.json.\n\n"
-                 "Example:\n  fonda-guest --root /run/machines exec web uname -a\n");
+    fprintf(out,
+            "usage: fonda-guest [--root DIR] [--log FILE] COMMAND [OPTIONS] ID [ARGUMENT...]\n\n"
+            "Runs the program of an OCI bundle in a machine of its own, in the words of an OCI runtime; for\n"
+            "fonda-monitor and fonda-room. Commands: create, start, exec, kill, pause, resume, events, ps, "
+            "state,\n"
+            "export PATH, import PATH, delete. The bundle has a machine.json besides its config.json.\n\n"
+            "Example:\n  fonda-guest --root /run/machines exec web uname -a\n");
 }
 
 int main(int argc, char **argv)

@@ -1,4 +1,5 @@
-/* What a machine uses: fonda-vmm's own figures, as the host's kernel counts them, and what the machine says. */
+/* What a machine uses: fonda-vmm's own figures, as the host's kernel counts them, and what the machine says.
+ */
 #include "guest/host/host.h"
 
 #include <errno.h>
@@ -15,7 +16,8 @@
 
 json_t *numbers_guest(const struct wire_texts *reply)
 {
-    static const char *const names[] = {"memory_total", "memory_available", "processes", "uptime_s", "load_percent"};
+    static const char *const names[] = {"memory_total", "memory_available", "processes", "uptime_s",
+                                        "load_percent"};
     json_t *guest = json_object();
     for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
         const char *text = wire_one(reply, names[i]);
@@ -44,7 +46,8 @@ json_t *numbers_processes(const struct wire_texts *reply)
     return list;
 }
 
-static int ask(const struct options *o, const char *verb, int *ret_dir, struct wire_texts *ret_reply, struct err *err)
+static int ask(const struct options *o, const char *verb, int *ret_dir, struct wire_texts *ret_reply,
+               struct err *err)
 {
     struct wire_texts request = {0};
     *ret_dir = link_open(o, err);
@@ -90,13 +93,16 @@ static json_t *usage_of(json_int_t pid, json_int_t memory, json_int_t processes)
     read_proc(pid, "stat", stat, sizeof(stat));
     read_proc(pid, "statm", statm, sizeof(statm));
     const char *rest = strrchr(stat, ')');
-    if (!rest || sscanf(rest + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu", &user, &system) != 2 ||
+    if (!rest ||
+        sscanf(rest + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu", &user, &system) != 2 ||
         sscanf(statm, "%*u %llu", &pages) != 1) {
         return NULL;
     }
-    json_int_t total = (json_int_t)((user + system) * (1000000000ull / (unsigned long long)sysconf(_SC_CLK_TCK)));
-    return json_pack("{s:{s:{s:I}}, s:{s:{s:I, s:I}}, s:{s:I}}", "cpu", "usage", "total", total, "memory", "usage",
-                     "usage", (json_int_t)pages * sysconf(_SC_PAGESIZE), "limit", memory, "pids", "current", processes);
+    json_int_t total =
+        (json_int_t)((user + system) * (1000000000ull / (unsigned long long)sysconf(_SC_CLK_TCK)));
+    return json_pack("{s:{s:{s:I}}, s:{s:{s:I, s:I}}, s:{s:I}}", "cpu", "usage", "total", total, "memory",
+                     "usage", "usage", (json_int_t)pages * sysconf(_SC_PAGESIZE), "limit", memory, "pids",
+                     "current", processes);
 }
 
 int cmd_events(const struct options *o, struct err *err)

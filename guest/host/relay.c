@@ -19,9 +19,9 @@
 
 struct state {
     struct relay *r;
-    int blocked;    /* the descriptor that takes no more now; -1: none */
-    uint32_t done;  /* bytes of the frame at hand that are written */
-    int status;     /* of the program; -1: it goes on */
+    int blocked;   /* the descriptor that takes no more now; -1: none */
+    uint32_t done; /* bytes of the frame at hand that are written */
+    int status;    /* of the program; -1: it goes on */
     struct err *err;
 };
 
@@ -66,7 +66,8 @@ static int take_frames(struct state *s)
             s->status = frame.size ? frame.data[0] : 0;
         } else if (frame.kind == WIRE_FAILED) {
             char text[ERR_TEXT_MAX];
-            link_clean(frame.data + MIN(frame.size, 1u), frame.size - MIN(frame.size, 1u), text, sizeof(text));
+            link_clean(frame.data + MIN(frame.size, 1u), frame.size - MIN(frame.size, 1u), text,
+                       sizeof(text));
             err_set(s->err, -EINVAL, "%s", text);
             s->status = frame.size ? frame.data[0] : 125;
         }
@@ -125,7 +126,8 @@ int relay_run(struct relay *r, struct err *err)
     while (rc == 0 && (rc = take_frames(&s)) == 0 && s.status < 0) {
         bool held = s.blocked >= 0;
         struct pollfd fds[] = {
-            {.fd = held && !r->wire->out_size ? -1 : r->wire->fd, .events = (short)((held ? 0 : POLLIN) | (r->wire->out_size ? POLLOUT : 0))},
+            {.fd = held && !r->wire->out_size ? -1 : r->wire->fd,
+             .events = (short)((held ? 0 : POLLIN) | (r->wire->out_size ? POLLOUT : 0))},
             {.fd = r->in >= 0 && wire_room(r->wire) ? r->in : -1, .events = POLLIN},
             {.fd = s.blocked, .events = POLLOUT},
             {.fd = r->signal_fd, .events = POLLIN},
@@ -159,7 +161,8 @@ static int send_descriptor(const char *path, int fd, struct err *err)
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     char byte = 0, space[CMSG_SPACE(sizeof(int))] = {0};
     struct iovec iov = {&byte, 1};
-    struct msghdr message = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof(space)};
+    struct msghdr message = {
+        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof(space)};
     struct cmsghdr *part = CMSG_FIRSTHDR(&message);
     auto_close int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     part->cmsg_level = SOL_SOCKET;

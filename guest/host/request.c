@@ -1,5 +1,5 @@
-/* From a bundle's config.json (container/bundle.h writes it) to requests. What only a container has, namespaces and
- * the like, is left out: core/ refuses the options for it. */
+/* From a bundle's config.json (container/bundle.h writes it) to requests. What only a container has,
+ * namespaces and the like, is left out: core/ refuses the options for it. */
 #include "guest/host/host.h"
 
 #include <errno.h>
@@ -49,10 +49,11 @@ static void add_rlimits(const json_t *process, struct wire_texts *request)
     static const struct {
         const char *name;
         int number;
-    } kinds[] = {{"RLIMIT_AS", RLIMIT_AS},         {"RLIMIT_CORE", RLIMIT_CORE},     {"RLIMIT_CPU", RLIMIT_CPU},
-                 {"RLIMIT_DATA", RLIMIT_DATA},     {"RLIMIT_FSIZE", RLIMIT_FSIZE},   {"RLIMIT_LOCKS", RLIMIT_LOCKS},
-                 {"RLIMIT_MEMLOCK", RLIMIT_MEMLOCK}, {"RLIMIT_NICE", RLIMIT_NICE},   {"RLIMIT_NOFILE", RLIMIT_NOFILE},
-                 {"RLIMIT_NPROC", RLIMIT_NPROC},   {"RLIMIT_STACK", RLIMIT_STACK}};
+    } kinds[] = {
+        {"RLIMIT_AS", RLIMIT_AS},           {"RLIMIT_CORE", RLIMIT_CORE},   {"RLIMIT_CPU", RLIMIT_CPU},
+        {"RLIMIT_DATA", RLIMIT_DATA},       {"RLIMIT_FSIZE", RLIMIT_FSIZE}, {"RLIMIT_LOCKS", RLIMIT_LOCKS},
+        {"RLIMIT_MEMLOCK", RLIMIT_MEMLOCK}, {"RLIMIT_NICE", RLIMIT_NICE},   {"RLIMIT_NOFILE", RLIMIT_NOFILE},
+        {"RLIMIT_NPROC", RLIMIT_NPROC},     {"RLIMIT_STACK", RLIMIT_STACK}};
     size_t i;
     json_t *item;
     json_array_foreach(json_object_get(process, "rlimits"), i, item)
@@ -124,8 +125,8 @@ static int add_file(const json_t *mount, struct wire_texts *request, struct err 
 
 static bool is_share(const json_t *mount)
 {
-    return strcmp(text_of(mount, "type"), "bind") == 0 && strncmp(text_of(mount, "destination"), "/sys", 4) != 0 &&
-           !is_own_file(mount);
+    return strcmp(text_of(mount, "type"), "bind") == 0 &&
+           strncmp(text_of(mount, "destination"), "/sys", 4) != 0 && !is_own_file(mount);
 }
 
 static void add_share(const json_t *mount, unsigned number, struct wire_texts *request)
@@ -187,11 +188,13 @@ int request_shares(json_t *config, char ***ret_shares, struct err *err)
             continue;
         }
         if (stat(source, &st) < 0 || !S_ISDIR(st.st_mode)) {
-            return err_set(err, -ENOTDIR, "cannot share '%s' with a machine: it is not a folder (a container can "
-                           "have single files)", source);
+            return err_set(err, -ENOTDIR,
+                           "cannot share '%s' with a machine: it is not a folder (a container can "
+                           "have single files)",
+                           source);
         }
-        if (strchr(source, ':') || asprintf(&list[count], "%s:fonda%u%s", source, count,
-                                            has_option(mount, "ro") ? ":ro" : "") < 0) {
+        if (strchr(source, ':') ||
+            asprintf(&list[count], "%s:fonda%u%s", source, count, has_option(mount, "ro") ? ":ro" : "") < 0) {
             return err_set(err, -EINVAL, "cannot share '%s' with a machine: its path has a colon", source);
         }
         count++;
@@ -223,7 +226,9 @@ int request_first(json_t *config, struct wire_texts *request, struct err *err)
     if (json_is_true(json_object_get(process, "terminal"))) {
         wire_add(request, "terminal", "1");
     }
-    return rc < 0 ? rc : request->failed ? err_set(err, -E2BIG, "the command and its variables are too long") : 0;
+    return rc < 0            ? rc
+           : request->failed ? err_set(err, -E2BIG, "the command and its variables are too long")
+                             : 0;
 }
 
 int request_exec(json_t *config, const struct options *o, struct wire_texts *request, struct err *err)

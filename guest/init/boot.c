@@ -130,8 +130,8 @@ int boot_root(struct err *err)
             rc = err_sys(err, -errno, "cannot move %s: the image has something else there", moved[i]);
         }
     }
-    if (rc == 0 &&
-        (chdir(NEW_ROOT) < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0 || chdir("/") < 0)) {
+    if (rc == 0 && (chdir(NEW_ROOT) < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0 ||
+                    chdir("/") < 0)) {
         rc = err_sys(err, -errno, "cannot make the disk the root");
     }
     rc = rc < 0 ? rc : mount_all(rows, ARRAY_SIZE(rows), err);

@@ -28,9 +28,9 @@
 #define GROUPS_MAX 64
 
 /* ---- boot.c ---- */
-int boot_begin(struct err *err);  /* proc, sys, dev */
+int boot_begin(struct err *err); /* proc, sys, dev */
 int boot_modules(struct err *err);
-int boot_root(struct err *err);   /* mounts the disk and makes it the root */
+int boot_root(struct err *err); /* mounts the disk and makes it the root */
 int boot_network(struct err *err);
 int boot_make_folders(const char *path); /* mkdir -p */
 
@@ -49,8 +49,8 @@ struct user {
 int user_find(const char *text, struct user *ret_user, struct err *err);
 
 /* ---- program.c ---- */
-/* Runs the program of a request until it has ended, and tells the other end. first: the machine's own program,
- * which waits for messages on `orders` (serve.c). Returns its status. */
+/* Runs the program of a request until it has ended, and tells the other end. first: the machine's own
+ * program, which waits for messages on `orders` (serve.c). Returns its status. */
 int program_run(struct wire *wire, const struct wire_texts *request, bool first, int orders);
 
 /* ---- numbers.c ---- */

@@ -56,7 +56,8 @@ static int listen_for_host(struct err *err)
 
 static int connect_host(struct err *err)
 {
-    struct sockaddr_vm host = {.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_HOST, .svm_port = WIRE_HOST_PORT};
+    struct sockaddr_vm host = {
+        .svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_HOST, .svm_port = WIRE_HOST_PORT};
     int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0 || connect(fd, (struct sockaddr *)&host, sizeof(host)) < 0) {
         return err_sys(err, -errno, "cannot reach the host over vsock");
@@ -111,7 +112,8 @@ int main(int argc, char **argv)
     int listener = -1, host = -1, orders[2];
     sigset_t children;
     if (getpid() != 1) {
-        printf("usage: fonda-guest-init is the first process of machines that 'fonda run --vm' makes of images;\n"
+        printf("usage: fonda-guest-init is the first process of machines that 'fonda run --vm' makes of "
+               "images;\n"
                "it does nothing elsewhere.\n\nExample:\n  fonda run --vm debian:12 uname -a\n");
         return argc > 1 && strcmp(argv[1], "--help") == 0 ? 0 : 2;
     }

@@ -1,4 +1,5 @@
-/* What the machine says about itself. The host takes it as hearsay: its own figures are those of fonda-vmm. */
+/* What the machine says about itself. The host takes it as hearsay: its own figures are those of fonda-vmm.
+ */
 #include "guest/init/init.h"
 
 #include <ctype.h>

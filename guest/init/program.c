@@ -33,8 +33,8 @@
 
 struct program {
     struct wire *wire;
-    int orders;  /* of the first program; -1: none */
-    int input;   /* to the program; -1: closed */
+    int orders; /* of the first program; -1: none */
+    int input;  /* to the program; -1: closed */
     int outputs[2];
     int pid_fd;
     pid_t pid;
@@ -63,7 +63,8 @@ static void set_env(struct program *p, const char *text)
     }
 }
 
-static int take_lists(struct program *p, const struct wire_texts *request, const struct user *user, struct err *err)
+static int take_lists(struct program *p, const struct wire_texts *request, const struct user *user,
+                      struct err *err)
 {
     const char *text;
     char *home = NULL;
@@ -93,7 +94,8 @@ static const char *path_of(const struct program *p)
     return DEFAULT_PATH;
 }
 
-/* As execvp looks it up, from the working directory. The message is exec_error's, the same as a container's. */
+/* As execvp looks it up, from the working directory. The message is exec_error's, the same as a container's.
+ */
 static int find_program(struct program *p, struct err *err)
 {
     const char *name = p->argv[0];
@@ -101,7 +103,7 @@ static int find_program(struct program *p, struct err *err)
     int rc = -ENOENT;
     if (strchr(name, '/')) {
         snprintf(p->path, sizeof(p->path), "%s", name);
-        return access(p->path, X_OK) < 0               ? exec_error(p->path, -errno, err)
+        return access(p->path, X_OK) < 0                        ? exec_error(p->path, -errno, err)
                : stat(p->path, &st) == 0 && S_ISDIR(st.st_mode) ? exec_error(p->path, -EACCES, err)
                                                                 : 0;
     }
@@ -121,7 +123,8 @@ static int take_user(const struct wire_texts *request, struct user *ret_user, st
 {
     const char *name = wire_one(request, "user"), *group;
     size_t at = 0;
-    *ret_user = (struct user){.uid = (uid_t)wire_number(request, "uid"), .gid = (gid_t)wire_number(request, "gid")};
+    *ret_user =
+        (struct user){.uid = (uid_t)wire_number(request, "uid"), .gid = (gid_t)wire_number(request, "gid")};
     while ((group = wire_get(request, "group", &at)) && ret_user->group_count < GROUPS_MAX) {
         ret_user->groups[ret_user->group_count++] = (gid_t)strtoul(group, NULL, 10);
     }
@@ -145,8 +148,8 @@ static void set_limits(const struct wire_texts *request)
 
 /* ---- the child ---- */
 
-static void become(struct program *p, const struct wire_texts *request, const struct user *user, const int stdio[3],
-                   int gate, int failure)
+static void become(struct program *p, const struct wire_texts *request, const struct user *user,
+                   const int stdio[3], int gate, int failure)
 {
     sigset_t none;
     char byte;
@@ -352,7 +355,8 @@ static int relay(struct program *p)
         }
         bool room = wire_room(p->wire);
         struct pollfd fds[] = {
-            {.fd = p->wire->fd, .events = (short)((p->input_full ? 0 : POLLIN) | (p->wire->out_size ? POLLOUT : 0))},
+            {.fd = p->wire->fd,
+             .events = (short)((p->input_full ? 0 : POLLIN) | (p->wire->out_size ? POLLOUT : 0))},
             {.fd = room ? p->outputs[0] : -1, .events = POLLIN},
             {.fd = room ? p->outputs[1] : -1, .events = POLLIN},
             {.fd = p->input_full ? p->input : -1, .events = POLLOUT},
@@ -424,7 +428,10 @@ int program_run(struct wire *wire, const struct wire_texts *request, bool first,
     static struct program program;
     struct program *p = &program;
     struct err err = {.code = 0};
-    *p = (struct program){.wire = wire, .orders = first ? orders : -1, .input = -1, .outputs = {-1, -1},
+    *p = (struct program){.wire = wire,
+                          .orders = first ? orders : -1,
+                          .input = -1,
+                          .outputs = {-1, -1},
                           .terminal = wire_one(request, "terminal") != NULL};
     if (begin(p, request, &err) < 0) {
         return tell_failure(wire, &err);

@@ -22,7 +22,8 @@ static int take_request(struct wire *wire, struct wire_texts *ret_request)
     int rc;
     while ((rc = wire_wait(wire, false, -1, &frame)) > 0 && frame.kind == WIRE_REQUEST) {
         struct wire_texts *r = ret_request;
-        char *more = r->size + frame.size > WIRE_REQUEST_MAX ? NULL : realloc(r->bytes, r->size + frame.size + 1);
+        char *more =
+            r->size + frame.size > WIRE_REQUEST_MAX ? NULL : realloc(r->bytes, r->size + frame.size + 1);
         if (!more) {
             return -ENOMEM;
         }

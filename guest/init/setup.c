@@ -47,7 +47,7 @@ static unsigned long flag_of(const char *option)
     static const struct {
         const char *name;
         unsigned long flag;
-    } flags[] = {{"ro", MS_RDONLY},   {"nosuid", MS_NOSUID},   {"nodev", MS_NODEV},
+    } flags[] = {{"ro", MS_RDONLY},     {"nosuid", MS_NOSUID},   {"nodev", MS_NODEV},
                  {"noexec", MS_NOEXEC}, {"noatime", MS_NOATIME}, {"relatime", MS_RELATIME}};
     for (size_t i = 0; i < ARRAY_SIZE(flags); i++) {
         if (strcmp(option, flags[i].name) == 0) {
@@ -99,7 +99,8 @@ static int add_file(const char *value, struct err *err)
     *slash = '/';
     auto_close int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     size_t size = strlen(text);
-    return fd < 0 || write(fd, text, size) != (ssize_t)size ? err_sys(err, -errno, "cannot write '%s'", path) : 0;
+    return fd < 0 || write(fd, text, size) != (ssize_t)size ? err_sys(err, -errno, "cannot write '%s'", path)
+                                                            : 0;
 }
 
 /* "NAME VALUE" */

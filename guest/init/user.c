@@ -1,4 +1,5 @@
-/* Users by name, from the image's own files: passwd(5), group(5). No NSS: its libraries would be the image's. */
+/* Users by name, from the image's own files: passwd(5), group(5). No NSS: its libraries would be the image's.
+ */
 #include "guest/init/init.h"
 
 #include <errno.h>
@@ -64,7 +65,8 @@ static bool take_user(void *opaque, char **fields, unsigned count)
 {
     struct search *search = opaque;
     uint32_t uid, gid;
-    if (count < 6 || !is_match(search, fields) || !number_of(fields[2], &uid) || !number_of(fields[3], &gid)) {
+    if (count < 6 || !is_match(search, fields) || !number_of(fields[2], &uid) ||
+        !number_of(fields[3], &gid)) {
         return false;
     }
     search->user->uid = uid;
