@@ -31,6 +31,9 @@ const struct option_spec vm_options[] = {
         "how guest code runs (default: bt); see 'fonda engines'"),
     OPT("cpu-model", OPTION_STRING, cpu_model, 0, 0, "NAME",
         "what the guest's CPUID offers: host, x86-64-v2, x86-64-v3\n(default: host)"),
+    OPT("code-cache", OPTION_SIZE, code_cache_bytes, 256 * KiB, 256 * MiB, "SIZE",
+        "how much translated code each virtual CPU may keep, with bt\n(default: 32M)"),
+    OPT("eager", OPTION_FLAG, eager, 0, 0, NULL, "with bt: translate all code as what runs often, for tests"),
     OPT("serial", OPTION_STRING, serial, 0, 0, "WHERE",
         "the first serial port: stdio, none, or a file to write to\n"
         "(default: stdio; none with --console stdio)"),
