@@ -1,11 +1,13 @@
 /* The words between host and machine (guest/wire.h), and what the host makes of a machine's answers and of a
  * bundle. */
-#include <cmocka.h>
-#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
