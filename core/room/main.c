@@ -352,13 +352,15 @@ static int open_root(struct room *room, const char *pid, struct err *err)
 }
 
 /* A machine's files are on its own disk: its init copies them. */
-static int copy_machine(const struct room *room, const char *verb, const char *path, bool runs, struct err *err)
+static int copy_machine(const struct room *room, const char *verb, const char *path, bool runs,
+                        struct err *err)
 {
     const char *oci = room_text(room->json, "oci");
     if (!runs) {
         return err_set(err, -ESRCH, "a machine's files can be copied while it runs: start it first");
     }
-    execl(oci, "fonda-guest", "--root", room_text(room->json, "oci_root"), verb, room_text(room->json, "id"), path, NULL);
+    execl(oci, "fonda-guest", "--root", room_text(room->json, "oci_root"), verb, room_text(room->json, "id"),
+          path, NULL);
     return err_sys(err, -errno, "cannot run '%s'", oci);
 }
 

@@ -13,7 +13,8 @@
  *
  * DIR is the instance's own directory; DIR/room.json is what the driver (core/driver_container.c) wrote:
  *     {"id", "layer", "oci", "monitor", "oci_root", "folders", "store"?, "spec": {...}, "args": [...]}
- * and for a machine of an image, whose "oci" is fonda-guest, "machine": true, "vmm", "guest_init", "image_tool".
+ * and for a machine of an image, whose "oci" is fonda-guest, "machine": true, "vmm", "guest_init",
+ * "image_tool".
  *
  * Files: main.c (the steps), bundle.c (from the spec to a bundle), copy.c (export and import), logs.c,
  * machine.c (what a machine needs instead of mounts).
@@ -47,9 +48,10 @@ int room_logs(const char *dir, const char *how, struct err *err);
 
 /* Machines (machine.c). Whether the image can be one. */
 int room_machine_check(const struct image *image, struct err *err);
-/* Kernel, disk of the image, and the machine's own above it in `dir`. say: hears of long steps; may be NULL. */
-int room_machine_create(const json_t *room, const char *dir, struct image_store *store, struct image_rootfs *rootfs,
-                        void (*say)(const char *what), struct err *err);
+/* Kernel, disk of the image, and the machine's own above it in `dir`. say: hears of long steps; may be NULL.
+ */
+int room_machine_create(const json_t *room, const char *dir, struct image_store *store,
+                        struct image_rootfs *rootfs, void (*say)(const char *what), struct err *err);
 /* BUNDLE/machine.json, for fonda-guest. */
 int room_machine_write(const json_t *room, const char *dir, const char *bundle, struct image_store *store,
                        struct err *err);
