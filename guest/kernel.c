@@ -6,6 +6,7 @@
 
 #include <archive.h>
 #include <archive_entry.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -14,12 +15,14 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/util.h"
 #include "guest/kernel_int.h"
 
 #define INIT_MAX (64u << 20)
+#define KEEP_S   (30 * 24 * 3600)
 
 /* ---- the initramfs ---- */
 
@@ -99,6 +102,24 @@ static int stamp(uint64_t *hash, const char *path, struct err *err)
     return 0;
 }
 
+/* Pairs that nobody has used for long: of earlier versions. Files that a machine runs from are used at its
+ * start. */
+static void clean(const char *cache)
+{
+    DIR *dir = opendir(cache);
+    for (struct dirent *e; dir && (e = readdir(dir));) {
+        const char *dot = strrchr(e->d_name, '.');
+        struct stat st;
+        if (dot && (strcmp(dot, ".initramfs") == 0 || strcmp(dot, ".vmlinux") == 0) &&
+            fstatat(dirfd(dir), e->d_name, &st, 0) == 0 && time(NULL) - st.st_mtim.tv_sec > KEEP_S) {
+            (void)unlinkat(dirfd(dir), e->d_name, 0);
+        }
+    }
+    if (dir) {
+        closedir(dir);
+    }
+}
+
 /* The kernel is the ELF file, where that works; else the bzImage as it is. */
 static int make_pair(const struct guest_kernel_options *o, const char *file, struct guest_kernel *pair,
                      const char *vmlinux, struct err *err)
@@ -119,6 +140,7 @@ static int make_pair(const struct guest_kernel_options *o, const char *file, str
     snprintf(temp, sizeof(temp), "%s.new", pair->initrd);
     rc = rc < 0 ? rc : pack(temp, o->init, &modules, err);
     kernel_modules_done(&modules);
+    clean(o->cache);
     if (rc == 0 && rename(temp, pair->initrd) < 0) {
         rc = err_sys(err, -errno, "cannot write '%s'", pair->initrd);
     }
@@ -159,6 +181,10 @@ int guest_kernel_get(const struct guest_kernel_options *o, struct guest_kernel *
     snprintf(pair.initrd, sizeof(pair.initrd), "%s/%016" PRIx64 ".initramfs", o->cache, hash);
     rc = access(pair.initrd, R_OK) == 0 ? 0 : make_pair(o, file, &pair, vmlinux, err);
     if (rc == 0) {
+        (void)utimensat(AT_FDCWD, pair.initrd, NULL, 0);
+        if (strcmp(pair.kernel, file) != 0) {
+            (void)utimensat(AT_FDCWD, pair.kernel, NULL, 0);
+        }
         *ret_kernel = pair;
     }
     return rc;

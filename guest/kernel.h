@@ -3,7 +3,7 @@
  * the modules that it loads. Both lie in a cache, a folder of the image store.
  *
  * Where the kernel comes from, first match: what was asked for; FONDA_GUEST_KERNEL; what the cache has; the
- * package linux-image-cloud-amd64 by the host's apt, which verifies it.
+ * package linux-image-amd64 by the host's apt, which verifies it.
  */
 #ifndef FONDA_GUEST_KERNEL_H
 #define FONDA_GUEST_KERNEL_H

@@ -16,10 +16,19 @@
 #define MODULE_MAX (64u << 20)
 #define BLOCK      65536u
 
-/* virtio_blk and ext4: the root. crc32c: ext4 asks for it by a name that only modprobe would know. */
-static const char *const wanted[] = {
-    "virtio_pci",   "virtio_blk", "crc32c_generic", "ext4", "vmw_vsock_virtio_transport", "virtio_net",
-    "9pnet_virtio", "9p"};
+/* virtio_blk and ext4: the root. crc32c: ext4 asks for it by a name that only modprobe would know. 9p: shared
+ * folders, which some kernels for clouds can't. */
+static const struct {
+    const char *name;
+    bool optional;
+} wanted[] = {{"virtio_pci", false},
+              {"virtio_blk", false},
+              {"crc32c_generic", false},
+              {"ext4", false},
+              {"vmw_vsock_virtio_transport", false},
+              {"virtio_net", false},
+              {"9pnet_virtio", true},
+              {"9p", true}};
 
 struct search {
     const char *tree;
@@ -210,7 +219,8 @@ int kernel_modules_find(const char *kernel, struct kernel_modules *ret_modules, 
     }
     free(text);
     for (size_t i = 0; rc == 0 && i < ARRAY_SIZE(wanted); i++) {
-        rc = add(&s, wanted[i], 0, err);
+        rc = add(&s, wanted[i].name, 0, err);
+        rc = rc == -ENOENT && wanted[i].optional ? 0 : rc;
     }
     free(s.builtin);
     return rc;

@@ -37,7 +37,9 @@ static int add_share(const char *value, struct err *err)
     int rc = boot_make_folders(rest);
     if (rc < 0 || mount(tag, rest, "9p", strcmp(mode, "ro") == 0 ? MS_RDONLY : 0,
                         "trans=virtio,version=9p2000.L,msize=131072,cache=mmap") < 0) {
-        return err_sys(err, rc < 0 ? rc : -errno, "cannot mount a share on '%s'", rest);
+        rc = rc < 0 ? rc : -errno;
+        return rc == -ENODEV ? err_set(err, rc, "cannot mount a share on '%s': this kernel has no 9p", rest)
+                             : err_sys(err, rc, "cannot mount a share on '%s'", rest);
     }
     return 0;
 }
