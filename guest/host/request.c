@@ -96,6 +96,11 @@ static bool has_option(const json_t *mount, const char *option)
     return false;
 }
 
+static bool is_read_only(const json_t *mount)
+{
+    return has_option(mount, "ro") || has_option(mount, "rro");
+}
+
 /* A file of the bundle's own, such as /etc/hosts: the machine gets a copy. */
 static bool is_own_file(const json_t *mount)
 {
@@ -132,7 +137,7 @@ static bool is_share(const json_t *mount)
 static void add_share(const json_t *mount, unsigned number, struct wire_texts *request)
 {
     char tag[32];
-    snprintf(tag, sizeof(tag), "fonda%u %s", number, has_option(mount, "ro") ? "ro" : "rw");
+    snprintf(tag, sizeof(tag), "fonda%u %s", number, is_read_only(mount) ? "ro" : "rw");
     add_pair(request, "share", tag, text_of(mount, "destination"));
 }
 
@@ -194,7 +199,7 @@ int request_shares(json_t *config, char ***ret_shares, struct err *err)
                            source);
         }
         if (strchr(source, ':') ||
-            asprintf(&list[count], "%s:fonda%u%s", source, count, has_option(mount, "ro") ? ":ro" : "") < 0) {
+            asprintf(&list[count], "%s:fonda%u%s", source, count, is_read_only(mount) ? ":ro" : "") < 0) {
             return err_set(err, -EINVAL, "cannot share '%s' with a machine: its path has a colon", source);
         }
         count++;

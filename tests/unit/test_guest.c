@@ -157,7 +157,7 @@ static void test_request(void **state)
                   "process", "args", "sh", "-c", "env", "A=1", "cwd", "/w", "user", "uid", 5, "gid", 6,
                   "additionalGids", 7, "terminal", 1, "root", "readonly", 1, "hostname", "h", "mounts",
                   "destination", "/t", "type", "tmpfs", "source", "tmpfs", "options", "size=1m",
-                  "destination", "/d", "type", "bind", "source", "/tmp", "options", "ro", "destination",
+                  "destination", "/d", "type", "bind", "source", "/tmp", "options", "rro", "destination",
                   "/proc", "type", "proc", "source", "proc", "options");
     assert_non_null(config);
     assert_int_equal(request_first(config, &request, &err), 0);
