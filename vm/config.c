@@ -72,11 +72,11 @@ const struct option_spec vm_options[] = {
         "sockets between guest and host: connect to the unix socket PATH and\n"
         "send 'CONNECT PORT'; guests reach port P as PATH_P"),
     OPT("name", OPTION_STRING, name, 0, 0, "NAME",
-        "a name, by which 'fonda vm', 'save' and 'snapshot' find it"),
+        "a name, by which 'fonda vm' finds it"),
     OPT("control", OPTION_STRING, control, 0, 0, "PATH",
         "the control socket (default: by --name, else none)"),
     OPT("restore", OPTION_STRING, restore, 0, 0, "FILE",
-        "go on from what 'fonda save' made; the machine is as it was, so\n"
+        "go on from what 'fonda vm save' made; the machine is as it was, so\n"
         "options that say what it is made of can't be given again"),
     OPT("virtio-without", OPTION_LIST, withheld, 0, 0, "WHAT",
         "don't offer the guest's drivers a feature, for tests:\n"
