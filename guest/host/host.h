@@ -38,6 +38,7 @@
 struct options {
     const char *root, *log; /* of all commands */
     const char *bundle, *pid_file, *console_socket, *user, *cwd;
+    const char *size; /* of a terminal at its start: "ROWSxCOLUMNS" */
     const char *env[ARGS_MAX + 1];
     unsigned env_count;
     bool tty, force, json_log;

@@ -28,6 +28,7 @@ static const struct {
     {"console-socket", offsetof(struct options, console_socket), false},
     {"user", offsetof(struct options, user), false},
     {"cwd", offsetof(struct options, cwd), false},
+    {"size", offsetof(struct options, size), false},
     {"tty", offsetof(struct options, tty), true},
     {"force", offsetof(struct options, force), true},
 };

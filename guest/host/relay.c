@@ -79,7 +79,7 @@ static int take_frames(struct state *s)
 static void tell_size(struct relay *r)
 {
     struct winsize size;
-    if (r->terminal >= 0 && ioctl(r->terminal, TIOCGWINSZ, &size) == 0 && wire_room(r->wire)) {
+    if (r->terminal >= 0 && ioctl(r->terminal, TIOCGWINSZ, &size) == 0 && size.ws_row && wire_room(r->wire)) {
         const uint8_t data[4] = {(uint8_t)size.ws_row, (uint8_t)(size.ws_row >> 8), (uint8_t)size.ws_col,
                                  (uint8_t)(size.ws_col >> 8)};
         (void)wire_put(r->wire, WIRE_SIZE, data, sizeof(data));

@@ -254,8 +254,13 @@ int request_exec(json_t *config, const struct options *o, struct wire_texts *req
         add_ids(process, request);
     }
     add_rlimits(process, request);
+    unsigned rows, columns;
     if (o->tty) {
         wire_add(request, "terminal", "1");
+    }
+    if (o->size && sscanf(o->size, "%ux%u", &rows, &columns) == 2) {
+        wire_add_number(request, "rows", rows);
+        wire_add_number(request, "columns", columns);
     }
     return request->failed ? err_set(err, -E2BIG, "the command and its variables are too long") : 0;
 }
