@@ -4,6 +4,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -428,6 +429,11 @@ static int exec_connected(struct cli *cli, void *opaque)
     bool terminal = json_is_true(json_object_get(e->how, "terminal"));
     json_object_del(e->how, "interactive");
     bool raw = terminal && interactive && isatty(STDIN_FILENO);
+    struct winsize size;
+    if (raw && ioctl(STDIN_FILENO, TIOCGWINSZ, &size) == 0) {
+        json_object_set_new(e->how, "rows", json_integer(size.ws_row));
+        json_object_set_new(e->how, "columns", json_integer(size.ws_col));
+    }
     struct stream_use use = {
         .instance = e->name,
         .open = json_pack("{s:O}", "exec", e->how),
