@@ -47,7 +47,7 @@ static void give_up(const struct err *err)
 static int listen_for_host(struct err *err)
 {
     struct sockaddr_vm any = {.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_ANY, .svm_port = WIRE_GUEST_PORT};
-    int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0 || bind(fd, (struct sockaddr *)&any, sizeof(any)) < 0 || listen(fd, BACKLOG) < 0) {
         return err_sys(err, -errno, "cannot listen on vsock port %u", WIRE_GUEST_PORT);
     }
