@@ -488,6 +488,7 @@ static int machine_check(const json_t *spec, struct fault *fault)
         {"cpu_limit", "it has whole CPUs: 'cpus'"},
         {"memory_swap", "'memory' is all that it has"},
         {"pids_limit", "'memory' is what limits it"},
+        {"system", "a system in a machine has its own kernel: fonda image build"},
         {"disks", "its disk is the image"},
         {"volumes", "its disk is the image: share folders with 'mounts'"},
         {"networks", "its network is 'network_mode'"},
