@@ -84,6 +84,8 @@ int cli_engines(int argc, char **argv);
 int cli_image(int argc, char **argv);
 int cli_serve(int argc, char **argv);
 int cli_run_container(int argc, char **argv);
+/* Whether an instance has a program with streams: a container, or a machine of an image. */
+bool cli_has_room(const json_t *instance);
 int cli_exec(int argc, char **argv);
 /* Connects as commands do, by the environment and the context, and calls fn; otherwise the status `failed`.
  */

@@ -342,8 +342,7 @@ int cmd_logs(struct cli *cli)
     json_t *instance = NULL;
     instance_path(cli->argv[0], "", path, sizeof(path));
     int rc = call_api(cli, "GET", path, NULL, &instance);
-    const char *kind = json_string_value(json_object_get(instance, "kind"));
-    bool container = kind && strcmp(kind, "container") == 0;
+    bool container = cli_has_room(instance);
     json_decref(instance);
     if (rc != CLI_OK || container) {
         return rc != CLI_OK ? rc : container_logs(cli);

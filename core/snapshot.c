@@ -163,7 +163,7 @@ static json_t *config_of(const json_t *instance)
 
 static int check_kind(const json_t *instance, struct fault *fault)
 {
-    const struct driver_ops *ops = driver_find(obj_text(instance, "kind"));
+    const struct driver_ops *ops = driver_of(instance);
     return ops && ops->restore
                ? 0
                : fault_set(fault, FAULT_UNSUPPORTED, "fonda image commit keeps a container's files",
