@@ -4,15 +4,30 @@ import {at, call, socket} from './api.js';
 
 const KINDS = ['instances', 'jobs', 'volumes', 'networks', 'images', 'users'];
 const EVENTS_KEPT = 500;
+const SINGLY_MAX = 12;
 const lists = {};   // kind -> Map of objects by name, once somebody asked
 const watchers = new Map(); // kind -> Set of functions
 export const events = [];
 export const connection = {up: false, tries: 0, again_ms: 0};
 let ws = null, timer = 0, wanted = false;
 
+// Watchers are told once for all that changed before the next frame (a page in the background has no frames).
+const told = new Set();
 function tell(kind) {
-  for (const fn of [...watchers.get(kind) || []]) fn();
+  serials.set(kind, serial(kind) + 1);
+  if (told.has(kind)) return;
+  told.add(kind);
+  const now = () => {
+    if (!told.delete(kind)) return;
+    for (const fn of [...watchers.get(kind) || []]) fn();
+  };
+  if (document.hidden) setTimeout(now);
+  else requestAnimationFrame(now);
 }
+
+// Grows with each change of a list.
+const serials = new Map();
+export const serial = (kind) => serials.get(kind) || 0;
 
 export function watch(kind, fn) {
   if (!watchers.has(kind)) watchers.set(kind, new Set());
@@ -37,7 +52,7 @@ export const list = (kind) => [...(lists[kind] || new Map()).values()];
 export const known = (kind) => kind in lists;
 export const get = (kind, name) => lists[kind] && lists[kind].get(name);
 
-export async function refresh(kind, name) {
+async function refresh(kind, name) {
   if (!lists[kind]) return;
   try {
     lists[kind].set(name, await call('GET', at(kind, name)));
@@ -48,20 +63,22 @@ export async function refresh(kind, name) {
   tell(kind);
 }
 
-// Many events of one object are one request: the first starts it, those that come meanwhile start one more.
-const busy = new Map();
-function soon(kind, name) {
-  const key = `${kind}/${name}`;
-  if (busy.has(key)) {
-    busy.set(key, true);
+// What events named is read again, a kind at a time: a few objects each by itself, many with the whole list. Events that
+// come meanwhile wait for the next round, so a storm of them is a request or two.
+const pending = new Map(); // kind -> Set of names, while a round goes on
+async function soon(kind, name) {
+  if (pending.has(kind)) {
+    pending.get(kind).add(name);
     return;
   }
-  busy.set(key, false);
-  refresh(kind, name).finally(() => {
-    const again = busy.get(key);
-    busy.delete(key);
-    if (again) soon(kind, name);
-  });
+  pending.set(kind, new Set([name]));
+  while (pending.get(kind).size) {
+    const names = [...pending.get(kind)];
+    pending.get(kind).clear();
+    if (names.length > SINGLY_MAX && lists[kind]) await read(kind).catch(() => {});
+    else await Promise.all(names.map((one) => refresh(kind, one)));
+  }
+  pending.delete(kind);
 }
 
 function happened(event) {

@@ -46,8 +46,9 @@ export function duration(ms) {
   return `${Math.floor(s / 86400)} d ${Math.floor(s % 86400 / 3600)} h`;
 }
 
-export const when = (time) => time ? new Date(time).toLocaleString(undefined, {dateStyle: 'medium', timeStyle: 'medium'}) : '–';
-export const clock = (time) => new Date(time).toLocaleTimeString();
+const dates = new Intl.DateTimeFormat(undefined, {dateStyle: 'medium', timeStyle: 'medium'}), clocks = new Intl.DateTimeFormat(undefined, {timeStyle: 'medium'});
+export const when = (time) => time ? dates.format(new Date(time)) : '–';
+export const clock = (time) => clocks.format(new Date(time));
 
 // ---- parts ----
 

@@ -1,4 +1,5 @@
 """A browser (Debian's Chromium by its own driver) for the tests of the web page."""
+import json
 import os
 import shutil
 import sys
@@ -24,7 +25,7 @@ def missing():
 
 
 class Browser:
-    def __init__(self, directory, dark=False, width=1280, height=860):
+    def __init__(self, directory, dark=False, width=1280, height=860, trace=''):
         from selenium import webdriver
         from selenium.webdriver.chrome.service import Service
         options = webdriver.ChromeOptions()
@@ -34,7 +35,9 @@ class Browser:
             options.add_argument(argument)
         if os.geteuid() == 0:
             options.add_argument('--no-sandbox')  # Chromium's own needs a user that is not root
-        options.set_capability('goog:loggingPrefs', {'browser': 'ALL'})
+        options.set_capability('goog:loggingPrefs', {'browser': 'ALL', **({'performance': 'ALL'} if trace else {})})
+        if trace:  # categories of Chromium's tracing, read by traced()
+            options.add_experimental_option('perfLoggingPrefs', {'enableNetwork': False, 'enablePage': False, 'traceCategories': trace})
         self.driver = webdriver.Chrome(service=Service(shutil.which('chromedriver'), log_path=os.path.join(directory, 'driver.log')), options=options)
         self.driver.set_script_timeout(60)
         self.scheme(dark)
@@ -111,6 +114,12 @@ class Browser:
         """What the browser's console said that is no plain refusal of a request."""
         return [entry['message'] for entry in self.driver.get_log('browser')
                 if entry['level'] == 'SEVERE' and 'Failed to load resource' not in entry['message'] and 'WebSocket connection' not in entry['message']]
+
+    def traced(self):
+        """The trace's events since the last call."""
+        log = self.driver.get_log('performance') + self.driver.get_log('performance')  # the driver hands over at every other call
+        messages = (json.loads(entry['message'])['message'] for entry in log)
+        return [m['params'] for m in messages if m['method'] == 'Tracing.dataCollected']
 
     def close(self):
         self.driver.quit()
