@@ -258,6 +258,9 @@ static int container_check(const json_t *spec, struct fault *fault)
         return fault_set(fault, FAULT_INVALID, "leave the network at 'user', or the ports out",
                          "'publish' needs the network 'user'");
     }
+    if (container_spec_check(spec, fault) < 0) {
+        return -1;
+    }
     return driver_program("fonda-room", path, sizeof(path), fault);
 }
 

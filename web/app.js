@@ -18,7 +18,7 @@ export const may = (role) => RANK[me.role] >= RANK[role];
 // Each page is a function of the address's parts; it returns {title, node, close?}.
 const PAGES = {
   instances: (name, tab) => name ? instance(name, tab) : instances(),
-  create: () => create(),
+  create: (kind) => create(kind),
   volumes: () => objects('volumes'),
   networks: () => objects('networks'),
   images: () => objects('images'),

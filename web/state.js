@@ -81,6 +81,24 @@ async function soon(kind, name) {
   pending.delete(kind);
 }
 
+// Follows a job to its end; fn(job) at each change. Returns the job as it ended.
+export async function follow(name, fn) {
+  await load('jobs');
+  if (!get('jobs', name)) await refresh('jobs', name);
+  return new Promise((done) => {
+    const look = () => {
+      const job = get('jobs', name);
+      if (!job) return;
+      fn(job);
+      if (job.state === 'queued' || job.state === 'running') return;
+      unwatch();
+      done(job);
+    };
+    const unwatch = watch('jobs', look);
+    look();
+  });
+}
+
 function happened(event) {
   if (event.type === 'overflow') return;
   if (event.type === 'job.progress') {

@@ -90,7 +90,12 @@ class Browser:
         found.click()
 
     def type(self, name, text):
+        """Fills a field; a box is ticked by True, and not by False."""
         field = self.until('document.querySelector(`[name="${arguments[0]}"]`)', name)
+        if isinstance(text, bool):
+            if self.js('return arguments[0].checked', field) != text:
+                field.click()
+            return
         if field.tag_name != 'select':
             field.clear()
         field.send_keys(text)

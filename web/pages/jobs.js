@@ -5,7 +5,7 @@ import {badge, button, bytes, complain, duration, el, empty, fill, heading, link
 
 const isOpen = (job) => job.state === 'queued' || job.state === 'running';
 
-function progress(job) {
+export function progress(job) {
   if (!isOpen(job)) return job.error ? el('span', {class: 'bad-text'}, job.error.detail) : '';
   const bar = job.bytes ? el('progress', {max: job.bytes, value: job.bytes_done, 'aria-label': `progress of ${job.name}`})
     : job.steps ? el('progress', {max: job.steps, value: job.steps_done, 'aria-label': `progress of ${job.name}`}) : null;

@@ -1,0 +1,58 @@
+"""Accessibility (axe-core, light and dark), the keyboard, and pictures of every page."""
+import os
+
+from browser import ROOT, check
+
+PAGES = ['instances', 'instances/web-1', 'instances/web-1/console', 'instances/web-1/engine', 'instances/web-1/log', 'instances/web-1/settings',
+         'create', 'create/container', 'volumes', 'networks', 'images', 'users', 'jobs', 'jobs/j1', 'events', 'host']
+
+
+def serious(b):
+    found = b.driver.execute_async_script('const done = arguments[arguments.length - 1]; axe.run(document, {resultTypes: ["violations"]}).then(done, '
+                                          '(e) => done({violations: [{impact: "critical", id: String(e), nodes: []}]}))')
+    return [(v['id'], [n['target'] for n in v['nodes']][:3]) for v in found['violations'] if v['impact'] in ('serious', 'critical')]
+
+
+def access(world):
+    for name, group in (('web-1', 'shop'), ('web-2', 'shop'), ('db', 'shop'), ('mail', 'office'), ('build', 'office')):
+        world.make(name, start=name != 'mail', labels={'group': group}, description='the shop\'s front' if name == 'web-1' else '')
+    d = world.daemon
+    d.call('POST', '/v1/instances/web-2/pause?wait=20')
+    d.call('POST', '/v1/volumes', {'name': 'data', 'size': '10G', 'description': 'orders'})
+    d.call('POST', '/v1/users', {'name': 'alice', 'role': 'operator'})
+    d.call('POST', '/v1/networks', {'name': 'lan', 'mode': 'user'})
+    d.call('POST', '/v1/images', {'name': 'debian', 'kind': 'kernel', 'path': d.kernel()})
+    b = world.browser()
+    with open(os.path.join(ROOT, 'tests/web/vendor/axe.min.js'), encoding='utf-8') as f:
+        b.js(f.read())
+    for dark in (False, True):
+        b.scheme(dark)
+        word = 'dark' if dark else 'light'
+        for name in PAGES:
+            b.go('#/' + name)
+            b.until('document.querySelector("main h1") && document.querySelectorAll("main *").length > 6 && !document.querySelector("main").innerText.includes("Waiting for")')
+            if 'console' in name:
+                b.until(lambda b: 'hello' in b.screen())
+            found = serious(b)
+            check('axe, %s: %s' % (word, name), not found, found)
+            world.shot(b, '%s-%s' % (name.replace('/', '-'), word))
+    b.go('#/volumes')
+    b.click('New volume')
+    check('axe: a dialog', not serious(b), serious(b))
+    b.keys('\ue00c')
+    check('Escape closes it', b.until('!document.querySelector("dialog")'))
+    b.size(390, 800)
+    for name in PAGES:
+        b.go('#/' + name)
+        b.until('document.querySelector("main h1") && document.querySelectorAll("main *").length > 6')
+        check('phone width: %s does not scroll sideways' % name, b.js('return document.documentElement.scrollWidth <= 390'), b.js('return document.documentElement.scrollWidth'))
+        world.shot(b, '%s-phone' % name.replace('/', '-'))
+    b.size(1280, 860)
+    b.go('#/instances')
+    b.until('document.querySelector("td.col-name a")')
+    reached = set()
+    b.js('document.activeElement.blur()')
+    for _ in range(40):
+        b.keys('\ue004')
+        reached.add(b.js('return document.activeElement.innerText || document.activeElement.id'))
+    check('Tab reaches navigation, filter and rows', {'Volumes', 'filter', 'web-1', 'Create instance', 'Sign out'} <= reached, reached)
