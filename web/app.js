@@ -22,12 +22,14 @@ const PAGES = {
   volumes: () => objects('volumes'),
   networks: () => objects('networks'),
   images: () => objects('images'),
+  templates: () => objects('templates'),
   users: () => objects('users'),
   jobs: (name) => jobs(name),
   events: () => events(),
   host: () => host(),
 };
-const NAV = [['instances', 'Instances'], ['volumes', 'Volumes'], ['networks', 'Networks'], ['images', 'Images'], ['jobs', 'Jobs'],
+const NAV = [['instances', 'Instances'], ['volumes', 'Volumes'], ['networks', 'Networks'], ['images', 'Images'],
+  ['templates', 'Templates'], ['jobs', 'Jobs'],
   ['events', 'Events'], ['users', 'Users', 'admin'], ['host', 'Host']];
 
 const app = document.getElementById('app');

@@ -2,7 +2,7 @@
 // connection everything is read again. Nothing polls.
 import {at, call, socket} from './api.js';
 
-const KINDS = ['instances', 'jobs', 'volumes', 'networks', 'images', 'users'];
+const KINDS = ['instances', 'jobs', 'volumes', 'networks', 'images', 'templates', 'users'];
 const EVENTS_KEPT = 500;
 const SINGLY_MAX = 12;
 const lists = {};   // kind -> Map of objects by name, once somebody asked

@@ -7,6 +7,7 @@ import {badge, button, complain, confirm, dialog, el, empty, fill, form, heading
 import {containerConsole, containerLog, processes, shell} from './container.js';
 import {engine} from './engine.js';
 import {fieldsOf} from './fields.js';
+import {cloneDialog, jobDialog, snapshots} from './snapshots.js';
 import {samples, summary} from './summary.js';
 
 const up = (instance) => ['running', 'paused'].includes(instance.state);
@@ -16,26 +17,34 @@ function order(name, verb, body) {
 }
 
 function actions(instance) {
-  const name = instance.name, state = instance.state;
-  const stopped = state === 'stopped' || state === 'failed';
+  const name = instance.name, state = instance.state, vm = instance.kind === 'vm';
+  const stopped = state === 'stopped' || state === 'failed', saved = state === 'saved';
   return [
-    stopped && button('Start', order(name, 'start'), {class: 'primary'}),
+    (stopped || saved) && button('Start', order(name, 'start'), {class: 'primary'}),
     up(instance) && button('Stop', order(name, 'stop')),
     state === 'running' && button('Pause', order(name, 'pause')),
     state === 'paused' && button('Resume', order(name, 'resume'), {class: 'primary'}),
     up(instance) && button('Restart', order(name, 'restart')),
+    up(instance) && vm && button('Save', async (event) => {
+      if (await confirm(`Save ${name}?`, 'Its memory is kept in a file and it ends; when it is started, it goes on where it was.', 'Save it')) order(name, 'save')(event);
+    }),
     (up(instance) || state === 'stopping') && button('Force stop', async (event) => {
       if (await confirm(`Force ${name} to stop?`, 'Its process ends at once, as if the power failed. What the guest has not written is lost.', 'Force stop')) {
         order(name, 'stop', {force: true})(event);
       }
     }, {class: 'danger'}),
-    stopped && button('Clone', () => ask(`Clone ${name}`, 'Clone', 'the copy\'s name', (value) => call('POST', at('instances', name, '/clone'), {name: value}))),
+    saved && button('Discard memory', async (event) => {
+      if (await confirm(`Discard the memory of ${name}?`, 'It will start as after a power cut.', 'Discard')) order(name, 'stop', {force: true})(event);
+    }, {class: 'danger'}),
+    stopped && button('Clone', () => cloneDialog(instance)),
+    stopped && vm && button('Make a template', () => jobDialog(`A template from ${name}`, [{name: 'name', label: 'Name', required: true, hint: 'the template\'s name'}, {name: 'description', label: 'Description'}],
+      'Make a template', (values) => call('POST', '/v1/templates', {...values, instance: name}), () => { location.hash = '#/templates'; })),
     stopped && button('Rename', () => ask(`Rename ${name}`, 'Rename', 'the new name', async (value) => {
       await call('POST', at('instances', name, '/rename'), {name: value});
       location.hash = `#/instances/${encodeURIComponent(value)}`;
     })),
-    stopped && button('Delete', async (event) => {
-      if (await confirm(`Delete ${name}?`, 'The instance, its log and its history are gone for good. Its volumes stay.', 'Delete')) {
+    (stopped || saved) && button('Delete', async (event) => {
+      if (await confirm(`Delete ${name}?`, vm ? 'The instance, its snapshots, its log and its history are gone for good. Its volumes stay.' : 'The container, its log and its history are gone for good. Its folders stay.', 'Delete')) {
         run(event.target, () => call('DELETE', at('instances', name)));
       }
     }, {class: 'danger'}),
@@ -87,7 +96,7 @@ function settings(name) {
 // Each kind's tabs: the address's word, the label, what makes it.
 const TABS = {
   vm: [['summary', 'Summary', summary], ['console', 'Console', consoleTab], ['engine', 'Engine', (name) => engine(name, samples)], ['log', 'Log', logTab],
-    ['settings', 'Settings', settings]],
+    ['snapshots', 'Snapshots', snapshots], ['settings', 'Settings', settings]],
   container: [['summary', 'Summary', summary], ['console', 'Console', containerConsole], ['shell', 'Shell', shell], ['log', 'Log', containerLog], ['processes', 'Processes', processes],
     ['settings', 'Settings', settings]],
 };

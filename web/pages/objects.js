@@ -1,8 +1,9 @@
-// Volumes, networks, images, users: the same page from a description of each kind.
+// Volumes, networks, images, templates, users: the same page from a description of each kind.
 import {at, call} from '../api.js';
 import {may} from '../app.js';
 import {list, load, watch} from '../state.js';
-import {button, bytes, complain, confirm, dialog, el, empty, fill, form, heading, run, when} from '../ui.js';
+import {badge, button, bytes, complain, confirm, dialog, el, empty, fill, form, heading, run, when} from '../ui.js';
+import {jobDialog} from './snapshots.js';
 
 const name = {name: 'name', label: 'Name', required: true, hint: 'a letter or digit, then up to 62 letters, digits, "-", "_" and "."'};
 const description = {name: 'description', label: 'Description'};
@@ -10,7 +11,7 @@ const KINDS = {
   volumes: {
     title: 'Volumes', one: 'volume', role: 'operator', about: 'Disks that outlive the instances that use them.',
     columns: [['Size', (v) => bytes(v.size), true], ['Format', (v) => v.format], ['Used by', (v) => users(v.name, 'volumes')], ['Owner', (v) => v.owner], ['Created', (v) => when(v.created_at)]],
-    fields: [name, {name: 'size', label: 'Size', required: true, hint: 'such as 10G'}, {name: 'format', label: 'Format', options: ['raw', 'qcow2'], value: 'raw', hint: ''}, description],
+    fields: [name, {name: 'size', label: 'Size', required: true, hint: 'such as 10G'}, {name: 'format', label: 'Format', options: ['qcow2', 'raw'], value: 'qcow2', hint: 'qcow2 can have snapshots'}, description],
   },
   networks: {
     title: 'Networks', one: 'network', role: 'admin', about: 'What instances are attached to. The network "user" is always there: NAT, in the instance\'s own process.',
@@ -23,6 +24,16 @@ const KINDS = {
     columns: [['Kind', (i) => i.kind], ['Size', (i) => bytes(i.size), true], ['File', (i) => i.path], ['Registered', (i) => when(i.created_at)]],
     fields: [name, {name: 'kind', label: 'Kind', options: ['disk', 'kernel', 'initrd', 'iso'], value: 'disk', hint: 'what is in it'},
       {name: 'path', label: 'File', required: true, hint: 'an absolute path on the daemon\'s host'}, description],
+  },
+  templates: {
+    title: 'Templates', one: 'template', role: 'operator', about: 'Machines as they are to be: configuration and disks that nothing changes. Instances made from one begin in a moment.',
+    columns: [['From', (t) => t.instance], ['Disks', (t) => String((t.volumes || []).length), true], ['State', (t) => badge(t.state)], ['Used by', (t) => list('instances').filter((i) => i.template === t.name).map((i) => i.name).join(', ')],
+      ['Owner', (t) => t.owner], ['Created', (t) => when(t.created_at)]],
+    fields: () => [name, {name: 'instance', label: 'From', required: true, options: list('instances').filter((i) => i.kind === 'vm' && i.state === 'stopped').map((i) => i.name), hint: 'a machine that is stopped'}, description],
+    actions: (template) => [button('New instance', () => jobDialog(`New instance from ${template.name}`, [name, {name: 'mode', label: 'Disks', options: ['linked', 'full'], value: 'linked',
+      hint: 'linked: only what differs from the template\'s; full: copied'}], 'Create', (values) => call('POST', at('templates', template.name, '/use'), values),
+    (values) => { location.hash = `#/instances/${encodeURIComponent(values.name)}`; }), {class: 'quiet', 'aria-label': `New instance from ${template.name}`})],
+    job: true,
   },
   users: {
     title: 'Users', one: 'user', role: 'admin', about: 'Who may use this daemon. viewer reads, operator also works with instances and volumes, admin everything.',
@@ -61,7 +72,9 @@ export function objects(kind) {
         }, {class: 'danger quiet', 'aria-label': `Delete ${item.name}`})) : null))))) : empty(`No ${kind} yet.`));
   };
   const add = () => {
-    const box = dialog(`New ${about.one}`, form(about.fields, 'Create', async (values) => { await call('POST', `/v1/${kind}`, values); box.close(); }), button('Cancel', () => box.close()));
+    const fields = typeof about.fields === 'function' ? about.fields() : about.fields;
+    if (about.job) { jobDialog(`New ${about.one}`, fields, 'Create', (values) => call('POST', `/v1/${kind}`, values)); return; }
+    const box = dialog(`New ${about.one}`, form(fields, 'Create', async (values) => { await call('POST', `/v1/${kind}`, values); box.close(); }), button('Cancel', () => box.close()));
   };
   const unwatch = [watch(kind, draw), watch('instances', draw)];
   load(kind).then(draw).catch((problem) => { fill(place, empty(problem.message)); if (problem.status !== 403) complain(problem); });
