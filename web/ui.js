@@ -33,7 +33,7 @@ export function count(n) {
   const units = ['', 'k', 'M', 'G', 'T'];
   let i = 0;
   while (Math.abs(n) >= 1000 && i < units.length - 1) { n /= 1000; i++; }
-  return (n >= 100 ? Math.round(n) : Math.round(n * 10) / 10) + (units[i] ? ` ${units[i]}` : '');
+  return (n >= 10 && !units[i] || n >= 100 ? Math.round(n) : Math.round(n * 10) / 10) + (units[i] ? `\u00a0${units[i]}` : '');
 }
 
 export const percent = (n) => n === null || Number.isNaN(n) ? '–' : `${(n * 100).toFixed(n < 0.0995 ? 1 : 0)} %`;

@@ -7,8 +7,8 @@ EVIL = '<img src=x onerror="window.pwned=1"><script>window.pwned=1</script>'
 
 
 class World:
-    def __init__(self, build, shots):
-        self.daemon = Daemon(build)
+    def __init__(self, build, shots, vmm=None):
+        self.daemon = Daemon(build, vmm=vmm)
         self.daemon.env['FONDA_IMAGE_STORE'] = os.path.join(self.daemon.dir, 'images')
         self.daemon.start()
         self.shots = shots
@@ -37,4 +37,5 @@ class World:
     def close(self):
         for browser in self.browsers:
             browser.close()
+        self.browsers = []
         self.daemon.close()

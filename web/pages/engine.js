@@ -41,6 +41,7 @@ const ABOUT = {
 };
 const GROUPS = {code: 'Translation', exits: 'Why translated code was left', tlb: 'Address translation', interrupts: 'Interrupts and exceptions', machine: 'Devices', time: 'Time'};
 const KEEP = 60, REASONS = 6; // seconds, and how many reasons have a colour of their own
+const SMOOTH = 5; // samples: the engine adds up its times when it comes back from guest code, which may take some seconds
 
 // The counters, flat: "group/name" -> value. Instances of other kinds may count in other shapes.
 function flatten(value, prefix = '', out = new Map()) {
@@ -68,20 +69,21 @@ export function engine(name, samples) {
   const one = (key) => rates.has(key) ? rates.get(key) : null;
   const sum = (prefix) => { let n = null; for (const [key, v] of rates) if (key.startsWith(prefix)) n = (n || 0) + v; return n; };
   const share = (key) => rates.has(key) ? rates.get(key) / 1e9 : null;
+  let cpu = null; // what the machine's process uses, by its host
 
   // ---- the way of guest code ----
   const guest = station('Guest code', 'instructions each second are seen for the first time'), translator = station('Translator', 'of a CPU\'s time'),
-    cache = station('Code cache', 'of a CPU\'s time in translated code'), exits = station('Exits', 'each second');
+    cache = station('Code cache', 'of a CPU\'s time in translated code,'), exits = station('Exits', 'each second');
   const stations = [guest, translator, cache, exits];
   const picture = el('ol', {class: 'picture', 'aria-label': 'What the engine does now'}, stations.map((s) => s.node));
   const draw = () => {
-    const running = share('time/running'), translating = share('time/translating');
-    const inCode = running === null ? null : Math.max(0, running - (translating || 0));
+    const translating = share('time/translating');
+    const inCode = cpu === null ? null : Math.max(0, cpu - (translating || 0));
     guest.number.textContent = count(one('code/instructions translated'));
     translator.number.textContent = percent(translating);
     fill(translator.more, el('span', {class: 'hint'}, `${count(one('code/blocks translated'))} blocks, ${bytes(one('code/guest bytes translated'))} become ${bytes(one('code/host bytes emitted'))} of host code a second`));
     cache.number.textContent = percent(inCode);
-    fill(cache.more, el('span', {class: 'hint'}, `and in what exits call; ${count(one('tlb/misses'))} TLB misses, ${count(one('interrupts/interrupts'))} interrupts a second`));
+    fill(cache.more, el('span', {class: 'hint'}, `with what its exits call; ${count(one('tlb/misses'))} TLB misses, ${count(one('interrupts/interrupts'))} interrupts a second`));
     exits.number.textContent = count(sum('exits/'));
     fill(exits.more, el('span', {class: 'hint'}, reason ? `most: ${reason}` : 'none'));
     guest.node.dataset.pace = pace(one('code/instructions translated'));
@@ -98,10 +100,10 @@ export function engine(name, samples) {
   const time = el('section', {}, el('h2', {}, 'Where a second goes'), el('div', {class: 'slices', 'aria-hidden': 'true'}, slices), el('ul', {class: 'keys'}, keys.map((k) => k.node)));
   const drawTime = () => {
     const cpus = (get('instances', name) || {}).cpus || 1;
-    const running = share('time/running'), translating = share('time/translating') || 0;
-    time.hidden = running === null;
-    if (running === null) return;
-    const values = [Math.max(0, running - translating) / cpus, translating / cpus, Math.max(0, 1 - running / cpus)];
+    time.hidden = cpu === null;
+    if (cpu === null) return;
+    const translating = Math.min(share('time/translating') || 0, cpu);
+    const values = [(cpu - translating) / cpus, translating / cpus, Math.max(0, 1 - cpu / cpus)];
     values.forEach((v, i) => {
       slices[i].style.setProperty('flex-grow', v.toFixed(4));
       keys[i].text.textContent = percent(v);
@@ -148,13 +150,16 @@ export function engine(name, samples) {
   };
 
   let last = null;
+  const before = []; // the last samples, oldest first
   const close = samples(name, ({time_ms, stats}) => {
     const counters = flatten(stats.engine && stats.engine.counters);
     if (last && time_ms > last.time_ms && counters.size) {
-      const seconds = (time_ms - last.time_ms) / 1000, most = new Map();
+      const most = new Map();
+      cpu = stats.cpu_ns >= before[0].cpu_ns ? (stats.cpu_ns - before[0].cpu_ns) / (time_ms - before[0].time_ms) / 1e6 : null;
       rates.clear();
       for (const [key, value] of counters) {
-        if (last.counters.has(key) && value >= last.counters.get(key)) rates.set(key, (value - last.counters.get(key)) / seconds);
+        const from = key.startsWith('time/') ? before[0] : last, over = (time_ms - from.time_ms) / 1000;
+        if (from.counters.has(key) && value >= from.counters.get(key)) rates.set(key, (value - from.counters.get(key)) / over);
         const group = key.split('/')[0];
         most.set(group, Math.max(most.get(group) || 0, rates.get(key) || 0));
       }
@@ -171,7 +176,9 @@ export function engine(name, samples) {
       node.hidden = false;
       wait.hidden = true;
     }
-    last = {time_ms, counters};
+    last = {time_ms, counters, cpu_ns: stats.cpu_ns};
+    before.push(last);
+    if (before.length > SMOOTH) before.shift();
   });
   return {node: el('div', {}, wait, node), close};
 }
