@@ -25,8 +25,8 @@ function actions(instance) {
     state === 'running' && button('Pause', order(name, 'pause')),
     state === 'paused' && button('Resume', order(name, 'resume'), {class: 'primary'}),
     up(instance) && button('Restart', order(name, 'restart')),
-    up(instance) && vm && button('Save', async (event) => {
-      if (await confirm(`Save ${name}?`, 'Its memory is kept in a file and it ends; when it is started, it goes on where it was.', 'Save it')) order(name, 'save')(event);
+    up(instance) && vm && button('Save state', async (event) => {
+      if (await confirm(`Save the state of ${name}?`, 'Its memory is kept in a file and it ends; when it is started, it goes on where it was.', 'Save state')) order(name, 'save')(event);
     }),
     (up(instance) || state === 'stopping') && button('Force stop', async (event) => {
       if (await confirm(`Force ${name} to stop?`, 'Its process ends at once, as if the power failed. What the guest has not written is lost.', 'Force stop')) {
