@@ -1,8 +1,14 @@
-"""A container through the page: created from an image, its console, a shell inside, its log, its processes, its end."""
+"""A container through the page: created from an image, its console, a shell inside, its log, its processes, its end; an image that
+comes from a registry, with progress and cancel."""
+import gzip
+import hashlib
+import http.server
 import io
+import json
 import os
 import subprocess
 import tarfile
+import threading
 
 from browser import check, skip
 
@@ -33,6 +39,75 @@ def image(world):
         tar.addfile(info, io.BytesIO(text))
     done = subprocess.run([os.path.join(world.daemon.build, 'cli/fonda'), 'image', 'import', '--image-store', os.path.join(world.daemon.dir, 'images'), path, 'busy:1'], env=world.daemon.env, capture_output=True, text=True, check=False)
     return None if done.returncode == 0 else 'the image cannot be imported: ' + done.stderr.strip()
+
+
+class Registry:
+    """Serves one image; the last half of its layer comes once release is set, and until then drop by drop."""
+
+    def __init__(self, path):
+        with open(path, 'rb') as f:
+            tar = f.read()
+        layer = gzip.compress(tar, 1)
+        config = json.dumps({'architecture': 'amd64', 'os': 'linux', 'config': {'Cmd': ['sh']},
+                             'rootfs': {'type': 'layers', 'diff_ids': ['sha256:' + hashlib.sha256(tar).hexdigest()]}}).encode()
+        of = lambda kind, blob: {'mediaType': 'application/vnd.oci.image.' + kind, 'size': len(blob), 'digest': 'sha256:' + hashlib.sha256(blob).hexdigest()}
+        kind = 'application/vnd.oci.image.manifest.v1+json'
+        manifest = json.dumps({'schemaVersion': 2, 'mediaType': kind, 'config': of('config.v1+json', config), 'layers': [of('layer.v1.tar+gzip', layer)]}).encode()
+        blobs = {'sha256:' + hashlib.sha256(b).hexdigest(): b for b in (config, layer, manifest)}
+        self.release = threading.Event()
+        registry = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                blob = manifest if self.path.endswith('/manifests/1') else blobs.get(self.path.rsplit('/', 1)[1], b'' if self.path == '/v2/' else None)
+                self.send_response(404 if blob is None else 200)
+                self.send_header('Content-Type', kind if blob is manifest else 'application/octet-stream')
+                self.send_header('Content-Length', str(len(blob or b'')))
+                self.end_headers()
+                if self.command == 'HEAD' or not blob:
+                    return
+                try:
+                    half = len(blob) // 2 if blob is layer else len(blob)
+                    self.wfile.write(blob[:half])
+                    while half < len(blob) and not registry.release.wait(0.1):
+                        self.wfile.write(blob[half:half + 1])
+                        half += 1
+                    self.wfile.write(blob[half:])
+                except OSError:
+                    pass  # it was canceled
+
+            do_HEAD = do_GET
+
+            def log_message(self, *_):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+        self.server.daemon_threads = True
+        self.name = '127.0.0.1:%d/slow:1' % self.server.server_port
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def close(self):
+        self.release.set()
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def pulling(world, b):
+    registry = Registry(os.path.join(world.daemon.dir, 'root.tar'))
+    try:
+        create(b, name='pulled', image=registry.name, insecure_registry=True, start=False)
+        check('the progress of the image is shown', b.until('document.querySelector(".notice progress")?.value > 0 && / of .*MiB/.test(document.querySelector(".notice").innerText)'), b.text()[-300:])
+        b.click('Cancel', 'main .notice')
+        check('a cancel ends it, and the form says so', b.until('document.querySelector(".form-error")?.innerText.includes("canceled")'), b.text()[-300:])
+        check('and nothing is left of it', world.daemon.call('GET', '/v1/instances/pulled')[0] == 404)
+        b.click('Create', 'main form')
+        check('its job has a page', b.until('document.querySelector(".notice a")') and (b.js('document.querySelector(".notice a").click()') or b.until('document.querySelector("main progress")')))
+        registry.release.set()
+        check('and there it is seen to end', b.until('document.querySelector("main .badge")?.innerText === "done"', wait=60), b.text()[-300:])
+        check('with its log', b.until('document.querySelector("pre.log").innerText.includes("created")'), b.text()[-300:])
+        check('the container is there', world.daemon.call('GET', '/v1/instances/pulled')[1].get('state') == 'stopped')
+    finally:
+        registry.close()
 
 
 def create(b, **values):
@@ -104,6 +179,7 @@ def container(world):
     b.until('document.querySelector(".console.attached")')
     b.click('Log')
     check('a log follows what is written', b.sees('line 3'))
+    pulling(world, b)
     check('nothing that the policy refuses, no script error', not b.complaints(), b.complaints())
     world.daemon.call('POST', '/v1/instances/talk/stop?wait=20', {'force': True})
     world.daemon.call('DELETE', '/v1/instances/talk?wait=20')

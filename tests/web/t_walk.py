@@ -103,6 +103,28 @@ def forms(world):
     check('a missing name is answered at its field', b.until('document.querySelector("[name=name]").getAttribute("aria-invalid")'))
 
 
+def jobs(world):
+    """A job that waits, its page as it goes on, and its cancel."""
+    d = world.daemon
+    world.make('stubborn', kernel=d.kernel('deaf'), stop_timeout=600)
+    b = world.browser()
+    b.go('#/instances/stubborn')
+    b.state('running')
+    b.click('Stop')
+    check('the job is shown with the instance', b.until('[...document.querySelectorAll(".notice a")].some((n) => n.innerText === "instance.stop")'), b.text()[-300:])
+    b.click('instance.stop')
+    check('its page: state and log, while it runs', b.until('document.querySelector("main .badge")?.innerText === "running" && document.querySelector("pre.log").innerText.length > 3'), b.text()[-200:])
+    check('it is counted in the navigation', b.until('document.querySelector("[data-page=jobs] .count").innerText === "1"'))
+    world.shot(b, 'job-running-light')
+    b.go('#/jobs')
+    check('and in the list', b.until('[...document.querySelectorAll("main tbody tr")].some((n) => n.innerText.includes("instance.stop") && n.innerText.includes("running"))'))
+    b.click('Cancel')
+    check('a cancel ends it', b.until('[...document.querySelectorAll("main tbody tr")].some((n) => n.innerText.includes("instance.stop") && n.innerText.includes("canceled"))', wait=40), b.text()[-300:])
+    b.go('#/instances/stubborn')
+    check('and the machine runs on', b.state('running'), b.text()[-300:])
+    check('nobody waits any more', b.until('document.querySelector("[data-page=jobs] .count").innerText === ""'))
+
+
 def two(world):
     world.make('web')
     a, b = world.browser(), world.browser()

@@ -51,7 +51,8 @@ export function fieldsOf(kind, use) {
   const container = () => [
     {title: 'What it runs'},
     ...use === 'new' ? [{name: 'image', label: 'Image', required: true, hint: 'such as debian:12, or registry.example/shop:2; what is here already is not fetched again'},
-      {name: 'pull', label: 'Fetch the image', options: ['missing', 'always', 'never'], value: 'missing', hint: 'missing: if it is not here yet'}] : [],
+      {name: 'pull', label: 'Fetch the image', options: ['missing', 'always', 'never'], value: 'missing', hint: 'missing: if it is not here yet'},
+      ...host({name: 'insecure_registry', label: 'The registry may speak plain HTTP', type: 'checkbox'})] : [],
     {name: 'command', label: 'Command', parse: split, show: join, none: null, hint: 'instead of the image\'s own; words with spaces in quotes'},
     {name: 'env', label: 'Environment', hint: 'NAME=VALUE, one per line', ...byLine, rows: 3},
     {name: 'workdir', label: 'Working directory', none: null, hint: 'instead of the image\'s own'},
