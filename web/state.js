@@ -67,6 +67,7 @@ async function refresh(kind, name) {
 // come meanwhile wait for the next round, so a storm of them is a request or two.
 const pending = new Map(); // kind -> Set of names, while a round goes on
 async function soon(kind, name) {
+  if (!lists[kind]) return;
   if (pending.has(kind)) {
     pending.get(kind).add(name);
     return;
@@ -75,7 +76,7 @@ async function soon(kind, name) {
   while (pending.get(kind).size) {
     const names = [...pending.get(kind)];
     pending.get(kind).clear();
-    if (names.length > SINGLY_MAX && lists[kind]) await read(kind).catch(() => {});
+    if (names.length > SINGLY_MAX) await read(kind).catch(() => {});
     else await Promise.all(names.map((one) => refresh(kind, one)));
   }
   pending.delete(kind);
@@ -113,6 +114,10 @@ function happened(event) {
   const [kind, name] = event.subject.split('/');
   if (event.type === 'instance.renamed' && event.data && event.data.from && lists.instances) lists.instances.delete(event.data.from);
   if (KINDS.includes(kind)) soon(kind, name);
+  if (kind === 'jobs' && event.data && event.data.target) { // a job that was canceled or failed may have left its target in another state
+    const [of, one] = event.data.target.split('/');
+    if (KINDS.includes(of)) soon(of, one);
+  }
   tell('events');
 }
 

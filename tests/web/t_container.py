@@ -45,6 +45,10 @@ class Registry:
     """Serves one image; the last half of its layer comes once release is set, and until then drop by drop."""
 
     def __init__(self, path):
+        with tarfile.open(path, 'a') as tar:  # what is fetched is told MiB by MiB
+            info = tarfile.TarInfo('noise')
+            info.size = 6 << 20
+            tar.addfile(info, io.BytesIO(os.urandom(info.size)))
         with open(path, 'rb') as f:
             tar = f.read()
         layer = gzip.compress(tar, 1)

@@ -33,7 +33,7 @@ export function create(kind = 'vm') {
     const {start, ...spec} = values;
     if (kind === 'container' && spec.terminal) spec.interactive = true;
     await watchJob(await call('POST', '/v1/instances', {kind, ...spec}), place);
-    location.hash = `#/instances/${encodeURIComponent(values.name)}${start ? '/console' : ''}`;
+    if (node.isConnected) location.hash = `#/instances/${encodeURIComponent(values.name)}${start ? '/console' : ''}`; // else somebody looks at another page by now
     if (start) await call('POST', at('instances', values.name, '/start')).catch((problem) => say(problem.message, 'bad'));
   });
   const kinds = el('nav', {class: 'kinds', 'aria-label': 'Kind'}, Object.entries(KINDS).map(([key, [label, about]]) =>
