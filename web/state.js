@@ -35,17 +35,29 @@ export function watch(kind, fn) {
   return () => watchers.get(kind).delete(fn);
 }
 
-async function read(kind) {
-  const order = kind === 'jobs' ? 'sort=-number&limit=200' : 'limit=10000';
-  const answer = await call('GET', `/v1/${kind}?${order}`);
-  lists[kind] = new Map(answer.items.map((item) => [item.name, item]));
-  tell(kind);
+// Reads a list. What events name while the answer is under way is read once more: the answer may be older than they.
+const reading = new Map(); // kind -> {done, missed}
+function read(kind) {
+  if (reading.has(kind)) return reading.get(kind).done;
+  const missed = new Set();
+  const done = (async () => {
+    try {
+      const answer = await call('GET', `/v1/${kind}?${kind === 'jobs' ? 'sort=-number&limit=200' : 'limit=10000'}`);
+      if (wanted) lists[kind] = new Map(answer.items.map((item) => [item.name, item]));
+    } finally {
+      reading.delete(kind);
+    }
+    tell(kind);
+    for (const name of missed) soon(kind, name);
+  })();
+  reading.set(kind, {done, missed});
+  return done;
 }
 
 // The list, read if it is not there yet; empty where this caller may not see it.
 export async function load(kind) {
   if (!lists[kind]) await read(kind);
-  return lists[kind];
+  return lists[kind] || new Map();
 }
 
 export const list = (kind) => [...(lists[kind] || new Map()).values()];
@@ -67,6 +79,7 @@ async function refresh(kind, name) {
 // come meanwhile wait for the next round, so a storm of them is a request or two.
 const pending = new Map(); // kind -> Set of names, while a round goes on
 async function soon(kind, name) {
+  if (reading.has(kind)) { reading.get(kind).missed.add(name); return; }
   if (!lists[kind]) return;
   if (pending.has(kind)) {
     pending.get(kind).add(name);

@@ -111,6 +111,16 @@ class Browser:
         from selenium.webdriver.common.action_chains import ActionChains
         ActionChains(self.driver).send_keys(text).perform()
 
+    def keys_held(self, held, key):
+        from selenium.webdriver.common.action_chains import ActionChains
+        chain = ActionChains(self.driver)
+        for one in held:
+            chain = chain.key_down(one)
+        chain = chain.send_keys(key)
+        for one in held:
+            chain = chain.key_up(one)
+        chain.perform()
+
     def shot(self, path):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         self.driver.save_screenshot(path)
