@@ -23,13 +23,15 @@ const PAGES = {
   networks: () => objects('networks'),
   images: () => objects('images'),
   templates: () => objects('templates'),
+  backups: () => objects('backups'),
+  schedules: () => objects('schedules'),
   users: () => objects('users'),
   jobs: (name) => jobs(name),
   events: () => events(),
   host: () => host(),
 };
 const NAV = [['instances', 'Instances'], ['volumes', 'Volumes'], ['networks', 'Networks'], ['images', 'Images'],
-  ['templates', 'Templates'], ['jobs', 'Jobs'],
+  ['templates', 'Templates'], ['backups', 'Backups'], ['schedules', 'Schedules'], ['jobs', 'Jobs'],
   ['events', 'Events'], ['users', 'Users', 'admin'], ['host', 'Host']];
 
 const app = document.getElementById('app');

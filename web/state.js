@@ -2,7 +2,7 @@
 // connection everything is read again. Nothing polls.
 import {at, call, socket} from './api.js';
 
-const KINDS = ['instances', 'jobs', 'volumes', 'networks', 'images', 'templates', 'users'];
+const KINDS = ['instances', 'jobs', 'volumes', 'networks', 'images', 'templates', 'backups', 'schedules', 'users'];
 const EVENTS_KEPT = 500;
 const SINGLY_MAX = 12;
 const lists = {};   // kind -> Map of objects by name, once somebody asked
@@ -60,6 +60,7 @@ export async function load(kind) {
   return lists[kind] || new Map();
 }
 
+export const reload = (kind) => lists[kind] ? read(kind).catch(() => {}) : undefined;
 export const list = (kind) => [...(lists[kind] || new Map()).values()];
 export const known = (kind) => kind in lists;
 export const get = (kind, name) => lists[kind] && lists[kind].get(name);

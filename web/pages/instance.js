@@ -7,6 +7,7 @@ import {badge, button, complain, confirm, dialog, el, empty, fill, form, heading
 import {containerConsole, containerLog, processes, shell} from './container.js';
 import {engine} from './engine.js';
 import {fieldsOf} from './fields.js';
+import {copies} from './objects.js';
 import {cloneDialog, jobDialog, snapshots} from './snapshots.js';
 import {samples, summary} from './summary.js';
 
@@ -96,7 +97,7 @@ function settings(name) {
 // Each kind's tabs: the address's word, the label, what makes it.
 const TABS = {
   vm: [['summary', 'Summary', summary], ['console', 'Console', consoleTab], ['engine', 'Engine', (name) => engine(name, samples)], ['log', 'Log', logTab],
-    ['snapshots', 'Snapshots', snapshots], ['settings', 'Settings', settings]],
+    ['snapshots', 'Snapshots', snapshots], ['backups', 'Backups', copies], ['settings', 'Settings', settings]],
   container: [['summary', 'Summary', summary], ['console', 'Console', containerConsole], ['shell', 'Shell', shell], ['log', 'Log', containerLog], ['processes', 'Processes', processes],
     ['settings', 'Settings', settings]],
 };

@@ -1,7 +1,10 @@
 // All instances, as a list or as a tree of groups; live. Only the rows in sight are in the
 // document, and scrolling fills the same rows anew, so that thousands scroll and filter within a frame.
+import {call} from '../api.js';
+import {may} from '../app.js';
 import {load, list, serial, watch} from '../state.js';
-import {badge, bytes, complain, el, empty, fill, heading, link, when} from '../ui.js';
+import {badge, button, bytes, complain, el, empty, fill, heading, link, when} from '../ui.js';
+import {jobDialog} from './snapshots.js';
 
 const GROUPS = {none: 'no groups', state: 'state', kind: 'kind', owner: 'owner', label: 'label "group"'};
 const kept = {filter: '', group: 'none', sort: 'name', closed: new Set(), top: 0};
@@ -99,6 +102,11 @@ function groupRow(toggle) {
     size.textContent = ` ${one.size}`;
   }};
 }
+
+const importing = () => jobDialog('Import an instance', [{name: 'name', label: 'Name', required: true, hint: 'the new instance\'s name'},
+  {name: 'path', label: 'File', required: true, hint: 'that an export made; an absolute path on the daemon\'s host'},
+  {name: 'trust', label: 'Also take what names the host\'s files', type: 'checkbox', hint: 'its kernel and shares, for example; only from whom you trust'}],
+'Import', (values) => call('POST', '/v1/import', values), (values) => { location.hash = `#/instances/${encodeURIComponent(values.name)}`; });
 
 export function instances() {
   const filter = el('input', {type: 'search', id: 'filter', placeholder: 'for example: web state=running', value: kept.filter, autocomplete: 'off'});
@@ -200,7 +208,7 @@ export function instances() {
   const unwatch = watch('instances', draw);
   load('instances').then(draw).catch(complain);
   load('jobs').catch(() => {});
-  const node = el('div', {}, heading('Instances', el('a', {class: 'button primary', href: '#/create'}, 'Create instance')),
+  const node = el('div', {}, heading('Instances', may('admin') ? button('Import', importing) : null, may('operator') ? el('a', {class: 'button primary', href: '#/create'}, 'Create instance') : null),
     el('div', {class: 'tools'}, el('label', {for: 'filter'}, 'Filter'), filter, el('label', {for: 'group'}, 'Group by'), group, found), scroller, nothing);
   return {title: 'Instances', node, close: () => { unwatch(); removeEventListener('resize', resized); cancelAnimationFrame(frame); }};
 }
