@@ -3,9 +3,9 @@ import os
 
 from browser import ROOT, check
 
-PAGES = ['instances', 'instances/web-1', 'instances/web-1/console', 'instances/web-1/engine', 'instances/web-1/log', 'instances/web-1/snapshots',
+PAGES = ['instances', 'instances/web-1', 'instances/web-1/console', 'instances/web-1/engine', 'instances/web-1/log', 'instances/mail/snapshots', 'instances/mail/backups',
          'instances/web-1/settings',
-         'create', 'create/container', 'volumes', 'networks', 'images', 'templates', 'users', 'jobs', 'jobs/j1', 'events', 'host']
+         'create', 'create/container', 'volumes', 'networks', 'images', 'templates', 'backups', 'schedules', 'users', 'jobs', 'jobs/j1', 'events', 'host']
 
 
 def serious(b):
@@ -19,6 +19,11 @@ def access(world):
         world.make(name, start=name != 'mail', labels={'group': group}, description='the shop\'s front' if name == 'web-1' else '')
     d = world.daemon
     d.call('POST', '/v1/instances/web-2/pause?wait=20')
+    for name, parent in (('fresh', ''), ('tuned', 'fresh')):
+        d.call('POST', '/v1/instances/mail/snapshots?wait=20', {'name': name, 'description': parent and 'after ' + parent})
+    d.call('POST', '/v1/instances/mail/backups?wait=20', {'name': 'friday'})
+    d.call('POST', '/v1/schedules', {'name': 'nightly', 'instance': 'mail', 'cron': '30 3 * * *', 'keep_last': 7})
+    d.call('POST', '/v1/templates?wait=20', {'name': 'base', 'instance': 'mail'})
     d.call('POST', '/v1/volumes', {'name': 'data', 'size': '10G', 'description': 'orders'})
     d.call('POST', '/v1/users', {'name': 'alice', 'role': 'operator'})
     d.call('POST', '/v1/networks', {'name': 'lan', 'mode': 'user'})
@@ -77,6 +82,7 @@ def access(world):
 def unreached(b):
     """What of a page the Tab key does not come to; in a dialog, what it comes to besides."""
     b.js('''const within = document.querySelector("dialog") || document.body, all = [...within.querySelectorAll("a[href], button, input, select, textarea, [tabindex='0']")];
+        if (all.length < 3) throw Error("nothing to reach");
         window.left = new Set(all.filter((n) => n.offsetParent !== null && !n.disabled && n.tabIndex >= 0 && !n.closest("#messages")));
         window.count = left.size; window.strays = new Set();
         document.addEventListener("focusin", (e) => { left.delete(e.target); if (!within.contains(e.target)) strays.add(e.target); });

@@ -58,6 +58,15 @@ def hostile(world):
     d.call('POST', '/v1/volumes', {'name': 'v', 'size': 512, 'description': EVIL})
     d.call('POST', '/v1/users', {'name': 'u', 'role': 'viewer', 'description': EVIL})
     d.call('POST', '/v1/networks', {'name': 'n', 'description': EVIL, 'options': EVIL})
+    d.call('POST', '/v1/instances?wait=20', {'name': 'still', 'kernel': d.kernel(), 'append': EVIL, 'description': EVIL})
+    d.call('POST', '/v1/instances/still/snapshots?wait=20', {'name': 's', 'description': EVIL})
+    d.call('POST', '/v1/instances/still/backups?wait=20', {'name': 'b', 'description': EVIL})
+    d.call('POST', '/v1/schedules', {'name': 'c', 'instance': 'still', 'every': 86400, 'description': EVIL})
+    d.call('POST', '/v1/templates?wait=20', {'name': 't', 'instance': 'still', 'description': EVIL})
+    d.call('POST', '/v1/images', {'name': 'i', 'kind': 'kernel', 'path': d.kernel(), 'description': EVIL})
+    d.call('POST', '/v1/instances?wait=20', {'name': 'box', 'kind': 'container', 'image': 'localhost:1/no', 'description': EVIL})  # its job fails
+    made = {kind: d.call('GET', '/v1/' + kind)[1].get('total') for kind in ('backups', 'schedules', 'templates', 'images')}
+    check('there is one of each kind with such a text', all(made.values()), made)
     os.mkdir(d.dir + '/<img src=x onerror=window.pwned=1>')
     broken = d.dir + '/<img src=x onerror=window.pwned=1>/broken'
     with open(broken, 'w', encoding='ascii'):
@@ -65,10 +74,13 @@ def hostile(world):
     d.call('POST', '/v1/instances?wait=20', {'name': 'broken', 'kernel': broken})
     d.call('POST', '/v1/instances/broken/start?wait=20')
     b = world.browser()
-    for name in ['instances', 'instances/web', 'instances/web/engine', 'instances/web/settings', 'instances/broken', 'volumes', 'users', 'networks', 'jobs', 'jobs/j4', 'events',
+    for name in ['instances', 'instances/web', 'instances/web/engine', 'instances/web/settings', 'instances/broken', 'instances/still', 'instances/still/snapshots', 'instances/still/backups', 'instances/still/settings',
+                 'templates', 'backups', 'schedules', 'images', 'create', 'volumes', 'users', 'networks', 'jobs', 'jobs/j4', 'events',
                  'instances/%3Cimg%20src%3Dx%20onerror%3Dwindow.pwned%3D1%3E', 'jobs/%3Cscript%3Ewindow.pwned=1%3C%2Fscript%3E', '__proto__', 'constructor', '%zz']:
         b.go('#/' + name)
         b.until('document.querySelector("h1")')
+        if name in ('instances/still/snapshots', 'backups', 'schedules', 'templates', 'images', 'volumes', 'users', 'networks'):
+            check('shown as it is: ' + name, b.sees('<img src=x onerror='), b.text()[-200:])
     b.go('#/instances')
     b.until('document.querySelector("#group")').send_keys('label')
     check('a label is shown as it is', b.sees('<img src=x'))
