@@ -82,12 +82,20 @@ class Browser:
         return self.driver.find_element(By.CSS_SELECTOR, selector)
 
     def click(self, label, within='body'):
-        """Presses the button or link with this text, as soon as it is there."""
-        found = self.until('[...document.querySelector(arguments[1]).querySelectorAll("button, a")].find((n) => n.innerText.trim() === arguments[0] && '
-                           'n.offsetParent !== null && !n.disabled)', label, within)
-        if not found:
-            raise AssertionError('there is no button or link "%s"' % label)
-        found.click()
+        """Presses the button or link with this text, as soon as it is there; once more where the page drew it anew meanwhile."""
+        from selenium.common.exceptions import ElementClickInterceptedException, StaleElementReferenceException
+        for again in (True, True, False):
+            found = self.until('[...(document.querySelector(arguments[1]) || document.createElement("p")).querySelectorAll("button, a")].find((n) => n.innerText.trim() === arguments[0] && '
+                               'n.offsetParent !== null && !n.disabled)', label, within)
+            if not found:
+                raise AssertionError('there is no button or link "%s"' % label)
+            try:
+                found.click()
+                return
+            except (StaleElementReferenceException, ElementClickInterceptedException):
+                if not again:
+                    raise
+                time.sleep(0.2)
 
     def type(self, name, text):
         """Fills a field; a box is ticked by True, and not by False."""

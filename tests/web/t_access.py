@@ -15,8 +15,9 @@ def serious(b):
 
 
 def access(world):
+    world.daemon.call('POST', '/v1/volumes', {'name': 'letters', 'size': '1M', 'format': 'qcow2'})
     for name, group in (('web-1', 'shop'), ('web-2', 'shop'), ('db', 'shop'), ('mail', 'office'), ('build', 'office')):
-        world.make(name, start=name != 'mail', labels={'group': group}, description='the shop\'s front' if name == 'web-1' else '')
+        world.make(name, start=name != 'mail', volumes=['letters'] if name == 'mail' else [], labels={'group': group}, description='the shop\'s front' if name == 'web-1' else '')
     d = world.daemon
     d.call('POST', '/v1/instances/web-2/pause?wait=20')
     for name, parent in (('fresh', ''), ('tuned', 'fresh')):

@@ -27,7 +27,7 @@ export const shell = (name) => whileUp(() => consoleOf(name, exec(['/bin/sh'])),
 
 // Its log, followed. Bytes that are no text, and what terminals are told, are left out.
 export function containerLog(name) {
-  const pre = el('pre', {class: 'log', tabindex: '0', 'aria-label': 'Log'}, '');
+  const pre = el('pre', {class: 'log', tabindex: '0', role: 'region', 'aria-label': 'Log'}, '');
   const state = el('span', {class: 'hint', role: 'status'}, '');
   let ws = null, timer = 0, closed = false;
   const open = () => {

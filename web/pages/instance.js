@@ -69,7 +69,7 @@ function consoleTab(name) {
 }
 
 function logTab(name) {
-  const pre = el('pre', {class: 'log', tabindex: '0', 'aria-label': 'Log'});
+  const pre = el('pre', {class: 'log', tabindex: '0', role: 'region', 'aria-label': 'Log'});
   const read = () => text(at('instances', name, '/log')).then((t) => {
     pre.textContent = plain(t) || 'nothing yet';
     pre.scrollTop = pre.scrollHeight;

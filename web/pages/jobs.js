@@ -35,7 +35,7 @@ export function jobs(name) {
   const detail = (job) => job ? [
     el('p', {}, badge(job.state), ' ', job.type, ' of ', target(job)), el('p', {}, progress(job)), job.error && job.error.hint ? el('p', {class: 'notice'}, job.error.hint) : null,
     el('p', {class: 'hint'}, `${job.owner || ''} · ${when(job.created_at)} · ${took(job)}`),
-    el('h2', {}, 'Log'), el('pre', {class: 'log', tabindex: '0', 'aria-label': 'Log'}, (job.log || []).join('\n') || 'nothing'), isOpen(job) ? el('div', {class: 'actions'}, cancel(job)) : null,
+    el('h2', {}, 'Log'), el('pre', {class: 'log', tabindex: '0', role: 'region', 'aria-label': 'Log'}, (job.log || []).join('\n') || 'nothing'), isOpen(job) ? el('div', {class: 'actions'}, cancel(job)) : null,
   ] : empty(`There is no job ${name}, or it is older than those that are kept.`);
   const unwatch = watch('jobs', () => { waiting = waiting || requestAnimationFrame(draw); });
   load('jobs').then(draw).catch(complain);
