@@ -116,6 +116,7 @@ export function instance(name, tab = 'summary') {
       part = make(name);
       fill(content, el('nav', {class: 'tabs', 'aria-label': 'Parts of this instance'}, tabs.map(([key, label]) => el('a', {href: `#/instances/${encodeURIComponent(name)}/${key}`,
         'aria-current': key === tab ? 'page' : null}, label))), part.node);
+      requestAnimationFrame(() => content.querySelector('.tabs [aria-current]')?.scrollIntoView({block: 'nearest', inline: 'nearest'})); // at phone width they scroll
     }
     content.hidden = !one;
     missing.hidden = Boolean(one);

@@ -26,9 +26,9 @@ export function jobs(name) {
     waiting = 0;
     if (name) { fill(place, detail(list('jobs').find((job) => job.name === name))); return; }
     const items = list('jobs').sort((a, b) => b.number - a.number).slice(0, 200);
-    fill(place, items.length ? el('div', {class: 'wide'}, el('table', {class: 'list'}, el('thead', {}, el('tr', {}, ['Job', 'What', 'Of', 'State', 'Progress', 'By', 'Began', 'Took', 'Actions'].map((t) => el('th', {scope: 'col'}, t)))),
-      el('tbody', {}, items.map((job) => el('tr', {}, el('th', {scope: 'row'}, link(`#/jobs/${job.name}`, job.name)), el('td', {}, job.type), el('td', {}, target(job)), el('td', {}, badge(job.state)),
-        el('td', {}, progress(job)), el('td', {}, job.owner || ''), el('td', {}, when(job.started_at)), el('td', {}, took(job)), el('td', {}, isOpen(job) ? cancel(job) : ''))))))
+    fill(place, items.length ? el('div', {class: 'wide'}, el('table', {class: 'list cards'}, el('thead', {}, el('tr', {}, ['Job', 'What', 'Of', 'State', 'Progress', 'By', 'Began', 'Took', 'Actions'].map((t) => el('th', {scope: 'col'}, t)))),
+      el('tbody', {}, items.map((job) => el('tr', {}, el('th', {scope: 'row'}, link(`#/jobs/${job.name}`, job.name)), el('td', {'data-label': 'What'}, job.type), el('td', {'data-label': 'Of'}, target(job)), el('td', {'data-label': 'State'}, badge(job.state)),
+        el('td', {'data-label': 'Progress'}, progress(job)), el('td', {'data-label': 'By'}, job.owner || ''), el('td', {'data-label': 'Began'}, when(job.started_at)), el('td', {'data-label': 'Took'}, took(job)), el('td', {}, isOpen(job) ? cancel(job) : ''))))))
       : empty('No jobs yet.'));
   };
   const cancel = (job) => button('Cancel', (event) => run(event.target, () => call('POST', at('jobs', job.name, '/cancel'))), {'aria-label': `Cancel ${job.name}`});

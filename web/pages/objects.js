@@ -99,9 +99,9 @@ export function objectTable(kind, of) {
       run(event.target, () => call('DELETE', at(kind, item.name)));
     }
   };
-  return items.length ? el('div', {class: 'wide'}, el('table', {class: 'list'}, el('thead', {}, el('tr', {}, titles.map((t, i) => el('th', {scope: 'col', class: columns[i - 1]?.[2] ? 'number' : ''}, t)))),
+  return items.length ? el('div', {class: 'wide'}, el('table', {class: 'list cards'}, el('thead', {}, el('tr', {}, titles.map((t, i) => el('th', {scope: 'col', class: columns[i - 1]?.[2] ? 'number' : ''}, t)))),
     el('tbody', {}, items.map((item) => el('tr', {}, el('th', {scope: 'row'}, item.name, item.description ? el('p', {class: 'hint'}, item.description) : null),
-      columns.map(([, value, number]) => el('td', {class: number ? 'number' : ''}, value(item))),
+      columns.map(([title, value, number]) => el('td', {class: number ? 'number' : '', 'data-label': title}, value(item))),
       change ? el('td', {class: 'row-actions'}, about.actions ? about.actions(item) : null, button('Delete', (event) => remove(event, item),
         {class: 'danger quiet', 'aria-label': `Delete ${item.name}`})) : null))))) : empty(`No ${kind} yet.`);
 }
