@@ -18,6 +18,7 @@ struct gen_cold {
     uint32_t info;
     uint16_t guest; /* offset of the instruction in the block */
     bool flags_saved;
+    struct bt_site *site;
     struct bt_exit *exit; /* of a group */
 };
 
@@ -83,6 +84,7 @@ struct gen {
     struct bt_map maps[BT_BLOCK_INSNS_MAX * 4];
     struct gen_insn insn[BT_BLOCK_INSNS_MAX];
     uint8_t bytes[BT_BLOCK_BYTES_MAX + 32];
+    struct bt_decode_cache decoded;
 };
 
 #define GEN_INFO_WRITE   0x8000u

@@ -247,7 +247,8 @@ static int read_block(struct gen *g, const uint8_t *code, unsigned avail, const 
         gi->mem_group = gi->stack_group = 0;
         gi->mem_offset = gi->stack_offset = 0;
         gi->fn = NULL;
-        unsigned len = bt_decode(&v->cpu, g->mode, g->b->rip + at, g->bytes + at, total - at, &gi->in);
+        unsigned len = bt_decode_cached(&g->decoded, &v->cpu, g->mode, g->b->rip + at, g->bytes + at,
+                                        total - at, &gi->in);
         if (len == 0 || at + len > limit) {
             if (g->n > 0) {
                 break; /* it reaches into the next page: a block of its own */
