@@ -17,9 +17,8 @@
 
 #define HASH_BITS        18 /* a boot makes 100,000 blocks; to miss should cost one cache line */
 #define HASH_SIZE        (1u << HASH_BITS)
-#define FLUSH_ALL_BLOCKS 16384u /* up to here, a flush goes from block to block instead of clearing tables   \
-                                 */
-#define JC_EMPTY 0x5bd1e9955bd1e995ull /* a neg_key that no rip + ctx is expected to meet */
+#define FLUSH_ALL_BLOCKS 16384u                /* up to here, a flush goes from block to block */
+#define JC_EMPTY         0x5bd1e9955bd1e995ull /* a neg_key that no rip + ctx is expected to meet */
 
 /* What lies near together in a page lies near together in the table. */
 static unsigned hash_of(uint64_t ram, uint64_t rip, uint32_t mode)

@@ -49,6 +49,7 @@ struct gen_insn {
     struct bt_insn in;
     enum gen_kind kind;
     bool ends;
+    bool again; /* a jump back to the block's start, behind which the same instructions follow */
     int8_t mem_group, stack_group;    /* or -1 */
     int64_t mem_offset, stack_offset; /* relative to the group's value */
     bt_op_fn *fn;
@@ -71,6 +72,7 @@ struct gen {
     struct emit e;
     uint8_t *start;
     uint32_t mode;
+    bool hot;            /* runs often */
     unsigned n, at;      /* instructions; the current one */
     bool flags_saved;    /* the guest's arithmetic flags are in v->aflags, not in the host's flags */
     bool irq_check;      /* the block ends in the shadow of STI */

@@ -151,8 +151,7 @@ static struct bt_site *new_site(struct gen *g)
 {
     struct bt_vcpu *v = g->v;
     if ((g->mode & (BT_MODE_USER | BT_MODE_ONE | BT_MODE_SLOW)) != BT_MODE_USER ||
-        v->sites_used == v->sites_max || v->site_poly[bt_site_hash(g->insn[g->at].in.op.rip)] ||
-        (v->site_heat[bt_site_hash(g->b->rip)] < BT_SITE_HOT && !v->engine->config.eager)) {
+        v->sites_used == v->sites_max || v->site_poly[bt_site_hash(g->insn[g->at].in.op.rip)] || !g->hot) {
         return NULL;
     }
     v->site_infos[v->sites_used] = (struct bt_site_info){0, 0};

@@ -85,7 +85,7 @@ function settings(name) {
     if (made) return;
     made = true;
     const fields = fieldsOf(instance.kind, 'later').map((field) => field.name ? {...field, value: field.show ? field.show(instance[field.name]) : instance[field.name]} : field);
-    fill(node, el('p', {class: 'hint'}, 'CPUs, memory, what it boots or runs, and devices of a running instance change at its next start.'), form(fields, 'Save', async (values) => {
+    fill(node, el('p', {class: 'hint'}, 'What can\'t change while it runs waits for its next start.'), form(fields, 'Save', async (values) => {
       values.labels = {...Object.fromEntries(Object.keys(instance.labels || {}).map((old) => [old, null])), ...values.labels};
       if (instance.kind === 'container') values.interactive = values.terminal;
       instance = await call('PATCH', at('instances', name), values, {'If-Match': `"${get('instances', name).version}"`});
