@@ -136,10 +136,11 @@ static void test_columns(void **state)
 static void test_unknown_columns(void **state)
 {
     static const char *const texts[] = {
-        "{\"cpu_ns\": 1, \"rss\": 2}", "{\"cpu_ns\": 1, \"rss\": 2, \"engine\": 7}",
+        "{\"cpu_ns\": 1, \"rss\": 2}",
+        "{\"cpu_ns\": 1, \"rss\": 2, \"engine\": 7}",
         "{\"cpu_ns\": 1, \"rss\": 2, \"engine\": {\"counters\": []}}",
-        "{\"cpu_ns\": 1, \"rss\": 2, \"engine\": {\"disks\": {}, \"networks\": [], \"counters\": {\"exits\": "
-        "{\"x\": \"y\"}}}}",
+        "{\"cpu_ns\": 1, \"rss\": 2, \"engine\": {\"disks\": {}, \"networks\": []}}",
+        "{\"cpu_ns\": 1, \"rss\": 2, \"engine\": {\"counters\": {\"exits\": {\"x\": \"y\"}}}}",
         "{\"cpu_ns\": 1, \"rss\": 2, \"engine\": {\"disks\": [3, null, {\"read_bytes\": \"many\"}]}}"};
     for (size_t i = 0; i < ARRAY_SIZE(texts); i++) {
         double raw[COLUMNS];
