@@ -34,6 +34,8 @@ static const struct container_option run_options[] = {
     {"entrypoint", 0, CO_TEXT, "entrypoint", "PROGRAM", "instead of the image's; '': none"},
     {"hostname", 'h', CO_TEXT, "hostname", "NAME", "its host name"},
     {"init", 0, CO_FLAG, "init", NULL, "a small init is the first process"},
+    {"system", 0, CO_FLAG, "system", NULL,
+     "a whole system: its own init, such as systemd, is the first process"},
     {"memory", 'm', CO_SIZE, "memory", "SIZE", "at most so much memory, such as 512m"},
     {"memory-swap", 0, CO_SIZE, "memory_swap", "SIZE", "memory and swap together"},
     {"cpus", 0, CO_TEXT, "cpu_limit", "NUMBER", "at most so many CPUs, such as 1.5"},
@@ -239,12 +241,12 @@ static void run_help(void)
         "Fonda\n"
         "could not run it; 126: it can't be executed; 127: it was not found.\n\nOptions:\n");
     container_options_print(stdout, run_options, ARRAY_SIZE(run_options));
-    printf(
-        "\nExamples:\n"
-        "  fonda run --container -it --rm alpine\n"
-        "  fonda run --container -d --name web -p 8080:80 --restart always nginx\n"
-        "  fonda run --container --rm -v $PWD:/src:ro -w /src --network none gcc make\n"
-        "  fonda run --container -d --memory 256m --cpus 0.5 --health-cmd 'wget -qO- localhost' web:1.2\n");
+    printf("\nExamples:\n"
+           "  fonda run --container -it --rm alpine\n"
+           "  fonda run --container -d --name web -p 8080:80 --restart always nginx\n"
+           "  fonda run --container --rm -v $PWD:/src:ro -w /src --network none gcc make\n"
+           "  fonda run --container -d --memory 256m --cpus 0.5 --health-cmd 'wget -qO- localhost' web:1.2\n"
+           "  fonda run --container --system --memory 1g --cpus 2 debian-rootfs\n");
 }
 
 /* What follows a create that worked and a start that did not: nothing is left behind. */
@@ -323,6 +325,10 @@ static int run_connected(struct cli *cli, void *opaque)
 {
     json_t *body = opaque;
     bool detach = take_flag(body, "detach");
+    if (json_is_true(json_object_get(body, "system"))) { /* its console */
+        json_object_set_new(body, "terminal", json_true());
+        json_object_set_new(body, "interactive", json_true());
+    }
     return create_and_run(cli, json_incref(body), detach, json_is_true(json_object_get(body, "interactive")));
 }
 

@@ -127,6 +127,8 @@ static const struct field instance_fields[] = {
     {"sysctls", FIELD_STRINGS, F_HOST | F_RESTART, 0, 32,
      .about = "container: kernel parameters of its own namespaces"},
     {"init", FIELD_BOOL, F_RESTART, .about = "container: a small init is the first process"},
+    {"system", FIELD_BOOL, F_CREATE,
+     .about = "container: a whole system, whose own init (systemd) is the first process"},
     {"read_only", FIELD_BOOL, F_RESTART, .about = "container: its root can't be written"},
     {"privileged", FIELD_BOOL, F_HOST | F_RESTART, .about = "container: all capabilities and devices"},
     {"network_mode", FIELD_ENUM, F_RESTART, .values = container_networks,

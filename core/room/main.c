@@ -192,13 +192,18 @@ static int do_run(struct room *room, struct err *err)
     rc = rc < 0 ? rc : open_store(room, &store, err);
     rc = rc < 0 ? rc : image_rootfs_open(store, room_text(room->json, "layer"), &rootfs, err);
     rc = rc < 0 ? rc : config_of(store, rootfs, &image, err);
-    rc = rc < 0 ? rc : image_rootfs_mount(rootfs, NULL, err);
+    bool mapped =
+        image_host_root() && json_is_true(json_object_get(json_object_get(room->json, "spec"), "system"));
+    rc = rc < 0   ? rc
+         : mapped ? image_rootfs_mount_mapped(rootfs, room_map_first(room->json), ROOM_MAP_COUNT, err)
+                  : image_rootfs_mount(rootfs, NULL, err);
     if (rc == 0 && mkdir(bundle, 0700) < 0 && errno != EEXIST) {
         rc = err_sys(err, -errno, "cannot make '%s'", bundle);
     }
     json_t *args = json_array();
     json_t *config = rc == 0 ? json_object_get(image->config.json, "config") : NULL;
     rc = rc < 0 ? rc : room_bundle(room->json, bundle, rootfs->dir, config, err);
+    room_system_args(room->json, bundle, args);
     rc = rc < 0 ? rc : room_monitor_args(config, args, err);
     /* All of the store's descriptors are close-on-exec. */
     rc = rc < 0 ? rc : become_monitor(room, bundle, args, err);

@@ -34,6 +34,13 @@ int room_bundle(const json_t *room, const char *bundle, const char *rootfs, json
 /* What the image says to the monitor, as its options ("--stop-signal=..."), appended to the array. */
 int room_monitor_args(json_t *image, json_t *args, struct err *err);
 
+/* What the monitor is to do for a container that is a system, appended to its options. */
+void room_system_args(const json_t *room, const char *bundle, json_t *args);
+
+/* The host's ids for a system container that root starts: a block of its own, as by its id. */
+#define ROOM_MAP_COUNT 65536u
+uint32_t room_map_first(const json_t *room);
+
 /* Tar out of and into `root` (a directory descriptor, taken over): the caller's standard output and input. */
 int room_export(int root, const char *path, struct err *err);
 int room_import(int root, const char *path, struct err *err);
