@@ -512,8 +512,8 @@ void bt_tlb_init(struct bt_vcpu *v)
  * ----------------------------------------------------------------------------------------------------------
  */
 
-/* Present, writable, expand-up data of 4 GiB. Accesses that wrap around at its end "may or may not" fault (SDM vol. 3A,
- * 5.3); these do not. */
+/* Present, writable, expand-up data of 4 GiB. Accesses that wrap around at its end "may or may not" fault
+ * (SDM vol. 3A, 5.3); these do not. */
 static bool no_checks(const struct x86_segment *s)
 {
     return s->limit == UINT32_MAX && (s->attr & X86_SEG_P) && (s->attr & X86_SEG_S) && (s->attr & 0xe) == 0x2;
