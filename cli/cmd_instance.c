@@ -99,6 +99,14 @@ static int create(struct cli *cli, bool start)
     if (o->cpus) {
         json_object_set_new(body, "cpus", number_or_text(o->cpus));
     }
+    if (o->cpu_weight) {
+        json_object_set_new(body, "cpu_weight", number_or_text(o->cpu_weight));
+    }
+    if (o->pids_limit) {
+        json_object_set_new(body, "pids_limit", number_or_text(o->pids_limit));
+    }
+    add_text(body, "cpu_limit", o->cpu_limit);
+    add_text(body, "memory_limit", o->memory_limit);
     add_text(body, "memory", o->memory);
     add_text(body, "append", o->append);
     add_text(body, "engine", o->engine);

@@ -33,7 +33,8 @@ int driver_program(const char *name, char *buf, size_t size, struct fault *fault
 {
     static const char *const places[] = {"",           "../libexec/fonda/",     "../bin/",
                                          "room/",      "../core/room/",         "../container/",
-                                         "../../bin/", "../container/monitor/", "../container/netd/"};
+                                         "../../bin/", "../container/monitor/", "../container/netd/",
+                                         "../container/limit/"};
     char self[PATH_MAX];
     ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
     self[n > 0 ? n : 0] = '\0';
@@ -257,6 +258,13 @@ static int container_check(const json_t *spec, struct fault *fault)
     if (json_array_size(json_object_get(spec, "publish")) && !has_user_network(spec)) {
         return fault_set(fault, FAULT_INVALID, "leave the network at 'user', or the ports out",
                          "'publish' needs the network 'user'");
+    }
+    static const char *const others[][2] = {{"memory_limit", "a container's 'memory' is its limit"},
+                                            {"cpu_weight", "'cpu_limit' limits a container's CPU time"}};
+    for (size_t i = 0; i < ARRAY_SIZE(others); i++) {
+        if (obj_int(spec, others[i][0])) {
+            return fault_set(fault, FAULT_INVALID, others[i][1], "'%s' is for machines", others[i][0]);
+        }
     }
     return driver_program("fonda-room", path, sizeof(path), fault);
 }
