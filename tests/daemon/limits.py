@@ -132,6 +132,7 @@ def life(desk, kernel, host):
     check('fonda set', done.returncode == 0, done.stderr)
     check('is there at once', until(lambda: (host.cpus(path), host.memory(path)) == (1.5, 300 * MIB)), (host.cpus(path), host.memory(path)))
     check('and nothing waits for a restart', until(lambda: desk.get('instances/web')['after_restart'] is False), desk.get('instances/web'))
+    check('fonda set, whole CPUs', desk.daemon.cli('set', 'web', 'cpu_limit=1').returncode == 0 and host.cpus(path) == 1)
     desk.daemon.call('PATCH', '/v1/instances/web', {'cpu_limit': None, 'memory_limit': None, 'pids_limit': None, 'cpu_weight': None})
     check('null takes them away', until(lambda: (host.cpus(path), host.memory(path), host.read(path, 'pids', 'pids.max', 'pids.max')) == (0, 0, 'max')),
           (host.cpus(path), host.memory(path)))
