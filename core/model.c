@@ -100,7 +100,7 @@ static const struct field instance_fields[] = {
     {"restart_limit", FIELD_INT, F_RESTART, 0, 1000000,
      .about = "container: restarts on failure, at most; 0: no limit"},
     {"auto_remove", FIELD_BOOL, 0, .def = "false", .about = "delete it when it ends"},
-    {"image", FIELD_STRING, F_CREATE, 1, 512, .about = "container: the image, such as \"debian:12\""},
+    {"image", FIELD_STRING, F_CREATE, 1, 512, .about = "container, or a machine of an image: the image, such as \"debian:12\""},
     {"pull", FIELD_ENUM, F_CREATE, .values = pulls,
      .about = "container: when to fetch the image: missing (the default), always, never"},
     {"insecure_registry", FIELD_BOOL, F_CREATE | F_HOST,

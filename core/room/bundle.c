@@ -168,7 +168,15 @@ int room_exec_args(const json_t *room, const json_t *how, const char *root, cons
         push(args, socket, NULL);
         push(args, "--env", "TERM=xterm");
     }
-    if (user && user[0]) {
+    if (socket[0] && json_is_true(json_object_get(room, "machine"))) {
+        char size[48]; /* at once, as the way into the machine is longer than the caller's next step */
+        snprintf(size, sizeof(size), "%lldx%lld", (long long)json_integer_value(json_object_get(how, "rows")),
+                 (long long)json_integer_value(json_object_get(how, "columns")));
+        push(args, "--size", size);
+    }
+    if (user && user[0] && json_is_true(json_object_get(room, "machine"))) {
+        push(args, "--user", user); /* its init looks it up */
+    } else if (user && user[0]) {
         struct arena arena = {0};
         struct bundle_user found = {0};
         char text[64];
