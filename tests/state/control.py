@@ -16,8 +16,8 @@ class Refused(Exception):
 
 
 class Control:
-    def __init__(self, path):
-        deadline = time.monotonic() + PATIENCE_S
+    def __init__(self, path, patience=PATIENCE_S):
+        deadline = time.monotonic() + patience
         while True:
             self.socket = socket.socket(socket.AF_UNIX)
             try:
@@ -77,8 +77,8 @@ class Vm(Session):
         self.socket_path = m.path('control-%d.sock' % time.monotonic_ns())
         super().__init__([m.fonda, 'run', *options, '--control', self.socket_path])
 
-    def control(self):
-        return Control(self.socket_path)
+    def control(self, patience=PATIENCE_S):
+        return Control(self.socket_path, patience)
 
     def save(self, path):
         with self.control() as control:

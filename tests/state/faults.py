@@ -279,7 +279,7 @@ def load_one(vm, control):
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
-            with vm.control() as again:
+            with vm.control(patience=0.1) as again:
                 if time.monotonic_ns() - again.call('status')['up_ns'] > asked_ns:
                     return
         except (OSError, Failure):
