@@ -6,6 +6,7 @@
 
 int cli_run(int argc, char **argv);
 int cli_engines(int argc, char **argv);
+int cli_jail(int argc, char **argv);
 int cli_image(int argc, char **argv);
 
 #endif

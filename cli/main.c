@@ -1,5 +1,5 @@
 /*
- * fonda: the command line. One table of commands; `run` and `engines` end in fonda-vmm, `image` in
+ * fonda: the command line. One table of commands; `run`, `engines` and `jail` end in fonda-vmm, `image` in
  * fonda-image.
  */
 #include <errno.h>
@@ -24,6 +24,7 @@ static const struct {
 } commands[] = {
     {"run", "start a virtual machine and attach to its console", cli_run},
     {"engines", "which engines can run guest code on this host, and why others can't", cli_engines},
+    {"jail", "which layers of the machines' jail this host gives, and why others can't be had", cli_jail},
     {"image", "create, convert, check and change disk images", cli_image},
     {"help", "print this help, or 'fonda help COMMAND'", cmd_help},
 };

@@ -1,5 +1,5 @@
 /*
- * `fonda run`, `fonda engines` and `fonda image`: become fonda-vmm or fonda-image, which lie beside this
+ * `fonda run`, `fonda engines`, `fonda jail` and `fonda image`: become fonda-vmm or fonda-image, which lie beside this
  * program or in libexec.
  */
 #include <errno.h>
@@ -58,7 +58,8 @@ static void print_run_help(void)
            "  fonda run --kernel /boot/vmlinuz --initrd /boot/initrd.img\n"
            "  fonda run --kernel vmlinuz --initrd test.cpio --append 'console=ttyS0 quiet' --memory 1G\n"
            "  fonda run --kernel tests.elf --serial log.txt --timeout 60 --no-reboot --stats\n"
-           "  fonda run --kernel vmlinuz --engine kvm --cpus 2\n");
+           "  fonda run --kernel vmlinuz --engine kvm --cpus 2\n"
+           "  fonda run --kernel vmlinuz --disk db.qcow2 --net none --jail require\n");
 }
 
 int cli_run(int argc, char **argv)
@@ -89,6 +90,21 @@ int cli_engines(int argc, char **argv)
         return VM_STATUS_USAGE;
     }
     char *vmm_argv[] = {VMM_NAME, "--list-engines", NULL};
+    return exec_program(vmm_argv);
+}
+
+int cli_jail(int argc, char **argv)
+{
+    if (argc > 1 && strcmp(argv[1], "--help") == 0) {
+        printf("usage: fonda jail\n\nTries the layers of the jail that a machine's process is locked into, and says "
+               "for each that\nthis host does not give, why. Status 0 when all are there, else 1.\n");
+        return 0;
+    }
+    if (argc > 1) {
+        log_error("unexpected argument '%s' (see 'fonda jail --help')", argv[1]);
+        return VM_STATUS_USAGE;
+    }
+    char *vmm_argv[] = {VMM_NAME, "--list-jail", NULL};
     return exec_program(vmm_argv);
 }
 

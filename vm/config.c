@@ -47,6 +47,10 @@ const struct option_spec vm_options[] = {
         "send 'CONNECT PORT'; guests reach port P as PATH_P"),
     OPT("timeout", OPTION_UINT, timeout_s, 1, 86400ull * 365, "S",
         "end the machine after S seconds, with status 124"),
+    OPT("jail", OPTION_STRING, jail, 0, 0, "HOW",
+        "on: locks the machine's process in, and says what this host can't\n"
+        "give for that; quiet: the same, says nothing; require: runs only with\n"
+        "all of it; off (default: on; see 'fonda jail')"),
     OPT("no-reboot", OPTION_FLAG, no_reboot, 0, 0, NULL, "a reboot ends the machine, with status 0"),
     OPT("stats", OPTION_FLAG, stats, 0, 0, NULL, "print the counters at the end"),
     OPT("help", OPTION_FLAG, help, 0, 0, NULL, "print this help"),
@@ -78,6 +82,14 @@ static int check_devices(const struct vm_config *config, struct err *err)
     if (strcmp(config->rng, "on") != 0 && strcmp(config->rng, "off") != 0) {
         return err_set(err, -EINVAL, "--rng: '%s' is not on or off", config->rng);
     }
+    static const char *const jails[] = {"on", "quiet", "require", "off"};
+    bool known = false;
+    for (size_t i = 0; i < ARRAY_SIZE(jails); i++) {
+        known |= strcmp(config->jail, jails[i]) == 0;
+    }
+    if (!known) {
+        return err_set(err, -EINVAL, "--jail: '%s' is not on, quiet, require or off", config->jail);
+    }
     return 0;
 }
 
@@ -88,7 +100,8 @@ int vm_config_parse(int argc, char **argv, int first, struct vm_config *ret_conf
                                .engine = "bt",
                                .cpu_model = "host",
                                .serial = "stdio",
-                               .rng = "on"};
+                               .rng = "on",
+                               .jail = "on"};
     int end = options_parse(vm_options, vm_option_count, argc, argv, first, &config, err);
     if (end < 0) {
         return end;

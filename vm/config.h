@@ -25,6 +25,7 @@ struct vm_config {
     struct option_list disks, nics, publish, shares; /* texts for vm/device_options.h and net/user.h */
     const char *rng;                                 /* "on", "off" */
     const char *vsock;                               /* NULL: none */
+    const char *jail;                                /* "on", "quiet", "require", "off" */
     bool balloon;
     uint64_t timeout_s; /* 0: none */
     bool stats, no_reboot, help;

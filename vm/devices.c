@@ -279,6 +279,13 @@ int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem
     return 0;
 }
 
+void devices_rest(struct devices *devices)
+{
+    if (devices->blk_loop) {
+        blk_loop_rest(devices->blk_loop);
+    }
+}
+
 static void release(struct devices *devices)
 {
     if (--devices->handles == 0) {

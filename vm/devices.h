@@ -20,6 +20,8 @@ struct pc;
  * to the machine. */
 int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem, struct pc *pc,
                 struct devices **ret_devices, struct err *err);
+/* Ends the threads that the back ends have, until they need them again. */
+void devices_rest(struct devices *devices);
 /* Behind machine_free; NULL is accepted. The loop then has to run until it has no handles. */
 void devices_free(struct devices *devices);
 

@@ -21,6 +21,7 @@
 #include "base/util.h"
 #include "vm/console.h"
 #include "vm/devices.h"
+#include "vm/jail.h"
 #include "vm/machine.h"
 #include "vm/output.h"
 #include "vm/pc.h"
@@ -281,7 +282,7 @@ static void on_async(uv_async_t *async)
 
 /* --- set-up --- */
 
-/* First of all, before there are threads: terminal_raw forks. */
+/* The terminal is in raw mode already (main.c). */
 static int open_serial(struct host *host, struct err *err)
 {
     const char *where = host->config->serial;
@@ -292,10 +293,6 @@ static int open_serial(struct host *host, struct err *err)
     if (strcmp(where, "stdio") == 0) {
         host->input_fd = STDIN_FILENO;
         host->input_is_terminal = isatty(STDIN_FILENO);
-        int rc = terminal_raw(STDIN_FILENO);
-        if (rc < 0) {
-            return err_sys(err, rc, "cannot set up the terminal");
-        }
         fd = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
     } else {
         fd = open(where, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
@@ -450,6 +447,13 @@ int host_run(const struct vm_config *config, const struct engine_ops *engine, st
             return VM_STATUS_USAGE;
         }
         pc_reset(machine_pc(host.machine)); /* with the devices in their slots */
+    }
+    if (rc == 0) {
+        devices_rest(host.devices);
+        rc = vm_jail_enter(config, err);
+    }
+    if (rc == 0) {
+        rc = output_start(host.output, err);
     }
     if (rc == 0) {
         rc = machine_start(host.machine, err);

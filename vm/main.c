@@ -13,10 +13,13 @@
 #include "base/util.h"
 #include "cpu/engine.h"
 #include "mem/mem.h"
+#include "sandbox/jail.h"
 #include "vm/boot/boot.h"
 #include "vm/config.h"
 #include "vm/host.h"
+#include "vm/jail.h"
 #include "vm/status.h"
+#include "vm/terminal.h"
 
 /* panic=-1: at once; console: the serial port is the only one. */
 #define LINUX_APPEND "console=ttyS0 panic=-1"
@@ -121,6 +124,9 @@ int main(int argc, char **argv)
     if (argc == 2 && strcmp(argv[1], "--list-engines") == 0) {
         return list_engines();
     }
+    if (argc == 2 && strcmp(argv[1], "--list-jail") == 0) {
+        return jail_report(stdout) == 0 ? 0 : 1;
+    }
     struct vm_config config;
     struct err err = {0};
     if (vm_config_parse(argc, argv, 1, &config, &err) < 0) {
@@ -128,11 +134,17 @@ int main(int argc, char **argv)
         return VM_STATUS_USAGE;
     }
     if (config.help) {
-        printf("usage: fonda-vmm OPTIONS, or fonda-vmm --list-engines\n\nOptions:\n");
+        printf("usage: fonda-vmm OPTIONS, or fonda-vmm --list-engines | --list-jail\n\nOptions:\n");
         options_print(stdout, vm_options, vm_option_count);
         return 0;
     }
-    int status = run(&config, &err);
+    int status = VM_STATUS_HOST;
+    int rc = strcmp(config.serial, "stdio") == 0 ? terminal_raw(STDIN_FILENO) : 0;
+    if (rc < 0) {
+        err_sys(&err, rc, "cannot set up the terminal");
+    } else if (vm_jail_split(&config, &err) == 0) {
+        status = run(&config, &err);
+    }
     if (err.code) {
         log_error("%s", err.text);
     }

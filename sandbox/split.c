@@ -1,0 +1,223 @@
+/*
+ * Two processes out of one: the jail's, and its supervisor outside, which is the one that whoever started us
+ * knows.
+ *
+ *     supervisor                                       inside (pid 1 of its pid namespace)
+ *     fork --------------------------------------------> dies with the supervisor (PR_SET_PDEATHSIG)
+ *     writes the user map <------------- 'M' ----------- unshares the user namespace
+ *                         ---- 0 or an errno ---------->
+ *     drops its capabilities <---------- 'R' ----------- the jail is closed
+ *     SIGTERM, SIGINT, SIGHUP -------------------------> the same
+ *     ends in the same way <---------------------------- ends
+ *
+ * The supervisor takes nothing from the inside but those two letters.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+
+#include "base/util.h"
+#include "sandbox/jail_int.h"
+
+struct jail the_jail = {.supervisor_fd = -1};
+
+struct supervisor {
+    const struct jail *jail;
+    pid_t inside;
+    int fd;        /* to the inside; -1: closed */
+    int signal_fd; /* SIGCHLD and what is handed on */
+    bool ready;
+    sigset_t before; /* the signal mask that the program was started with */
+};
+
+static const int handed_on[] = {SIGTERM, SIGINT, SIGHUP};
+
+/* --- the supervisor --- */
+
+static _Noreturn void die_by(const struct supervisor *sv, int sig)
+{
+    const struct rlimit none = {0, 0};
+    setrlimit(RLIMIT_CORE, &none); /* the inside has left the one that counts */
+    signal(sig, SIG_DFL);
+    raise(sig);
+    sigset_t one;
+    sigemptyset(&one);
+    sigaddset(&one, sig);
+    sigprocmask(SIG_UNBLOCK, &one, NULL);
+    _exit(128 + sig);
+}
+
+static _Noreturn void end_like(const struct supervisor *sv, int status)
+{
+    if (WIFEXITED(status)) {
+        _exit(WEXITSTATUS(status));
+    }
+    if (WTERMSIG(status) == SIGSYS && sv->jail->config.violated) {
+        _exit(sv->jail->config.violated());
+    }
+    die_by(sv, WTERMSIG(status));
+}
+
+/* Returns when no child of ours has ended (the inside, or one that the program had before). */
+static void reap(const struct supervisor *sv)
+{
+    int status;
+    pid_t pid;
+    while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+        if (pid == sv->inside) {
+            end_like(sv, status);
+        }
+    }
+}
+
+/* Before the inside has its handlers, it is pid 1 and ignores what it is sent. */
+static void hand_on(const struct supervisor *sv, int sig)
+{
+    if (sv->ready) {
+        kill(sv->inside, sig);
+    } else {
+        kill(sv->inside, SIGKILL);
+        waitpid(sv->inside, NULL, 0);
+        die_by(sv, sig);
+    }
+}
+
+static void take_signals(const struct supervisor *sv)
+{
+    struct signalfd_siginfo info;
+    while (read(sv->signal_fd, &info, sizeof(info)) == sizeof(info)) {
+        if (info.ssi_signo == SIGCHLD) {
+            reap(sv);
+        } else {
+            hand_on(sv, (int)info.ssi_signo);
+        }
+    }
+}
+
+static void take_letter(struct supervisor *sv)
+{
+    char letter = 0;
+    ssize_t n = read(sv->fd, &letter, 1);
+    if (n < 0 && errno == EINTR) {
+        return;
+    }
+    if (n == 1 && letter == 'M') {
+        int rc = ns_write_maps(sv->inside, true);
+        if (write(sv->fd, &rc, sizeof(rc)) == sizeof(rc)) {
+            return;
+        }
+    }
+    if (n == 1 && letter == 'R') {
+        sv->ready = true;
+        (void)caps_drop(0);
+    }
+    close(sv->fd);
+    sv->fd = -1;
+}
+
+static _Noreturn void supervise(struct supervisor *sv)
+{
+    for (;;) {
+        struct pollfd fds[] = {{.fd = sv->signal_fd, .events = POLLIN}, {.fd = sv->fd, .events = POLLIN}};
+        if (poll(fds, ARRAY_SIZE(fds), -1) < 0 && errno != EINTR) {
+            kill(sv->inside, SIGKILL);
+            _exit(128 + SIGKILL);
+        }
+        if (fds[1].revents) {
+            take_letter(sv);
+        }
+        if (fds[0].revents) {
+            take_signals(sv);
+        }
+    }
+}
+
+/* --- the inside --- */
+
+/* The supervisor may have died before PR_SET_PDEATHSIG counted. */
+static void die_with_supervisor(int fd)
+{
+    struct pollfd alive = {.fd = fd, .events = 0};
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (poll(&alive, 1, 0) == 1 && (alive.revents & POLLHUP)) {
+        _exit(128 + SIGKILL);
+    }
+}
+
+int split_ask_map(struct jail *jail)
+{
+    int rc;
+    if (write(jail->supervisor_fd, "M", 1) != 1 ||
+        recv(jail->supervisor_fd, &rc, sizeof(rc), MSG_WAITALL) != sizeof(rc)) {
+        return -EPIPE;
+    }
+    return rc;
+}
+
+void split_ready(struct jail *jail)
+{
+    die_with_supervisor(jail->supervisor_fd); /* a change of credentials may have taken it back */
+    (void)!write(jail->supervisor_fd, "R", 1);
+    close(jail->supervisor_fd);
+    jail->supervisor_fd = -1;
+}
+
+/* What the program's caller left open would be open inside. */
+static void close_others(int keep_fd)
+{
+    unsigned keep = keep_fd < 0 ? 2 : (unsigned)keep_fd;
+    if (keep > 3) {
+        close_range(3, keep - 1, 0);
+    }
+    close_range(keep + 1, ~0u, 0);
+}
+
+int jail_split(const struct jail_config *config, struct err *err)
+{
+    struct jail *jail = &the_jail;
+    struct supervisor sv = {.jail = jail};
+    int fds[2];
+    sigset_t watched;
+    jail->config = *config;
+    if (config->mode == JAIL_OFF) {
+        return 0;
+    }
+    close_others(config->keep_fd);
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0) {
+        return err_sys(err, -errno, "cannot make the jail");
+    }
+    sigemptyset(&watched);
+    sigaddset(&watched, SIGCHLD);
+    for (size_t i = 0; i < ARRAY_SIZE(handed_on); i++) {
+        sigaddset(&watched, handed_on[i]);
+    }
+    sigprocmask(SIG_BLOCK, &watched, &sv.before);
+    sv.signal_fd = signalfd(-1, &watched, SFD_CLOEXEC | SFD_NONBLOCK);
+    jail->errors[JAIL_LAYER_USER] = ns_is_privileged() ? -EAGAIN : 0;
+    ns_unshare_before_fork(jail);
+    sv.inside = fork();
+    if (sv.inside < 0 || sv.signal_fd < 0) {
+        return err_sys(err, -errno, "cannot make the jail");
+    }
+    if (sv.inside > 0) {
+        close(fds[1]);
+        if (config->keep_fd >= 0) {
+            close(config->keep_fd);
+        }
+        sv.fd = fds[0];
+        supervise(&sv);
+    }
+    close(sv.signal_fd);
+    close(fds[0]);
+    jail->supervisor_fd = fds[1];
+    jail->split = true;
+    die_with_supervisor(fds[1]);
+    sigprocmask(SIG_SETMASK, &sv.before, NULL);
+    ns_unshare_early(jail);
+    return 0;
+}
