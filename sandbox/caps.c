@@ -15,18 +15,10 @@
 #define CAPS_MAX  64u
 #define FILES_MAX 16384u /* descriptors: connections of user-mode NAT, files of shared directories */
 
-int caps_drop(uint64_t keep)
+int caps_keep(uint64_t keep)
 {
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct data[2];
-    (void)prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-    /* Nothing is executed any more, so the bounding set is a second line; EPERM: it is closed to us, as it is
-     * to any program without privileges. */
-    for (unsigned cap = 0; cap < CAPS_MAX; cap++) {
-        if (!(keep & BIT64(cap)) && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0 && errno == EINVAL) {
-            break;
-        }
-    }
     if (syscall(SYS_capget, &header, data) < 0) {
         return -errno;
     }
@@ -35,10 +27,21 @@ int caps_drop(uint64_t keep)
         data[i].permitted = data[i].effective = kept;
         data[i].inheritable = 0;
     }
-    if (syscall(SYS_capset, &header, data) < 0) {
-        return -errno;
+    return syscall(SYS_capset, &header, data) < 0 ? -errno : 0;
+}
+
+int caps_drop(uint64_t keep)
+{
+    (void)prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+    /* Nothing is executed any more, so the bounding set is a second line; EPERM: it is closed to us, as it is
+     * to any program without privileges. */
+    for (unsigned cap = 0; cap < CAPS_MAX; cap++) {
+        if (!(keep & BIT64(cap)) && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0 && errno == EINVAL) {
+            break;
+        }
     }
-    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ? -errno : 0;
+    int rc = caps_keep(keep);
+    return rc < 0 ? rc : prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ? -errno : 0;
 }
 
 static int lower(__rlimit_resource_t resource, rlim_t max)

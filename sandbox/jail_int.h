@@ -44,6 +44,8 @@ bool ns_is_privileged(void); /* CAP_SYS_ADMIN and CAP_SETUID */
 int root_enter(struct jail *jail);
 
 /* caps.c. keep: a mask of capabilities. */
+int caps_keep(uint64_t keep);
+/* The same, with no_new_privs and the bounding set. */
 int caps_drop(uint64_t keep);
 int limits_set(void);
 

@@ -99,7 +99,7 @@ int ns_write_maps(pid_t pid, bool whole)
 
 void ns_unshare_before_fork(struct jail *jail)
 {
-    if (!ns_is_privileged()) {
+    if (!jail->privileged) {
         uid_t uid = geteuid();
         gid_t gid = getegid();
         int rc = take(CLONE_NEWUSER);
@@ -123,7 +123,7 @@ static bool wants_net(const struct jail *jail)
 void ns_unshare_early(struct jail *jail)
 {
     bool tap = jail->config.needs & JAIL_NEED_TAP;
-    if (ns_is_privileged() && !tap && jail->errors[JAIL_LAYER_USER] == -EAGAIN) {
+    if (!tap && jail->errors[JAIL_LAYER_USER] == -EAGAIN) {
         take_user_mapped(jail);
     }
     jail->errors[JAIL_LAYER_MOUNT] = take(CLONE_NEWNS);
@@ -134,6 +134,11 @@ void ns_unshare_early(struct jail *jail)
     jail->errors[JAIL_LAYER_IPC] = rc < 0 ? rc : take(CLONE_NEWUTS);
     if (wants_net(jail) && !tap) {
         jail->errors[JAIL_LAYER_NET] = take(CLONE_NEWNET);
+    }
+    /* Who was nobody special opens files as nobody special: of what the new user namespace gave, only
+     * mounting and taking away is left. */
+    if (!jail->privileged) {
+        (void)caps_keep(BIT64(CAP_SYS_ADMIN) | BIT64(CAP_SETPCAP));
     }
 }
 
