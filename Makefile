@@ -4,10 +4,13 @@
 #   make run      a Debian guest, to its shell   make bench   measure beside native and QEMU
 #   make lint     format, clang-tidy, includes   make asan    the tests under ASan and UBSan
 #   make fuzz     each fuzzer, FUZZ_SECONDS      make clean   forget what was built
-#   make test-container   fonda-oci with podman, as root (not part of make test)
+#   make install  under PREFIX (/usr/local)   make deb    a Debian package, in dist/
+#   make test-deb   the package in a clean Debian 12, as root (not part of make test)
+#   make test-container   the tests of containers alone
 
 BUILD        ?= build
 FUZZ_SECONDS ?= 20
+BENCHES      ?= block disk net debian state images daemon
 SANITIZE     := -Db_sanitize=address,undefined -Db_lundef=false --buildtype=debugoptimized -Dwerror=false
 # What the sanitizers find ends the program. Signals run on stacks that the engine chose (use_sigaltstack), and host faults
 # in translated code are the engine's (allow_user_segv_handler). See docs/sanitizers.md.
@@ -16,7 +19,9 @@ SANITIZER_ENV := ASAN_OPTIONS=use_sigaltstack=0:allow_user_segv_handler=1:detect
 MAKEFLAGS    += --no-print-directory
 
 
-.PHONY: all deps run test test-container bench lint asan fuzz clean
+PREFIX       ?= /usr/local
+
+.PHONY: all deps run test test-container bench install deb test-deb lint asan fuzz clean
 
 all: deps
 	@test -f $(BUILD)/build.ninja || { echo "fonda: configuring $(BUILD)"; meson setup $(BUILD) >/dev/null; }
@@ -24,30 +29,47 @@ all: deps
 	@ninja -C $(BUILD) --quiet
 	@ln -sf cli/fonda $(BUILD)/fonda
 	@ln -sf vm/fonda-vmm $(BUILD)/fonda-vmm
+	@ln -sf daemon/fondad $(BUILD)/fondad
 
 deps:
-	@tools/install-deps build test
+	@tools/install-deps build
 
 run: all
 	@tools/run-guest
 
 test: all
-	@tools/fetch-guest $(BUILD)/guest
+	@tools/install-deps test
+	@tools/fetch-guest $(BUILD)/guest devices storage
 	@tools/run-tests --build $(BUILD)
 
 test-container: all
-	@tools/install-deps container
-	@tests/container/run
+	@tools/install-deps test
+	@tools/fetch-guest $(BUILD)/guest
+	@tests/container/run --build $(BUILD)
 
 bench: all
 	@tools/install-deps bench
-	@bench/run
+	@tools/fetch-guest $(BUILD)/guest devices storage
+	@status=0; bench/run || status=$$?; for one in $(BENCHES); do \
+	  echo "bench/$$one"; bench/$$one --build $(BUILD) || status=$$?; done; exit $$status
+
+install: all
+	@meson configure $(BUILD) --prefix=$(PREFIX)
+	@meson install -C $(BUILD) --quiet
+
+deb: deps
+	@tools/make-deb dist
+
+test-deb:
+	@tools/install-deps build package
+	@tests/packaging/run
 
 lint: all
 	@tools/install-deps lint
 	@tools/lint $(BUILD)
 
 asan: deps
+	@tools/install-deps test
 	@test -f build-asan/build.ninja || { echo "fonda: configuring build-asan"; meson setup build-asan $(SANITIZE) >/dev/null; }
 	@$(MAKE) BUILD=build-asan all
 	@tools/fetch-guest build/guest

@@ -25,8 +25,9 @@
 struct clock {
     pthread_mutex_t lock; /* guards everything below but now_ns */
     bool manual;
-    uint64_t origin_ns;      /* host clock: CLOCK_MONOTONIC at creation */
-    _Atomic uint64_t now_ns; /* manual clock */
+    _Atomic bool stopped;       /* host clock: it holds now_ns */
+    _Atomic uint64_t origin_ns; /* host clock: CLOCK_MONOTONIC at time 0 */
+    _Atomic uint64_t now_ns;    /* manual clock; host clock while it is stopped */
     struct clock_timer **heap;
     unsigned count;
     unsigned capacity;
@@ -76,10 +77,29 @@ void clock_free(struct clock *clock)
 
 uint64_t clock_now_ns(struct clock *clock)
 {
-    if (clock->manual) {
+    if (clock->manual || atomic_load(&clock->stopped)) {
         return atomic_load_explicit(&clock->now_ns, memory_order_relaxed);
     }
-    return clock_host_ns() - clock->origin_ns;
+    return clock_host_ns() - atomic_load_explicit(&clock->origin_ns, memory_order_relaxed);
+}
+
+/* now_ns is set before `stopped` is, and origin_ns before it is cleared: whoever sees the flag sees the
+ * value. */
+void clock_stop(struct clock *clock)
+{
+    atomic_store(&clock->now_ns, clock_host_ns() - clock->origin_ns);
+    atomic_store(&clock->stopped, true);
+}
+
+void clock_go(struct clock *clock)
+{
+    atomic_store(&clock->origin_ns, clock_host_ns() - clock->now_ns);
+    atomic_store(&clock->stopped, false);
+}
+
+void clock_set_ns(struct clock *clock, uint64_t now_ns)
+{
+    atomic_store(&clock->now_ns, now_ns);
 }
 
 static void heap_put(struct clock *clock, unsigned i, struct clock_timer *timer)
@@ -193,7 +213,8 @@ void clock_set_wake(struct clock *clock, void (*wake)(void *opaque), void *opaqu
 uint64_t clock_next_deadline(struct clock *clock)
 {
     pthread_mutex_lock(&clock->lock);
-    uint64_t deadline_ns = clock->count ? clock->heap[1]->deadline_ns : CLOCK_NEVER;
+    bool runs = clock->count && !atomic_load(&clock->stopped);
+    uint64_t deadline_ns = runs ? clock->heap[1]->deadline_ns : CLOCK_NEVER;
     clock->announced_ns = deadline_ns;
     pthread_mutex_unlock(&clock->lock);
     return deadline_ns;
@@ -226,6 +247,9 @@ static bool run_one(struct clock *clock, uint64_t limit_ns)
 
 void clock_run(struct clock *clock)
 {
+    if (atomic_load(&clock->stopped)) {
+        return;
+    }
     uint64_t now_ns = clock_now_ns(clock);
     pthread_mutex_lock(&clock->lock);
     unsigned budget = clock->count;

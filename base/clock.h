@@ -45,6 +45,13 @@ void clock_timer_init(struct clock_timer *timer, void (*fn)(void *opaque), void 
 int clock_timer_arm(struct clock *clock, struct clock_timer *timer, uint64_t deadline_ns); /* 0 or -ENOMEM */
 void clock_timer_cancel(struct clock *clock, struct clock_timer *timer);
 
+/* Holds the time, so that timers don't run and there is no next deadline; clock_go lets it go on from there.
+ * Host clock, main loop; calls don't nest. */
+void clock_stop(struct clock *clock);
+void clock_go(struct clock *clock);
+/* While it is stopped: the time that it holds, for a machine whose saved state is loaded. */
+void clock_set_ns(struct clock *clock, uint64_t now_ns);
+
 void clock_set_wake(struct clock *clock, void (*wake)(void *opaque), void *opaque);
 uint64_t clock_next_deadline(struct clock *clock); /* ns, or CLOCK_NEVER */
 void clock_run(struct clock *clock);               /* runs what is due */

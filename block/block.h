@@ -143,7 +143,7 @@ int blk_map(struct blk_node *node, uint64_t offset, uint64_t bytes, unsigned fla
 /* ---- what a device does with an error ---- */
 
 enum blk_error_policy {
-    BLK_ON_ERROR_ENOSPC, /* default: stop on -ENOSPC, report everything else */
+    BLK_ON_ERROR_ENOSPC, /* default: stop on -ENOSPC and -EDQUOT, report everything else */
     BLK_ON_ERROR_REPORT,
     BLK_ON_ERROR_STOP,
     BLK_ON_ERROR_IGNORE,

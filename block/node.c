@@ -379,7 +379,7 @@ enum blk_error_action blk_error_action(enum blk_error_policy policy, enum blk_op
     case BLK_ON_ERROR_IGNORE: return BLK_ACTION_IGNORE;
     case BLK_ON_ERROR_ENOSPC: break;
     }
-    return error == -ENOSPC && op != BLK_READ ? BLK_ACTION_STOP : BLK_ACTION_REPORT;
+    return (error == -ENOSPC || error == -EDQUOT) && op != BLK_READ ? BLK_ACTION_STOP : BLK_ACTION_REPORT;
 }
 
 void blk_error_text(struct blk_node *node, enum blk_op op, int error, char *buf, size_t size)
@@ -389,8 +389,9 @@ void blk_error_text(struct blk_node *node, enum blk_op op, int error, char *buf,
         [BLK_DISCARD] = "discarding in", [BLK_WRITE_ZEROES] = "zeroing", [BLK_MAP] = "mapping",
     };
     const char *filename = blk_format_node(node)->filename;
-    if (error == -ENOSPC) {
-        snprintf(buf, size, "no space left on the host for image '%s'", filename);
+    if (error == -ENOSPC || error == -EDQUOT) {
+        snprintf(buf, size, "no space left %s for image '%s'",
+                 error == -ENOSPC ? "on the host" : "within your disk quota", filename);
     } else {
         snprintf(buf, size, "%s image '%s': %s", (unsigned)op < BLK_OP_COUNT ? names[op] : "using", filename,
                  error == -EUCLEAN ? "the image is damaged" : strerror(-error));

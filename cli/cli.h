@@ -1,12 +1,113 @@
 /*
- * The commands of `fonda`. Each gets its own name in argv[0] and returns the exit status.
+ * The command line: one table of commands and one of options (table.c), from which parsing, --help, man pages
+ * and completions come. Commands speak the API; run, engines and image become other programs.
  */
 #ifndef FONDA_CLI_CLI_H
 #define FONDA_CLI_CLI_H
 
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/options.h"
+
+/* Exit statuses of commands that speak the API; docs/cli.md. */
+enum cli_exit {
+    CLI_OK = 0,
+    CLI_FAILED = 1, /* it was tried, and failed */
+    CLI_USAGE = 2,  /* the command line, or a value in it */
+    CLI_NOT_FOUND = 3,
+    CLI_FORBIDDEN = 4,
+    CLI_CONFLICT = 5,  /* taken, in use, not in this state, changed meanwhile */
+    CLI_NO_DAEMON = 6, /* cannot be reached */
+    CLI_LIMIT = 7,     /* a quota, a limit, a full disk */
+};
+
+enum cli_format { FORMAT_TABLE, FORMAT_JSON, FORMAT_YAML, FORMAT_CSV };
+
+/* Everything that any command takes; a command's entry names which. */
+struct cli_options {
+    const char *state, *host, *context, *format, *filter, *sort, *token, *ca, *cert, *key;
+    bool quiet, no_wait, force, follow, start, help, insecure;
+    uint64_t timeout, limit, after;
+    const char *memory, *cpus, *kernel, *append, *engine, *restart, *description, *size, *role, *mode,
+        *net_options;
+    struct option_list initrds, disks, volumes, networks, publish, shares, labels;
+    bool autostart, no_reboot;
+};
+
+struct client;
+
+struct cli {
+    const struct cli_command *command;
+    struct cli_options options;
+    enum cli_format format;
+    struct client *client;
+    int argc; /* arguments that are no options */
+    char **argv;
+};
+
+enum cli_complete { COMPLETE_NONE, COMPLETE_INSTANCES, COMPLETE_JOBS, COMPLETE_VERBS, COMPLETE_FILES };
+
+struct cli_command {
+    const char *name, *group;
+    const char *args; /* "INSTANCE..." */
+    const char *about;
+    const char *options; /* names, separated by spaces; the common ones come in addition */
+    int least, most;     /* arguments */
+    enum cli_complete complete;
+    const char *verbs; /* first arguments, for completion */
+    const char *examples;
+    int (*run)(struct cli *cli);          /* speaks the API */
+    int (*become)(int argc, char **argv); /* or another program; parses its options itself */
+    bool offline;                         /* needs no daemon */
+};
+
+extern const struct cli_command cli_commands[];
+extern const unsigned cli_command_count;
+extern const struct option_spec cli_option_specs[];
+extern const unsigned cli_option_spec_count;
+extern const char cli_common_options[];
+
+const struct cli_command *cli_find(const char *name);
+bool cli_has_option(const struct cli_command *command, const char *option);
+
+/* ---- commands ---- */
 int cli_run(int argc, char **argv);
 int cli_engines(int argc, char **argv);
 int cli_jail(int argc, char **argv);
 int cli_image(int argc, char **argv);
+int cli_serve(int argc, char **argv);
+/* machines.c: over the control sockets of machines that `fonda run --name` started. */
+int cli_vm(int argc, char **argv);
+int cli_save(int argc, char **argv);
+int cli_snapshot(int argc, char **argv);
+
+int cmd_create(struct cli *cli), cmd_launch(struct cli *cli), cmd_ps(struct cli *cli),
+    cmd_show(struct cli *cli), cmd_verb(struct cli *cli), cmd_stop(struct cli *cli),
+    cmd_delete(struct cli *cli), cmd_rename(struct cli *cli), cmd_clone(struct cli *cli),
+    cmd_set(struct cli *cli), cmd_logs(struct cli *cli), cmd_stats(struct cli *cli), cmd_top(struct cli *cli),
+    cmd_console(struct cli *cli), cmd_job(struct cli *cli), cmd_events(struct cli *cli),
+    cmd_audit(struct cli *cli), cmd_object(struct cli *cli), cmd_doctor(struct cli *cli),
+    cmd_version(struct cli *cli), cmd_context(struct cli *cli), cmd_completion(struct cli *cli),
+    cmd_man(struct cli *cli), cmd_help(struct cli *cli);
+
+/* ---- help.c ---- */
+void help_command(FILE *out, const struct cli_command *command);
+void help_all(FILE *out);
+
+/* ---- output.c ---- */
+/* A list in the chosen format; columns: member names, separated by spaces. --quiet: names alone. */
+void output_list(const struct cli *cli, const json_t *items, const char *columns);
+void output_object(const struct cli *cli, const json_t *object);
+
+/* ---- calls.c: the API, with errors reported ---- */
+/* Returns an exit status; ret_reply may be NULL. */
+int call_api(struct cli *cli, const char *method, const char *path, json_t *body, json_t **ret_reply);
+/* The same for routes that answer with a job: waits for it (unless --no-wait), showing progress. */
+int call_job(struct cli *cli, const char *method, const char *path, json_t *body);
+/* free() the text. */
+char *url_escape(const char *text);
+
 
 #endif

@@ -18,7 +18,7 @@ enum {
     IMAGE_EXIT_LEAKS = 3,
 };
 
-#define IMAGE_ARGS_MAX 4u
+#define IMAGE_ARGS_MAX 64u
 
 /* What all subcommands share once their arguments are read. */
 struct image_args {
@@ -40,9 +40,10 @@ struct blk_loop *image_loop(void);
 struct blk_node *image_open(struct blk_loop *loop, const char *path, const struct blk_open_options *options);
 /* Closes node and loop; a failure of closing makes status IMAGE_EXIT_FAILED, and is said. */
 int image_finish(struct blk_loop *loop, struct blk_node *node, int status);
-/* For image_copy() and so on: arg is a bool that says whether to show it, on stderr. SIGINT cancels. */
+/* For image_copy() and so on: arg is a bool that says whether to show it on stderr even if that
+ * is no terminal. SIGINT cancels. */
 bool image_progress(void *arg, uint64_t done, uint64_t total);
-void image_progress_end(bool shown);
+void image_progress_end(bool asked, bool began);
 
 /* Creation options, shared by create and convert. */
 struct image_create_args {
@@ -53,6 +54,7 @@ struct image_create_args {
 int image_create_options(const struct image_create_args *args, struct image_create_options *ret_options,
                          struct err *err);
 
+int image_cmd_build(int argc, char **argv);
 int image_cmd_create(int argc, char **argv);
 int image_cmd_info(int argc, char **argv);
 int image_cmd_convert(int argc, char **argv);

@@ -3,6 +3,8 @@
  */
 #include <errno.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/util.h"
@@ -52,7 +54,8 @@ static const struct option_spec convert_specs[] = {
                "the new image's format: raw or qcow2 (default: qcow2)"),
     CONVERT_OPT("from", OPTION_STRING, from, 0, 0, "FORMAT", "the source's format (default: found out)"),
     CONVERT_OPT("snapshot", OPTION_STRING, snapshot, 0, 0, "NAME", "take an internal snapshot's contents"),
-    CONVERT_OPT("progress", OPTION_FLAG, progress, 0, 0, NULL, "show how far it is"),
+    CONVERT_OPT("progress", OPTION_FLAG, progress, 0, 0, NULL,
+                "show how far it is, also when stderr is no terminal"),
     QCOW2_ROWS,
 };
 
@@ -128,11 +131,12 @@ static int convert(struct blk_loop *loop, const char *source_path, const char *t
     struct blk_open_options to = {.format = args->create.format, .flags = BLK_OPEN_RDWR};
     int error = image_create_options(&args->create, &create, &err);
     error = error ? error : image_create(loop, target_path, &create, &err);
+    bool created = !error;
     error = error ? error : blk_open(loop, target_path, &to, &target, &err);
     /* Over a backing image, zeroes have to be written. */
     error =
         error ? error : image_copy(source, target, !create.backing, image_progress, &args->progress, &err);
-    image_progress_end(args->progress && target);
+    image_progress_end(args->progress, target != NULL);
     int status = error ? image_failed(&err) : IMAGE_EXIT_OK;
     int close_error = blk_close(target);
     if (close_error && !error) {
@@ -140,6 +144,10 @@ static int convert(struct blk_loop *loop, const char *source_path, const char *t
         status = IMAGE_EXIT_FAILED;
     }
     blk_close(source);
+    struct stat st;
+    if (created && status != IMAGE_EXIT_OK && stat(target_path, &st) == 0 && S_ISREG(st.st_mode)) {
+        unlink(target_path); /* half a copy is of no use to anybody */
+    }
     return status;
 }
 

@@ -19,8 +19,9 @@ struct edit_args {
     {                                                                                                        \
         name, kind, offsetof(struct edit_args, member), 0, 0, metavar, help                                  \
     }
-#define FORMAT_ROW   OPT("format", OPTION_STRING, format, "FORMAT", "the image's format (default: found out)")
-#define PROGRESS_ROW OPT("progress", OPTION_FLAG, progress, NULL, "show how far it is")
+#define FORMAT_ROW OPT("format", OPTION_STRING, format, "FORMAT", "the image's format (default: found out)")
+#define PROGRESS_ROW                                                                                         \
+    OPT("progress", OPTION_FLAG, progress, NULL, "show how far it is, also when stderr is no terminal")
 
 static const struct option_spec resize_specs[] = {
     FORMAT_ROW,
@@ -96,7 +97,7 @@ static int rebase(struct blk_loop *loop, const char *path, struct edit_args *arg
     int error = none || args->unsafe ? 0 : open_new_base(loop, path, args, &base, &err);
     if (!error && !args->unsafe) {
         error = image_rebase_copy(node, image_backing(node), base, image_progress, &args->progress, &err);
-        image_progress_end(args->progress);
+        image_progress_end(args->progress, true);
     }
     error = error ? error : image_set_backing(node, none ? NULL : args->backing, args->backing_format, &err);
     int status = error ? image_failed(&err) : IMAGE_EXIT_OK;
@@ -153,7 +154,7 @@ static int commit(struct blk_loop *loop, const char *path, struct edit_args *arg
     top = image_open(loop, path, &options);
     base = top ? image_open(loop, base_path, &base_options) : NULL;
     int error = base ? image_commit(top, base, image_progress, &args->progress, &err) : -EIO;
-    image_progress_end(args->progress && base);
+    image_progress_end(args->progress, base != NULL);
     int status = error ? IMAGE_EXIT_FAILED : IMAGE_EXIT_OK;
     if (error && base) {
         image_failed(&err);

@@ -1,83 +1,138 @@
 /*
- * fonda: the command line. One table of commands; `run`, `engines` and `jail` end in fonda-vmm, `image` in
- * fonda-image.
+ * fonda: the command line. Finds the command in the table, reads its options, and either speaks the API or
+ * becomes another program.
  */
 #include <errno.h>
-#include <limits.h>
+#include <stdio.h>
 #include <string.h>
 
-#include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
 #include "cli/cli.h"
-#include "vm/status.h"
+#include "cli/client.h"
+#include "cli/context.h"
 
 #ifndef FONDA_VERSION
 #define FONDA_VERSION "unknown"
 #endif
 
-static int cmd_help(int argc, char **argv);
-
-static const struct {
-    const char *name, *about;
-    int (*run)(int argc, char **argv);
-} commands[] = {
-    {"run", "start a virtual machine and attach to its console", cli_run},
-    {"engines", "which engines can run guest code on this host, and why others can't", cli_engines},
-    {"jail", "which layers of the machines' jail this host gives, and why others can't be had", cli_jail},
-    {"image", "create, convert, check and change disk images", cli_image},
-    {"help", "print this help, or 'fonda help COMMAND'", cmd_help},
-};
-
-static void print_usage(FILE *out)
+/* The command's own options, and those that all have. */
+static unsigned options_of(const struct cli_command *command, struct option_spec *specs)
 {
-    fprintf(out, "usage: fonda COMMAND [OPTIONS]\n\nCommands:\n");
-    for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
-        fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].about);
-    }
-    fprintf(out, "\nOptions:\n  --help     print this help\n  --version  print the version\n"
-                 "\n'fonda COMMAND --help' says more about a command.\n");
-}
-
-static int run_command(const char *name, int argc, char **argv)
-{
-    for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
-        if (strcmp(commands[i].name, name) == 0) {
-            return commands[i].run(argc, argv);
+    unsigned count = 0;
+    for (unsigned i = 0; i < cli_option_spec_count; i++) {
+        if (cli_has_option(command, cli_option_specs[i].name)) {
+            specs[count++] = cli_option_specs[i];
         }
     }
-    log_error("unknown %s '%s' (see 'fonda help')", name[0] == '-' ? "option" : "command", name);
-    return VM_STATUS_USAGE;
+    return count;
 }
 
-static int cmd_help(int argc, char **argv)
+static int read_format(struct cli *cli, struct err *err)
 {
-    if (argc < 2 || argv[1][0] == '-') {
-        print_usage(stdout);
+    static const char *const names[] = {"table", "json", "yaml", "csv"};
+    const char *name = cli->options.format ? cli->options.format : "table";
+    for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+        if (strcmp(names[i], name) == 0) {
+            cli->format = (enum cli_format)i;
+            return 0;
+        }
+    }
+    return err_set(err, -EINVAL, "--format: '%s' is none of table, json, yaml, csv", name);
+}
+
+/* Options may stand before, between and behind arguments. */
+static int parse(struct cli *cli, int argc, char **argv, struct err *err)
+{
+    struct option_spec *specs = calloc(cli_option_spec_count, sizeof(*specs));
+    if (!specs) {
+        return err_set(err, -ENOMEM, "no memory");
+    }
+    unsigned count = options_of(cli->command, specs);
+    int rc = 0;
+    for (int next = 1; rc >= 0 && next < argc;) {
+        rc = next = options_parse(specs, count, argc, argv, next, &cli->options, err);
+        if (rc >= 0 && next < argc) {
+            cli->argv[cli->argc++] = argv[next++];
+        }
+    }
+    free(specs);
+    if (rc < 0) {
+        return rc;
+    }
+    if (cli->options.help) {
         return 0;
     }
-    if (strcmp(argv[1], "help") == 0) {
-        print_usage(stdout);
-        return 0;
+    if (cli->argc < cli->command->least) {
+        return err_set(err, -EINVAL, "usage: fonda %s %s", cli->command->name, cli->command->args);
     }
-    char *help_argv[] = {argv[1], "--help", NULL};
-    return run_command(argv[1], 2, help_argv);
+    if (cli->argc > cli->command->most) {
+        return err_set(err, -EINVAL, "unexpected argument '%s'", cli->argv[cli->command->most]);
+    }
+    return read_format(cli, err);
+}
+
+static int connect_and_run(struct cli *cli)
+{
+    struct client_config config;
+    struct err err = {0};
+    if (cli->command->offline) {
+        return cli->command->run(cli);
+    }
+    json_t *contexts = context_load();
+    int rc = context_resolve(contexts, &cli->options, &config, &err);
+    if (rc == 0) {
+        rc = client_new(&config, &cli->client, &err);
+    }
+    int status = rc == 0 ? cli->command->run(cli) : rc == -EINVAL ? CLI_USAGE : CLI_NO_DAEMON;
+    if (rc < 0) {
+        log_error("%s", err.text);
+    }
+    client_free(cli->client);
+    json_decref(contexts);
+    return status;
+}
+
+static int run_command(int argc, char **argv)
+{
+    struct cli cli = {.command = cli_find(argv[0]), .options.timeout = UINT64_MAX};
+    struct err err = {0};
+    if (!cli.command) {
+        log_error("unknown %s '%s' (see 'fonda help')", argv[0][0] == '-' ? "option" : "command", argv[0]);
+        return CLI_USAGE;
+    }
+    if (cli.command->become) {
+        return cli.command->become(argc, argv);
+    }
+    cli.argv = calloc((size_t)argc + 1, sizeof(*cli.argv));
+    int rc = cli.argv ? parse(&cli, argc, argv, &err) : err_set(&err, -ENOMEM, "no memory");
+    int status = CLI_USAGE;
+    if (rc < 0) {
+        log_error("%s (see 'fonda %s --help')", err.text, argv[0]);
+    } else if (cli.options.help) {
+        help_command(stdout, cli.command);
+        status = CLI_OK;
+    } else {
+        status = connect_and_run(&cli);
+    }
+    free(cli.argv);
+    return status;
 }
 
 int main(int argc, char **argv)
 {
     log_init("fonda", LOG_LEVEL_WARNING);
     if (argc < 2) {
-        print_usage(stderr);
-        return VM_STATUS_USAGE;
+        help_all(stderr);
+        return CLI_USAGE;
     }
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
-        print_usage(stdout);
-        return 0;
+        help_all(stdout);
+        return CLI_OK;
     }
     if (strcmp(argv[1], "--version") == 0) {
         printf("fonda %s\n", FONDA_VERSION);
-        return 0;
+        return CLI_OK;
     }
-    return run_command(argv[1], argc - 1, argv + 1);
+    return run_command(argc - 1, argv + 1);
 }

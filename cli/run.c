@@ -1,6 +1,6 @@
 /*
- * `fonda run`, `fonda engines`, `fonda jail` and `fonda image`: become fonda-vmm or fonda-image, which lie beside this
- * program or in libexec.
+ * `fonda run`, `fonda engines`, `fonda jail`, `fonda image` and `fonda serve`: become fonda-vmm, fonda-image or fondad,
+ * which lie beside this program or in libexec.
  */
 #include <errno.h>
 #include <limits.h>
@@ -17,7 +17,8 @@
 
 /* Where a program may lie, from the directory of the real binary (links are resolved): an installed tree,
  * then a build tree. */
-static const char *const program_places[] = {"", "../libexec/fonda/", "../libexec/", "../vm/"};
+static const char *const program_places[] = {"",       "../libexec/fonda/", "../libexec/", "../sbin/",
+                                             "../vm/", "../daemon/"};
 
 /* Becomes the program that argv[0] names. */
 static int exec_program(char **argv)
@@ -47,18 +48,29 @@ static int exec_program(char **argv)
 
 static void print_run_help(void)
 {
-    printf("usage: fonda run --kernel FILE [OPTIONS]\n\n"
-           "Starts a virtual machine and connects this terminal to its serial console. Ctrl-A X ends the "
+    printf("usage: fonda run DISK [OPTIONS]\n       fonda run --kernel FILE [OPTIONS]\n\n"
+           "Starts a virtual machine and connects this terminal to its serial console. DISK is the first "
+           "--disk; "
+           "without\n"
+           "--kernel the kernel that lies on it is started. Ctrl-A P presses the power button, Ctrl-A X ends "
+           "the "
            "machine,\n"
-           "Ctrl-A H lists the other keys.\n\nOptions:\n");
+           "Ctrl-A H lists the other keys. SIGTERM presses the power button too, where the guest listens to "
+           "it; the "
+           "second\n"
+           "one ends the machine.\n\nOptions:\n");
     options_print(stdout, vm_options, vm_option_count);
     printf("\nExit status:\n");
     vm_status_print(stdout);
     printf("\nExamples:\n"
+           "  fonda run debian.qcow2 --memory 2G --publish 2222:22\n"
+           "  fonda run debian.qcow2 --ephemeral --append systemd.unit=rescue.target\n"
            "  fonda run --kernel /boot/vmlinuz --initrd /boot/initrd.img\n"
            "  fonda run --kernel vmlinuz --initrd test.cpio --append 'console=ttyS0 quiet' --memory 1G\n"
            "  fonda run --kernel tests.elf --serial log.txt --timeout 60 --no-reboot --stats\n"
            "  fonda run --kernel vmlinuz --engine kvm --cpus 2\n"
+           "  fonda run --kernel vmlinuz --disk web.qcow2 --name web\n"
+           "  fonda run --restore web.fonda --name web\n"
            "  fonda run --kernel vmlinuz --disk db.qcow2 --net none --jail require\n");
 }
 
@@ -111,5 +123,11 @@ int cli_jail(int argc, char **argv)
 int cli_image(int argc, char **argv)
 {
     argv[0] = "fonda-image";
+    return exec_program(argv);
+}
+
+int cli_serve(int argc, char **argv)
+{
+    argv[0] = "fondad";
     return exec_program(argv);
 }

@@ -305,7 +305,9 @@ static int make_in(struct cg *cg, struct cg_hierarchy *h, struct err *err)
             directory(cg, h, n, dir, sizeof(dir));
             bool made = mkdir(dir, 0755) == 0;
             h->made_from = made && !h->made_from ? n : h->made_from;
-            if (!made && errno == EEXIST && n == length) {
+            if (!made && errno == EEXIST && n == length && cg->unit) {
+                made = true; /* by systemd, for us */
+            } else if (!made && errno == EEXIST && n == length) {
                 /* Another container's, or left by one that was killed: nobody may be in it. */
                 made = rmdir(dir) == 0 && mkdir(dir, 0755) == 0;
                 if (!made) {
@@ -456,6 +458,15 @@ int cg_remove(struct cg *cg, struct err *err)
             }
             directory(cg, h, n, dir, sizeof(dir));
             rmdir(dir); /* fails while others are in it */
+        }
+        /* systemd clears its own hierarchy; slices in the others were made for us alone, or are in use. */
+        for (size_t n = cg->unit && !h->v2 ? strlen(cg->path) : 0; n > 1;) {
+            while (n > 0 && cg->path[--n] != '/') {
+            }
+            directory(cg, h, n, dir, sizeof(dir));
+            if (n == 0 || rmdir(dir) < 0) {
+                break;
+            }
         }
         if (strncmp(cg->path, CG_DEFAULT_PARENT "/", sizeof(CG_DEFAULT_PARENT)) == 0) {
             directory(cg, h, sizeof(CG_DEFAULT_PARENT) - 1, dir, sizeof(dir));

@@ -41,8 +41,11 @@ struct cg {
     struct arena arena;
     struct cg_hierarchy h[CG_HIERARCHIES_MAX];
     size_t count;
-    const char *path; /* the container's, with a leading "/" */
-    bool may_skip;    /* without rights over cgroups, and nothing asks for them: none is made */
+    const char *path;         /* the container's, with a leading "/" */
+    const char *slice, *unit; /* cg_systemd.h; NULL: systemd has no part in it */
+    pid_t placeholder;        /* holds the scope until the container's process is in it; 0: none */
+    bool scope_asked;         /* so that it may be there */
+    bool may_skip;            /* without rights over cgroups, and nothing asks for them: none is made */
     bool skipped;
     bool
         devices_implicit; /* a user namespace can't make device nodes, so the device list may be unenforced */

@@ -1,10 +1,12 @@
 /* state, kill, delete, list, ps, pause, resume, and what they share. */
 #include "base/log.h"
 #include "base/util.h"
+#include "container/cg_systemd.h"
 #include "container/cmd.h"
 #include "container/config.h"
 #include "container/fault.h"
 #include "container/hooks.h"
+#include "container/signals.h"
 
 #include <ctype.h>
 #include <dirent.h>
@@ -61,6 +63,7 @@ int handle_open(const struct globals *g, const char *id, struct handle *ret, str
     }
     rc = cg_open(&h.cg, err);
     h.cg.path = h.state.cgroup;
+    h.cg.unit = h.state.systemd_unit;
     if (rc < 0 || (rc = cg_attach(&h.cg, err)) < 0) {
         handle_done(&h);
         return rc;
@@ -102,30 +105,6 @@ int cmd_state(const struct globals *g, int argc, char **argv, struct err *err)
     cmd_print_json(state_to_json(&h.state, h.status));
     handle_done(&h);
     return 0;
-}
-
-/* "TERM", "SIGTERM", "15", "RTMIN+3"; 0: not a signal. */
-static int signal_number(const char *text)
-{
-    if (isdigit((unsigned char)*text)) {
-        char *end;
-        unsigned long n = strtoul(text, &end, 10);
-        return *end || n > 64 ? 0 : (int)n;
-    }
-    text += strncasecmp(text, "SIG", 3) == 0 ? 3 : 0;
-    for (int n = 1; n < 32; n++) {
-        const char *name = sigabbrev_np(n);
-        if (name && strcasecmp(name, text) == 0) {
-            return n;
-        }
-    }
-    if (strncasecmp(text, "RTMIN", 5) == 0) {
-        return SIGRTMIN + (text[5] == '+' ? atoi(text + 6) : 0);
-    }
-    if (strncasecmp(text, "RTMAX", 5) == 0) {
-        return SIGRTMAX - (text[5] == '-' ? atoi(text + 6) : 0);
-    }
-    return strcasecmp(text, "IOT") == 0 ? SIGIOT : strcasecmp(text, "POLL") == 0 ? SIGPOLL : 0;
 }
 
 static int send_signal(const struct state *state, int signal)
@@ -256,6 +235,9 @@ int handle_delete(struct handle *h, bool force, struct err *err)
     rc = rc < 0 ? rc : cg_remove(&h->cg, err);
     if (rc < 0) {
         return rc;
+    }
+    if (h->state.systemd_unit) {
+        cg_systemd_stop(h->state.systemd_unit);
     }
     run_poststop(&h->state);
     state_remove(&h->state);

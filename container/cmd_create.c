@@ -39,6 +39,7 @@ static int parse_options(int argc, char **argv, struct create_options *o, struct
         {"bundle", required_argument, NULL, 'b'},
         {"config", required_argument, NULL, 'f'},
         {"console-socket", required_argument, NULL, 'c'},
+        {"namespace-socket", required_argument, NULL, 'n'},
         {"pid-file", required_argument, NULL, 'p'},
         {"preserve-fds", required_argument, NULL, 'F'},
         {"no-pivot", no_argument, NULL, 'P'},
@@ -54,6 +55,7 @@ static int parse_options(int argc, char **argv, struct create_options *o, struct
         case 'b': o->bundle = optarg; break;
         case 'f': o->config = optarg; break;
         case 'c': c->console_socket = optarg; break;
+        case 'n': c->ns_socket = optarg; break;
         case 'p': c->pid_file = optarg; break;
         case 'F': c->preserve_fds = (unsigned)strtoul(optarg, NULL, 10); break;
         case 'P': c->no_pivot = true; break;
@@ -128,6 +130,7 @@ static int load_bundle(struct container *c, const struct create_options *o, char
     c->state.annotations = c->config.annotations;
     c->pid_file = absolute(arena, cwd, c->pid_file);
     c->console_socket = absolute(arena, cwd, c->console_socket);
+    c->ns_socket = absolute(arena, cwd, c->ns_socket);
     for (size_t i = 0; i < c->config.mount_count; i++) {
         if (c->config.mounts[i].bind) {
             c->config.mounts[i].source = absolute(arena, bundle, c->config.mounts[i].source);
@@ -154,13 +157,8 @@ static int create(const struct globals *g, const struct create_options *o, struc
     if (rc < 0) {
         return rc;
     }
-    if (g->systemd_cgroup) {
-        return err_set(err, -EOPNOTSUPP,
-                       access("/run/systemd/private", F_OK) < 0
-                           ? "--systemd-cgroup: systemd is not running here"
-                           : "--systemd-cgroup is not supported; use the cgroupfs manager");
-    }
     c->no_cgroups = g->no_cgroups;
+    c->systemd = g->systemd_cgroup;
     int root_fd = state_open_root(g->root, true, err);
     if (root_fd < 0) {
         return root_fd;
@@ -191,6 +189,7 @@ static void init_container(struct container *c, struct cg *cg)
                             .start_fd = -1,
                             .listen_fd = -1,
                             .console_fd = -1,
+                            .ns_socket_fd = -1,
                             .agent_fd = -1,
                             .root_tree_fd = -1,
                             .cg = cg};

@@ -300,6 +300,7 @@ static void child(struct exec *x, bool user_joined)
     struct proc_exec p = {.process = &x->process,
                           .lnx = &x->config.lnx,
                           .seccomp = x->seccomp,
+                          .landlock = &x->config.landlock,
                           .preserve_fds = x->o.preserve_fds,
                           .error_fd = x->start_fds[1],
                           .proc_fd = x->proc_fd,

@@ -146,7 +146,7 @@ int cmd_features(const struct globals *g, int argc, char **argv, struct err *err
     json_object_set_new(lnx, "capabilities", strings(caps_names, CAPS_COUNT));
     json_object_set_new(
         lnx, "cgroup",
-        json_pack("{s:b, s:b, s:b, s:b, s:b}", "v1", 1, "v2", 1, "systemd", 0, "systemdUser", 0, "rdma", 1));
+        json_pack("{s:b, s:b, s:b, s:b, s:b}", "v1", 1, "v2", 1, "systemd", 1, "systemdUser", 1, "rdma", 1));
     json_object_set_new(lnx, "seccomp", seccomp_features());
     json_object_set_new(lnx, "apparmor", json_pack("{s:b}", "enabled", 1));
     json_object_set_new(lnx, "selinux", json_pack("{s:b}", "enabled", 1));

@@ -1,6 +1,7 @@
 /* update, events, checkpoint. */
 #include "base/log.h"
 #include "base/util.h"
+#include "container/cg_systemd.h"
 #include "container/cmd.h"
 #include "container/json.h"
 #include "container/paths.h"
@@ -113,6 +114,9 @@ int cmd_update(const struct globals *g, int argc, char **argv, struct err *err)
     if (rc == 0 && (rc = handle_open_locked(g, id, &h, err)) == 0) {
         if (h.status == STATUS_STOPPED || h.status == STATUS_CREATING) {
             rc = err_set(err, -EINVAL, "cannot update container '%s': it is %s", id, status_names[h.status]);
+        }
+        if (rc == 0 && h.state.systemd_unit) { /* first, as it writes the files too */
+            rc = cg_systemd_update(h.state.systemd_unit, resources, err);
         }
         rc = rc < 0 ? rc : cg_apply(&h.cg, resources, true, err);
         handle_done(&h);

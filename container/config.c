@@ -321,7 +321,11 @@ static int parse_annotations(struct oci_config *config, struct err *err)
             return err_set(err, -EINVAL, "annotations must have names and be strings");
         }
     }
-    return rc;
+    const char *landlock = rc < 0 ? NULL : config_annotation(config, LANDLOCK_ANNOTATION);
+    if (landlock && config->has_process && !config->process.no_new_privileges) {
+        return err_set(err, -EINVAL, "annotation %s needs process.noNewPrivileges", LANDLOCK_ANNOTATION);
+    }
+    return landlock ? landlock_parse(landlock, &config->arena, &config->landlock, err) : rc;
 }
 
 /* config.md "Specification version": 1.x of any minor version, and the 1.0.0 release candidates. */
@@ -405,6 +409,7 @@ int config_load(struct oci_config *config, int dirfd, const char *path, struct e
 
 void config_free(struct oci_config *config)
 {
+    landlock_done(&config->landlock);
     json_decref(config->json);
     arena_free(&config->arena);
     memset(config, 0, sizeof(*config));

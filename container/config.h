@@ -13,6 +13,7 @@
 
 #include "base/err.h"
 #include "container/arena.h"
+#include "container/landlock.h"
 
 #include <jansson.h>
 #include <stdbool.h>
@@ -213,6 +214,7 @@ struct oci_config {
     struct oci_hooks hooks[HOOK_KINDS];
     struct oci_linux lnx;
     json_t *annotations; /* object of strings, or NULL */
+    struct landlock landlock;
 };
 
 /* Decodes text; name is what errors call it. On failure nothing is left in config. */

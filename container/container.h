@@ -30,8 +30,10 @@ struct container {
     bool no_new_keyring;
     bool run; /* no start needed: the first process goes on to execve by itself */
     bool no_cgroups;
+    bool systemd; /* the cgroup is a scope of systemd's */
     unsigned preserve_fds;
     const char *console_socket; /* path, or NULL */
+    const char *ns_socket;      /* path that gets the user and network namespaces, or NULL */
     const char *pid_file;       /* path, or NULL */
     /* made on the way */
     bool new_user; /* a user namespace that isn't the runtime's */
@@ -42,6 +44,7 @@ struct container {
     int start_fd;     /* run: the runtime's end, which sees execve or an error; create: -1 */
     int listen_fd;    /* first process: start.sock (create), or its end of the pair (run) */
     int console_fd;   /* socket that takes the terminal, -1: none */
+    int ns_socket_fd; /* gets the namespaces, -1: nobody asks */
     int agent_fd;     /* seccomp agent's socket, -1: none */
     int *mount_fds;   /* per mount: a detached tree made by the runtime, or -1 */
     int root_tree_fd; /* the same for the root file system, or -1 */

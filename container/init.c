@@ -126,6 +126,23 @@ static int enter_namespaces(struct init *in, struct err *err)
     return 0;
 }
 
+/*
+ * Hands the namespaces out to whoever makes the container's network. Without privileges nobody else could
+ * open them before the user's program runs: this process is not dumpable.
+ */
+static int send_namespaces(const struct init *in, struct err *err)
+{
+    static const char *const files[] = {"self/ns/user", "self/ns/net"};
+    for (size_t i = 0; in->c->ns_socket_fd >= 0 && i < ARRAY_SIZE(files); i++) {
+        auto_close int fd = openat(in->proc_fd, files[i], O_RDONLY | O_CLOEXEC);
+        int rc = fd < 0 ? -errno : fd_send(in->c->ns_socket_fd, fd, files[i]);
+        if (rc < 0) {
+            return err_sys(err, rc, "cannot hand out the container's namespaces");
+        }
+    }
+    return 0;
+}
+
 static int open_terminal(struct init *in, struct err *err)
 {
     in->master = -1;
@@ -161,9 +178,10 @@ static int prepare(struct init *in, struct err *err)
 {
     struct container *c = in->c;
     int rc;
-    if ((rc = enter_namespaces(in, err)) < 0 || (rc = rootfs_attach(c, &in->root_fd, err)) < 0 ||
-        (rc = rootfs_mounts(c, in->root_fd, err)) < 0 || (rc = rootfs_devices(c, in->root_fd, err)) < 0 ||
-        (rc = open_terminal(in, err)) < 0 || (rc = sysctl_write(&c->config, in->proc_fd, err)) < 0 ||
+    if ((rc = enter_namespaces(in, err)) < 0 || (rc = send_namespaces(in, err)) < 0 ||
+        (rc = rootfs_attach(c, &in->root_fd, err)) < 0 || (rc = rootfs_mounts(c, in->root_fd, err)) < 0 ||
+        (rc = rootfs_devices(c, in->root_fd, err)) < 0 || (rc = open_terminal(in, err)) < 0 ||
+        (rc = sysctl_write(&c->config, in->proc_fd, err)) < 0 ||
         (rc = rootfs_readonly(c, in->root_fd, err)) < 0 || (rc = rootfs_masked(c, in->root_fd, err)) < 0 ||
         (rc = run_hooks(in, err)) < 0 || (rc = rootfs_pivot(c, in->root_fd, err)) < 0) {
         return rc;
@@ -229,6 +247,7 @@ void container_init(struct container *c)
     in->exec = (struct proc_exec){.process = &c->config.process,
                                   .lnx = &c->config.lnx,
                                   .seccomp = c->seccomp,
+                                  .landlock = &c->config.landlock,
                                   .preserve_fds = c->preserve_fds,
                                   .agent_fd = c->agent_fd};
     int rc = prepare(in, &err);

@@ -73,7 +73,7 @@ static void usage(FILE *f)
                "  --log FILE              write messages there instead of stderr\n"
                "  --log-format FORMAT     text or json\n"
                "  --debug                 write more messages\n"
-               "  --systemd-cgroup        let systemd make the cgroups (refused: not supported)\n"
+               "  --systemd-cgroup        let systemd make the cgroup: a scope\n"
                "  --cgroup-manager NAME   cgroupfs, systemd or disabled\n"
                "  --version, --help\n");
 }

@@ -479,6 +479,10 @@ int proc_execve(struct proc_exec *x, struct err *err)
     if (rc == 0 && p->no_new_privileges && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) {
         rc = err_sys(err, -errno, "cannot set no_new_privs");
     }
+    if (rc == 0 && x->landlock && x->landlock->wanted && !p->no_new_privileges) { /* exec --process */
+        rc = err_set(err, -EPERM, "this container's Landlock rules need process.noNewPrivileges");
+    }
+    rc = rc < 0 ? rc : landlock_apply(x->landlock, err);
     if (rc == 0 && p->no_new_privileges) {
         rc = install_seccomp(x, err);
     }

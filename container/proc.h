@@ -19,6 +19,7 @@ struct proc_exec {
     const struct oci_process *process;
     const struct oci_linux *lnx;           /* personality, memory policy; NULL: neither */
     const struct seccomp_program *seccomp; /* NULL: none */
+    const struct landlock *landlock;       /* NULL: none */
     unsigned preserve_fds;
     int error_fd;            /* where the caller sends what proc_execve() says; moved by it */
     int proc_fd;             /* the host's procfs, opened before the root changed */

@@ -5,7 +5,7 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "container/caps.h"
-#include "container/cg.h"
+#include "container/cg_systemd.h"
 #include "container/container.h"
 #include "container/fault.h"
 #include "container/hooks.h"
@@ -41,8 +41,12 @@ static void undo_cgroups(void *opaque)
 {
     struct container *c = opaque;
     struct err err = {.code = 0};
+    cg_systemd_let_go(c->cg);
     if (cg_remove(c->cg, &err) < 0) {
         log_warning("%s", err.text);
+    }
+    if (c->cg->scope_asked) {
+        cg_systemd_stop(c->cg->unit);
     }
 }
 
@@ -86,6 +90,9 @@ static int check(struct container *c, struct err *err)
     if (config->has_process && config->process.arg_count == 0) {
         return err_set(err, -EINVAL, "process.args is missing or empty");
     }
+    if ((rc = landlock_check(&config->landlock, err)) < 0) {
+        return rc;
+    }
     if ((rc = sysctl_check(config, err)) < 0 || (rc = proc_check_labels(&config->process, err)) < 0) {
         return rc;
     }
@@ -114,6 +121,13 @@ static int make_cgroups(struct container *c, struct err *err)
         return rc;
     }
     undo_push(&c->undo, undo_cgroups, c);
+    if (c->systemd) {
+        rc = cg_systemd_start(c->cg, c->config.lnx.resources, err);
+        c->state.cgroup = c->cg->path;
+        if (rc < 0 || (rc = state_save(&c->state, err)) < 0) {
+            return rc;
+        }
+    }
     if ((rc = cg_create(c->cg, c->config.lnx.resources, err)) < 0) {
         return rc;
     }
@@ -157,6 +171,12 @@ static int connect_sockets(struct container *c, struct err *err)
         if (c->console_fd < 0) {
             return err_sys(err, c->console_fd, "cannot connect to the console socket '%s'",
                            c->console_socket);
+        }
+    }
+    if (rc == 0 && c->ns_socket) {
+        c->ns_socket_fd = unix_connect(c->ns_socket);
+        if (c->ns_socket_fd < 0) {
+            return err_sys(err, c->ns_socket_fd, "cannot connect to the namespace socket '%s'", c->ns_socket);
         }
     }
     if (rc == 0 && c->seccomp && c->seccomp->listener_path) {
@@ -315,7 +335,7 @@ static int follow_first(struct container *c, struct err *err)
         int rc = 0;
         switch (sync_recv(c->sync_fds[0], err)) {
         case SYNC_HOOKS: rc = run_runtime_hooks(c, err); break;
-        case SYNC_READY: return finish(c, err);
+        case SYNC_READY: cg_systemd_let_go(c->cg); return finish(c, err);
         default: return first_failed(c, err);
         }
         if (rc < 0) {
@@ -328,7 +348,8 @@ static int create_steps(struct container *c, struct err *err)
 {
     int rc = fault_step("state", err);
     if (rc < 0 || (rc = check(c, err)) < 0 || (rc = cg_open(c->cg, err)) < 0 ||
-        (rc = cg_choose(c->cg, c->config.lnx.cgroups_path, c->state.id, err)) < 0) {
+        (rc = (c->systemd ? cg_systemd_choose : cg_choose)(c->cg, c->config.lnx.cgroups_path, c->state.id,
+                                                           err)) < 0) {
         return rc;
     }
     const struct oci_namespace *user = &c->config.lnx.ns[NS_USER];
@@ -339,6 +360,7 @@ static int create_steps(struct container *c, struct err *err)
         c->cg->count = 0; /* limits are errors then, as no hierarchy has their controllers */
     }
     c->state.cgroup = c->no_cgroups ? NULL : c->cg->path;
+    c->state.systemd_unit = c->cg->unit;
     if ((rc = state_save(&c->state, err)) < 0 || (rc = make_cgroups(c, err)) < 0 ||
         (rc = make_start_socket(c, err)) < 0 || (rc = connect_sockets(c, err)) < 0 ||
         (rc = fault_step("mount sources", err)) < 0 || (rc = rootfs_prepare_sources(c, err)) < 0) {
@@ -376,8 +398,8 @@ int container_create(struct container *c, struct err *err)
 
 void container_done(struct container *c)
 {
-    int *fds[] = {&c->sync_fds[0], &c->sync_fds[1], &c->start_fd,
-                  &c->listen_fd,   &c->console_fd,  &c->agent_fd};
+    int *fds[] = {&c->sync_fds[0], &c->sync_fds[1], &c->start_fd,    &c->listen_fd,
+                  &c->console_fd,  &c->agent_fd,    &c->ns_socket_fd};
     for (size_t i = 0; i < ARRAY_SIZE(fds); i++) {
         if (*fds[i] >= 0) {
             close(*fds[i]);

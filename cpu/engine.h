@@ -77,6 +77,9 @@ struct engine_ops {
     const char *name;  /* "bt", "kvm" */
     const char *arch;  /* "x86-64" */
     const char *about; /* one line for `fonda engines` */
+    /* The guest's accesses to RAM are the process's own, through mem_ram_base(): page protection and SIGSEGV work
+     * on them (mem/guard.h). */
+    bool user_mode_access;
 
     /* 0 when this host can run the engine, else a negative errno and exactly why in err. With 0, err may hold
      * a remark for the user (code 0, text not empty): that the engine works but slowly here, for instance. */

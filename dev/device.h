@@ -28,6 +28,7 @@ static inline void irq_set(const struct irq_line *line, bool level)
 }
 
 struct device;
+struct state;
 
 struct device_ops {
     const char *name; /* "i8254": the part number, also the section name in saved state */
@@ -35,6 +36,11 @@ struct device_ops {
     void (*free)(struct device *dev);
     /* A few lines for a person: the registers that matter. Returns the bytes written. */
     unsigned (*describe)(const struct device *dev, char *buf, unsigned size);
+    /* Saves or loads (base/state.h): one function for both, with the section begun by the caller. No vCPU runs,
+     * and the clock stands. When loading, every device was reset before, and those made earlier are loaded:
+     * lines are not raised anew, as each device saves what it sees of its inputs. NULL: there is nothing to
+     * save. */
+    void (*state)(struct device *dev, struct state *s);
 };
 
 struct device {

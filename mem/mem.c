@@ -40,6 +40,8 @@ struct mem {
 
     mem_write_hook_fn *hook;
     void *hook_opaque;
+    mem_prepare_fn *prepare;
+    void *prepare_opaque;
 
     pthread_mutex_t lock; /* the device lock */
     unsigned mmio_last;   /* index of the last hit; under the lock */
@@ -310,6 +312,19 @@ int mem_read(struct mem *mem, gpa_t gpa, void *buf, uint64_t len)
     return 0;
 }
 
+void mem_set_prepare(struct mem *mem, mem_prepare_fn *prepare, void *opaque)
+{
+    mem->prepare = prepare;
+    mem->prepare_opaque = opaque;
+}
+
+void mem_ram_prepare(struct mem *mem, uint64_t ram_offset, uint64_t len, bool write)
+{
+    if (mem->prepare && len > 0) {
+        mem->prepare(mem->prepare_opaque, ram_offset, len, write);
+    }
+}
+
 static inline void ram_written(struct mem *mem, uint64_t offset, uint64_t len)
 {
     if (mem->hook) {
@@ -351,6 +366,7 @@ int mem_ram_discard(struct mem *mem, gpa_t gpa, uint64_t len)
     if (first >= last) {
         return 0;
     }
+    mem_ram_prepare(mem, first, last - first, true);
     if (fallocate(mem->ram_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)first,
                   (off_t)(last - first)) < 0) {
         return -errno;

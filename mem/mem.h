@@ -88,6 +88,13 @@ int mem_ram_discard(struct mem *mem, gpa_t gpa, uint64_t len);
 typedef void mem_write_hook_fn(void *opaque, uint64_t ram_offset, uint64_t len);
 void mem_set_write_hook(struct mem *mem, mem_write_hook_fn *hook, void *opaque);
 
+/* Pages that aren't there yet, or that must be copied before they change (mem/guard.h), need no care where
+ * the process itself touches them. Before the host's kernel does on its behalf (read, writev, io_uring...),
+ * this gets them ready. Any thread. */
+void mem_ram_prepare(struct mem *mem, uint64_t ram_offset, uint64_t len, bool write);
+typedef void mem_prepare_fn(void *opaque, uint64_t ram_offset, uint64_t len, bool write);
+void mem_set_prepare(struct mem *mem, mem_prepare_fn *prepare, void *opaque); /* no other thread runs */
+
 /* Access to what is not RAM (RAM is accepted too). vCPU threads; takes the device lock. Accesses wider than
  * the region end, or of an odd size, are split into bytes. */
 uint64_t mem_mmio_read(struct mem *mem, gpa_t gpa, unsigned size);

@@ -105,29 +105,30 @@ static uint16_t tap_mtu(const char *name)
                : 0;
 }
 
-struct net_port *net_tap_new(uv_loop_t *loop, const char *name, struct err *err)
+struct net_port *net_tap_adopt(uv_loop_t *loop, int fd, uint16_t mtu, struct err *err)
 {
-    int fd = open_tap(name, err);
-    if (fd < 0) {
-        return NULL;
-    }
     struct tap *tap = calloc(1, sizeof(*tap));
     if (!tap) {
         close(fd);
         err_set(err, -ENOMEM, "out of memory");
         return NULL;
     }
-    tap->port =
-        (struct net_port){.ops = &tap_ops, .takes = NET_TAKES_ALL, .mtu = tap_mtu(name), .link_up = true};
+    tap->port = (struct net_port){.ops = &tap_ops, .takes = NET_TAKES_ALL, .mtu = mtu, .link_up = true};
     tap->fp.port = &tap->port;
     tap->fp.closed = tap_closed;
     int rc = net_fdport_start(&tap->fp, loop, fd);
     if (rc < 0) {
-        err_set(err, rc, "cannot watch tap device '%s'", name);
+        err_set(err, rc, "cannot watch the tap device");
         close(fd);
         free(tap);
         return NULL;
     }
     tap_set_offloads(&tap->port, 0);
     return &tap->port;
+}
+
+struct net_port *net_tap_new(uv_loop_t *loop, const char *name, struct err *err)
+{
+    int fd = open_tap(name, err);
+    return fd < 0 ? NULL : net_tap_adopt(loop, fd, tap_mtu(name), err);
 }

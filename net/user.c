@@ -370,8 +370,12 @@ static int add_forwards(struct user *user, const struct net_forward *forwards, u
         const struct net_forward *f = &forwards[i];
         if (slirp_add_hostfwd(user->slirp, f->udp, ipv4(f->host_address), f->host_port, ipv4("10.0.2.15"),
                               f->guest_port) < 0) {
-            return err_sys(err, -errno, "cannot listen on %s port %u of %s", f->udp ? "UDP" : "TCP",
-                           f->host_port, f->host_address);
+            const char *hint = errno == EADDRINUSE      ? "; choose another one"
+                               : errno == EACCES        ? "; without privilege it is to be 1024 or above"
+                               : errno == EADDRNOTAVAIL ? ", which is not this host's"
+                                                        : "";
+            return err_set(err, -errno, "--publish: cannot listen on %s port %u of %s: %s%s",
+                           f->udp ? "UDP" : "TCP", f->host_port, f->host_address, strerror(errno), hint);
         }
     }
     return 0;
@@ -460,7 +464,8 @@ int net_forward_parse(const char *text, struct net_forward *ret, struct err *err
     if (!last || address_len >= sizeof(f.host_address) ||
         parse_port(host, (size_t)(last - host), &f.host_port) < 0 ||
         parse_port(last + 1, (size_t)(text + len - last - 1), &f.guest_port) < 0) {
-        return err_set(err, -EINVAL, "'%s' is not [ADDRESS:]HOST-PORT:GUEST-PORT[/udp]", text);
+        return err_set(err, -EINVAL,
+                       "'%s' is not [ADDRESS:]HOST-PORT:GUEST-PORT[/udp], with ports from 1 to 65535", text);
     }
     if (first) {
         memcpy(f.host_address, text, address_len);

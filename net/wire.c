@@ -82,7 +82,9 @@ static int open_wire(struct wire *wire, struct err *err)
     } else if (errno != ENOENT) {
         int rc = -errno;
         close(fd);
-        return err_sys(err, rc, "cannot connect to wire '%s'", wire->address.sun_path);
+        return rc == -EPROTOTYPE
+                   ? err_set(err, rc, "'%s' is another program's socket, not a wire", wire->address.sun_path)
+                   : err_sys(err, rc, "cannot connect to wire '%s'", wire->address.sun_path);
     }
     if (bind(fd, address, sizeof(wire->address)) < 0 || listen(fd, 1) < 0 ||
         uv_poll_init(wire->loop, &wire->accept_poll, fd) < 0) {

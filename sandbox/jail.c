@@ -171,7 +171,7 @@ unsigned jail_missing(char *text, size_t size)
 
 static _Noreturn void report_inside(FILE *out)
 {
-    const struct jail_config config = {.mode = JAIL_ON, .keep_fd = -1};
+    const struct jail_config config = {.mode = JAIL_ON};
     struct err err = {0};
     unsigned missing = 0;
     if (jail_split(&config, &err) < 0 || jail_enter(&err) < 0) {

@@ -66,15 +66,21 @@ enum jail_rights {
 struct jail_config {
     enum jail_mode mode;
     unsigned needs; /* enum jail_need */
-    int keep_fd;    /* stays open inside; -1: none */
     /* The supervisor, when the jail's process was ended by a system call that it may not make: says so and
      * returns the exit status. */
     int (*violated)(void);
+    /* The supervisor, behind the end of the inside: removes what that can't, and (jail_again was called, with
+     * a word that the callback has to judge: it may come from a stranger) starts the program again, or
+     * returns the exit status. */
+    void (*ended)(void *opaque);
+    int (*again)(void *opaque, const char *word);
+    void *opaque;
 };
+#define JAIL_WORD_MAX 4096u
 
 /* Returns 0 in the new process, and never in the old one: that waits, hands SIGTERM, SIGINT and SIGHUP on,
- * and ends as the new one ends. The two die together. Descriptors above 2 but keep_fd are closed (nothing
- * that the caller's caller left open gets into the jail). Nothing happens in JAIL_OFF. Errors: those of fork
+ * and ends as the new one ends. The two die together. What is open stays
+ * open inside, and is closed outside. Nothing happens in JAIL_OFF. Errors: those of fork
  * and socketpair. */
 int jail_split(const struct jail_config *config, struct err *err);
 
@@ -87,6 +93,12 @@ int jail_grant(const char *path, enum jail_rights rights, struct err *err);
  * there, leads nowhere. Errors: -EPERM in JAIL_REQUIRE, with what is missing; -EBUSY when there are other
  * threads; others when a layer fails half-way, which leaves the process unfit for a stranger's code. */
 int jail_enter(struct err *err);
+
+/* Inside: what the supervisor's again() gets when this process has ended with exit(). Errors: -ENOSYS (there
+ * is no jail), -ENAMETOOLONG, -EPIPE. */
+int jail_again(const char *word);
+/* The process as the host knows it: the supervisor, or without a jail this one. */
+pid_t jail_pid(void);
 
 /* Behind jail_enter: the layers that are missing, as "user namespace (Operation not permitted), ...". Returns
  * how many; 0 with an empty text when all are there, or when there is no jail. */

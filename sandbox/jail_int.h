@@ -16,6 +16,8 @@ struct grant {
 
 struct jail {
     struct jail_config config;
+    pid_t outer_pid;         /* the supervisor's, as the host sees it */
+    bool privileged;         /* ns_is_privileged(), when the program began */
     bool split;              /* this is the process inside */
     int errors[JAIL_LAYERS]; /* 0: there, negative errno: missing */
     int supervisor_fd;       /* -1 outside of a split */
@@ -27,7 +29,7 @@ extern struct jail the_jail;
 
 /* split.c: asks the supervisor, which is outside, to write this process's user map. Returns 0 or -errno. */
 int split_ask_map(struct jail *jail);
-/* Tells it that the jail is closed, and lets go of it. */
+/* Tells it that the jail is closed. */
 void split_ready(struct jail *jail);
 
 /* namespaces.c. Each records errors in jail->errors. */

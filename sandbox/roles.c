@@ -141,8 +141,9 @@ const struct role_row role_table[] = {
         "disk I/O; the ring itself is restricted to reads, writes, flushes and fallocate"),
     ROW("preadv", M | B, 0, "disk I/O by threads"),
     ROW("pwritev", M | B, 0, "disk I/O by threads"),
-    ROW("pread64", M | B, 0, "disk I/O; shared files"),
-    ROW("pwrite64", M | B, 0, "disk I/O; shared files"),
+    ROW("pread64", M | V | B, 0,
+        "disk I/O; shared files; memory of a restored machine when it is first touched"),
+    ROW("pwrite64", M | V | B, 0, "the same"),
     ROW("fdatasync", M | B, 0, "a flush of the guest's"),
     ROW("fsync", M | B, 0, "a flush; shared files"),
     ROW("fallocate", M | V | B, 0,
@@ -231,5 +232,11 @@ const struct role_row role_table[] = {
     ROW("fchmodat", M, TREE, "shared directory"),
     ROW("fchownat", M, TREE, "shared directory"),
     ROW("utimensat", M, TREE, "shared directory"),
+    ROW("access", M, FILS, "is there a file of that name: saved machines"),
+    ROW("readlink", M, FILS, "the C library's realpath"),
+    ROW("getcwd", M, FILS, "a saved machine says where it ran"),
+    ROW("umask", M, FILS, "a socket that only its owner may use"),
+    {"rmdir", M, FILS, EPERM, {{0}}, NULL, "a named machine's directory: its supervisor removes it"},
+    ROW("memfd_create", M, 0, "a reboot: the kernel that lies on the disk"),
 };
 const size_t role_table_len = ARRAY_SIZE(role_table);

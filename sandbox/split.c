@@ -6,15 +6,17 @@
  *     fork --------------------------------------------> dies with the supervisor (PR_SET_PDEATHSIG)
  *     writes the user map <------------- 'M' ----------- unshares the user namespace
  *                         ---- 0 or an errno ---------->
- *     drops its capabilities <---------- 'R' ----------- the jail is closed
+ *     hands signals on from now on <---- 'R' ----------- the jail is closed
  *     SIGTERM, SIGINT, SIGHUP -------------------------> the same
  *     ends in the same way <---------------------------- ends
  *
- * The supervisor takes nothing from the inside but those two letters.
+ * The supervisor takes nothing from the inside but those three letters and one word, which its program
+ * judges.
  */
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
@@ -32,7 +34,8 @@ struct supervisor {
     int fd;        /* to the inside; -1: closed */
     int signal_fd; /* SIGCHLD and what is handed on */
     bool ready;
-    sigset_t before; /* the signal mask that the program was started with */
+    char word[JAIL_WORD_MAX]; /* jail_again's */
+    sigset_t before;          /* the signal mask that the program was started with */
 };
 
 static const int handed_on[] = {SIGTERM, SIGINT, SIGHUP};
@@ -54,11 +57,19 @@ static _Noreturn void die_by(const struct supervisor *sv, int sig)
 
 static _Noreturn void end_like(const struct supervisor *sv, int status)
 {
+    const struct jail_config *config = &sv->jail->config;
+    if (config->ended) {
+        config->ended(config->opaque);
+    }
+    if (WIFEXITED(status) && sv->word[0] && config->again) {
+        sigprocmask(SIG_SETMASK, &sv->before, NULL);
+        _exit(config->again(config->opaque, sv->word));
+    }
     if (WIFEXITED(status)) {
         _exit(WEXITSTATUS(status));
     }
-    if (WTERMSIG(status) == SIGSYS && sv->jail->config.violated) {
-        _exit(sv->jail->config.violated());
+    if (WTERMSIG(status) == SIGSYS && config->violated) {
+        _exit(config->violated());
     }
     die_by(sv, WTERMSIG(status));
 }
@@ -114,8 +125,14 @@ static void take_letter(struct supervisor *sv)
     }
     if (n == 1 && letter == 'R') {
         sv->ready = true;
-        (void)caps_drop(0);
+        return;
     }
+    if (n == 1 && letter == 'A' &&
+        recv(sv->fd, sv->word, sizeof(sv->word), MSG_WAITALL) == sizeof(sv->word)) {
+        sv->word[sizeof(sv->word) - 1] = '\0';
+        return;
+    }
+    sv->word[0] = '\0';
     close(sv->fd);
     sv->fd = -1;
 }
@@ -163,18 +180,37 @@ void split_ready(struct jail *jail)
 {
     die_with_supervisor(jail->supervisor_fd); /* a change of credentials may have taken it back */
     (void)!write(jail->supervisor_fd, "R", 1);
-    close(jail->supervisor_fd);
-    jail->supervisor_fd = -1;
 }
 
-/* What the program's caller left open would be open inside. */
-static void close_others(int keep_fd)
+int jail_again(const char *word)
 {
-    unsigned keep = keep_fd < 0 ? 2 : (unsigned)keep_fd;
-    if (keep > 3) {
-        close_range(3, keep - 1, 0);
+    char message[1 + JAIL_WORD_MAX] = "A";
+    if (!the_jail.split) {
+        return -ENOSYS;
     }
-    close_range(keep + 1, ~0u, 0);
+    if (strlen(word) >= JAIL_WORD_MAX) {
+        return -ENAMETOOLONG;
+    }
+    strcpy(message + 1, word);
+    return write(the_jail.supervisor_fd, message, sizeof(message)) == sizeof(message) ? 0 : -EPIPE;
+}
+
+pid_t jail_pid(void)
+{
+    return the_jail.split ? the_jail.outer_pid : getpid();
+}
+
+/* The supervisor keeps its own two descriptors of what it shares with the inside. */
+static void close_others(const struct supervisor *sv)
+{
+    unsigned low = (unsigned)MIN(sv->fd, sv->signal_fd), high = (unsigned)MAX(sv->fd, sv->signal_fd);
+    if (low > 3) {
+        close_range(3, low - 1, 0);
+    }
+    if (high > low + 1) {
+        close_range(low + 1, high - 1, 0);
+    }
+    close_range(high + 1, ~0u, 0);
 }
 
 int jail_split(const struct jail_config *config, struct err *err)
@@ -187,7 +223,6 @@ int jail_split(const struct jail_config *config, struct err *err)
     if (config->mode == JAIL_OFF) {
         return 0;
     }
-    close_others(config->keep_fd);
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0) {
         return err_sys(err, -errno, "cannot make the jail");
     }
@@ -198,7 +233,9 @@ int jail_split(const struct jail_config *config, struct err *err)
     }
     sigprocmask(SIG_BLOCK, &watched, &sv.before);
     sv.signal_fd = signalfd(-1, &watched, SFD_CLOEXEC | SFD_NONBLOCK);
-    jail->errors[JAIL_LAYER_USER] = ns_is_privileged() ? -EAGAIN : 0;
+    jail->outer_pid = getpid();
+    jail->privileged = ns_is_privileged();
+    jail->errors[JAIL_LAYER_USER] = jail->privileged ? -EAGAIN : 0; /* the inside takes it */
     ns_unshare_before_fork(jail);
     sv.inside = fork();
     if (sv.inside < 0 || sv.signal_fd < 0) {
@@ -206,10 +243,8 @@ int jail_split(const struct jail_config *config, struct err *err)
     }
     if (sv.inside > 0) {
         close(fds[1]);
-        if (config->keep_fd >= 0) {
-            close(config->keep_fd);
-        }
         sv.fd = fds[0];
+        close_others(&sv);
         supervise(&sv);
     }
     close(sv.signal_fd);

@@ -3,10 +3,11 @@
 #include <string.h>
 
 #include "base/util.h"
+#include "dev/legacy/watchdog.h"
 #include "vm/aml.h"
 
 #define TABLE_ALIGN 64 /* what the FACS needs; the others need less */
-#define TABLES_MAX  5  /* in the XSDT */
+#define TABLES_MAX  6  /* in the XSDT */
 #define DSDT_MAX    8192
 
 #define PCI_ECAM_BUS (1u << 20) /* bytes for each bus */
@@ -392,6 +393,65 @@ static uint32_t build_mcfg(struct builder *b)
     return finish_table(b, &mcfg, sizeof(mcfg), "MCFG", 1);
 }
 
+/* One instruction for each action of the guest's ("Hardware Watchdog Timers Design Specification" 1.01). */
+#define WDAT_ENABLED BIT(0)
+#define WDAT_NO_PCI  0xffu
+#define WDAT_ACTIONS 10u
+enum { WDAT_READ_VALUE, WDAT_READ_COUNT, WDAT_WRITE_VALUE, WDAT_WRITE_COUNT };
+
+static uint32_t build_wdat(struct builder *b)
+{
+    static const struct {
+        uint8_t action, instruction, reg;
+        uint32_t value, mask;
+    } actions[WDAT_ACTIONS] = {
+        {1, WDAT_WRITE_VALUE, WATCHDOG_REMAINS, 1, 1},                 /* restart the countdown */
+        {4, WDAT_READ_COUNT, WATCHDOG_REMAINS, 0, WATCHDOG_COUNT_MAX}, /* what remains */
+        {5, WDAT_READ_COUNT, WATCHDOG_COUNT, 0, WATCHDOG_COUNT_MAX},   /* the countdown's length */
+        {6, WDAT_WRITE_COUNT, WATCHDOG_COUNT, 0, WATCHDOG_COUNT_MAX},  /* set it */
+        {8, WDAT_READ_VALUE, WATCHDOG_CONTROL, 1, 1},                  /* is it running? */
+        {9, WDAT_WRITE_VALUE, WATCHDOG_CONTROL, 1, 1},                 /* start */
+        {10, WDAT_READ_VALUE, WATCHDOG_CONTROL, 0, 1},                 /* is it stopped? */
+        {11, WDAT_WRITE_VALUE, WATCHDOG_CONTROL, 0, 1},                /* stop */
+        {32, WDAT_READ_VALUE, WATCHDOG_STATUS, 1, 1},                  /* has it fired? */
+        {33, WDAT_WRITE_VALUE, WATCHDOG_STATUS, 0, 1},                 /* forget that */
+    };
+    struct {
+        struct acpi_header header;
+        uint32_t header_bytes;
+        uint16_t pci_segment;
+        uint8_t pci_bus, pci_device, pci_function, reserved0[3];
+        uint32_t period_ms, count_max, count_min;
+        uint8_t flags, reserved1[3];
+        uint32_t entries;
+        struct {
+            uint8_t action, instruction;
+            uint16_t reserved;
+            struct acpi_gas reg;
+            uint32_t value, mask;
+        } __attribute__((packed)) entry[WDAT_ACTIONS];
+    } __attribute__((packed)) wdat = {
+        .header_bytes = 32,
+        .pci_segment = WDAT_NO_PCI,
+        .pci_bus = WDAT_NO_PCI,
+        .pci_device = WDAT_NO_PCI,
+        .pci_function = WDAT_NO_PCI,
+        .period_ms = WATCHDOG_PERIOD_MS,
+        .count_max = WATCHDOG_COUNT_MAX,
+        .count_min = 1,
+        .flags = WDAT_ENABLED,
+        .entries = WDAT_ACTIONS,
+    };
+    for (unsigned i = 0; i < WDAT_ACTIONS; i++) {
+        wdat.entry[i].action = actions[i].action;
+        wdat.entry[i].instruction = actions[i].instruction;
+        wdat.entry[i].reg = io_gas((uint16_t)(b->config->watchdog_port + actions[i].reg), 4);
+        wdat.entry[i].value = actions[i].value;
+        wdat.entry[i].mask = actions[i].mask;
+    }
+    return finish_table(b, &wdat, sizeof(wdat), "WDAT", 1);
+}
+
 size_t acpi_build(const struct acpi_config *config, uint32_t base, uint8_t *buf, size_t size)
 {
     struct builder b = {.config = config, .base = base, .buf = buf, .size = size};
@@ -412,6 +472,9 @@ size_t acpi_build(const struct acpi_config *config, uint32_t base, uint8_t *buf,
     }
     if (config->pci_ecam_base) {
         tables[count++] = build_mcfg(&b);
+    }
+    if (config->watchdog_port) {
+        tables[count++] = build_wdat(&b);
     }
     uint8_t rsdt[sizeof(struct acpi_header) + TABLES_MAX * 4],
         xsdt[sizeof(struct acpi_header) + TABLES_MAX * 8ul];

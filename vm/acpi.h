@@ -30,7 +30,8 @@ struct acpi_config {
     /* The PCI bridge, with one bus; slot s interrupts by pin pci_intx_base + s % 4. pci_ecam_base 0: none. */
     uint32_t pci_ecam_base, pci_window_base, pci_window_bytes;
     unsigned pci_slots, pci_intx_base;
-    uint16_t panic_port; /* QEMU0001, as Linux's pvpanic driver knows it */
+    uint16_t panic_port;    /* QEMU0001, as Linux's pvpanic driver knows it */
+    uint16_t watchdog_port; /* dev/legacy/watchdog.h */
 };
 
 /* Writes all tables for guest-physical address `base` (a multiple of 64) into buf, the root pointer first.

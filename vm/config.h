@@ -14,7 +14,7 @@
 #define VM_CPUS_MAX 32
 
 struct vm_config {
-    const char *kernel;
+    const char *kernel; /* NULL: the one on the first disk */
     struct option_list initrds;
     const char *append; /* NULL: the default of the kernel's kind */
     uint64_t memory_bytes;
@@ -23,11 +23,21 @@ struct vm_config {
     const char *cpu_model;
     const char *serial;                              /* "stdio", "none", or a file's path */
     struct option_list disks, nics, publish, shares; /* texts for vm/device_options.h and net/user.h */
+    struct option_list withheld;                     /* texts for dev/virtio/feature_names.h */
     const char *rng;                                 /* "on", "off" */
     const char *vsock;                               /* NULL: none */
+    struct option_list save_dirs;
     const char *jail;                                /* "on", "quiet", "require", "off" */
+    const char *user_data, *meta_data;               /* files of a NoCloud seed; NULL: none */
+    bool ephemeral;                                  /* what is written to disks goes with the machine */
     bool balloon;
-    uint64_t timeout_s; /* 0: none */
+    const char *control, *name; /* the control socket's path; or a name that stands for one (vm/rundir.h) */
+    const char *restore;        /* a saved machine's file */
+    int argc;                   /* the arguments as they were given, behind the program's name */
+    char **argv;
+    uint64_t tsc_hz;        /* no option: of the saved machine, 0 otherwise */
+    uint64_t balloon_bytes; /* its size at the start; 0: none */
+    uint64_t timeout_s;     /* 0: none */
     bool stats, no_reboot, help;
 };
 

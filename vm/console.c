@@ -3,6 +3,7 @@
 #define CTRL_A 0x01
 
 const char console_help[] = "\r\nFonda keys: Ctrl-A X  end the machine\r\n"
+                            "            Ctrl-A P  press the power button\r\n"
                             "            Ctrl-A S  print the counters\r\n"
                             "            Ctrl-A H  this help\r\n"
                             "            Ctrl-A Ctrl-A  send Ctrl-A to the guest\r\n";
@@ -11,6 +12,7 @@ static enum console_command command_of(uint8_t byte)
 {
     switch (byte | 0x20) {
     case 'x': return CONSOLE_QUIT;
+    case 'p': return CONSOLE_POWER;
     case 'h': return CONSOLE_HELP;
     case 's': return CONSOLE_STATS;
     default: return byte == '?' ? CONSOLE_HELP : CONSOLE_NONE;

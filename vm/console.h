@@ -2,7 +2,7 @@
  * What the person at the terminal types: bytes for the guest, and commands behind Ctrl-A. A pure state
  * machine; the main loop feeds it and acts.
  *
- *               Ctrl-A                       X, H, S: command     any other: both bytes go to the guest
+ *               Ctrl-A                       X, P, H, S: command     any other: both bytes go to the guest
  *     PLAIN ------------> ESCAPED -----------------------------------------> PLAIN
  *                                  Ctrl-A: one Ctrl-A to the guest
  */
@@ -13,7 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum console_command { CONSOLE_NONE, CONSOLE_QUIT, CONSOLE_HELP, CONSOLE_STATS };
+enum console_command { CONSOLE_NONE, CONSOLE_QUIT, CONSOLE_POWER, CONSOLE_HELP, CONSOLE_STATS };
 
 struct console {
     bool escaped;

@@ -32,6 +32,61 @@ static int copy_value(const char *key, const char *value, char *buf, size_t size
     return 0;
 }
 
+static int parse_number(const char *key, const char *text, uint64_t min, uint64_t max, uint64_t *ret,
+                        struct err *err)
+{
+    if (parse_uint(text, ret, NULL) < 0 || *ret < min || *ret > max) {
+        return err_set(err, -EINVAL, "%s='%s' is not between %llu and %llu", key, text,
+                       (unsigned long long)min, (unsigned long long)max);
+    }
+    return 0;
+}
+
+static int parse_size_part(const char *key, const char *text, uint64_t *ret, struct err *err)
+{
+    if (parse_size(text, ret, NULL) < 0 || *ret == 0) {
+        return err_set(err, -EINVAL, "%s='%s' is not a size such as 64M", key, text);
+    }
+    return 0;
+}
+
+/* One of several words, by its place in `words`. */
+static int parse_word(const char *key, const char *text, const char *const *words, unsigned count,
+                      unsigned *ret, struct err *err)
+{
+    char known[256] = "";
+    for (unsigned i = 0; i < count; i++) {
+        if (strcmp(text, words[i]) == 0) {
+            *ret = i;
+            return 0;
+        }
+        size_t used = strlen(known);
+        snprintf(known + used, sizeof(known) - used, "%s%s", i ? ", " : "", words[i]);
+    }
+    return err_set(err, -EINVAL, "%s='%s' is not one of %s", key, text, known);
+}
+
+static int throttle_part(struct blk_throttle_limits *limits, const char *part, bool *ret_taken,
+                         struct err *err)
+{
+    const char *value;
+    *ret_taken = true;
+    if ((value = value_of(part, "iops"))) {
+        return parse_number("iops", value, 1, DISK_IOPS_MAX, &limits->iops, err);
+    }
+    if ((value = value_of(part, "iops-burst"))) {
+        return parse_number("iops-burst", value, 1, DISK_IOPS_MAX, &limits->iops_burst, err);
+    }
+    if ((value = value_of(part, "bps"))) {
+        return parse_size_part("bps", value, &limits->bytes_per_s, err);
+    }
+    if ((value = value_of(part, "bps-burst"))) {
+        return parse_size_part("bps-burst", value, &limits->bytes_burst, err);
+    }
+    *ret_taken = false;
+    return 0;
+}
+
 static int disk_part(struct disk_options *disk, const char *part, struct err *err)
 {
     const char *value;
@@ -46,10 +101,37 @@ static int disk_part(struct disk_options *disk, const char *part, struct err *er
         return 0;
     }
     if (strcmp(part, "direct") == 0) {
-        disk->direct = true;
+        disk->cache = BLK_CACHE_NONE;
         return 0;
     }
-    return err_set(err, -EINVAL, "'%s' is not known: there is format=, serial=, readonly, direct", part);
+    if ((value = value_of(part, "cache"))) {
+        static const char *const words[] = {[BLK_CACHE_WRITEBACK] = "writeback",
+                                            [BLK_CACHE_NONE] = "none",
+                                            [BLK_CACHE_WRITETHROUGH] = "writethrough",
+                                            [BLK_CACHE_UNSAFE] = "unsafe"};
+        unsigned i = 0;
+        int rc = parse_word("cache", value, words, ARRAY_SIZE(words), &i, err);
+        disk->cache = (enum blk_cache)i;
+        return rc;
+    }
+    if ((value = value_of(part, "on-error"))) {
+        static const char *const words[] = {
+            [BLK_ON_ERROR_ENOSPC] = "enospc", [BLK_ON_ERROR_REPORT] = "report", [BLK_ON_ERROR_STOP] = "stop"};
+        unsigned i = 0;
+        int rc = parse_word("on-error", value, words, ARRAY_SIZE(words), &i, err);
+        disk->on_error = (enum blk_error_policy)i;
+        return rc;
+    }
+    bool taken;
+    int rc = throttle_part(&disk->throttle, part, &taken, err);
+    if (rc < 0 || taken) {
+        return rc;
+    }
+    return err_set(
+        err, -EINVAL,
+        "'%s' is not known: there is format=, serial=, readonly, cache=, direct, on-error=, iops=, "
+        "iops-burst=, bps=, bps-burst=",
+        part);
 }
 
 int disk_options_parse(const char *text, struct disk_options *ret, struct err *err)
@@ -68,6 +150,10 @@ int disk_options_parse(const char *text, struct disk_options *ret, struct err *e
             return rc;
         }
     }
+    const struct blk_throttle_limits *limits = &ret->throttle;
+    if ((limits->iops_burst && !limits->iops) || (limits->bytes_burst && !limits->bytes_per_s)) {
+        return err_set(err, -EINVAL, "a burst goes with its limit: add iops= or bps=");
+    }
     return 0;
 }
 
@@ -82,18 +168,11 @@ static int parse_mac(const char *text, uint8_t *mac, struct err *err)
     if (b[0] & 1) {
         return err_set(err, -EINVAL, "'%s' is a group address: the first byte of a NIC's is even", text);
     }
+    if (!(b[0] | b[1] | b[2] | b[3] | b[4] | b[5])) {
+        return err_set(err, -EINVAL, "'%s' is nobody's address", text);
+    }
     for (unsigned i = 0; i < 6; i++) {
         mac[i] = (uint8_t)b[i];
-    }
-    return 0;
-}
-
-static int parse_number(const char *key, const char *text, uint64_t min, uint64_t max, uint64_t *ret,
-                        struct err *err)
-{
-    if (parse_uint(text, ret, NULL) < 0 || *ret < min || *ret > max) {
-        return err_set(err, -EINVAL, "%s='%s' is not between %llu and %llu", key, text,
-                       (unsigned long long)min, (unsigned long long)max);
     }
     return 0;
 }

@@ -9,14 +9,20 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "block/block.h"
 
 #define DEVICE_TEXT_MAX 4096u
+#define DISK_IOPS_MAX   1000000000u
 
 struct disk_options {
     char path[DEVICE_TEXT_MAX];
     char format[16]; /* "": as found out from the image */
     char serial[21];
-    bool read_only, direct;
+    bool read_only;
+    enum blk_cache cache;
+    enum blk_error_policy on_error;
+    struct blk_throttle_limits throttle;
+    bool ephemeral; /* of the whole machine: --ephemeral */
 };
 
 enum nic_kind { NIC_NONE, NIC_USER, NIC_TAP, NIC_WIRE };

@@ -4,13 +4,16 @@
 #include "vm/devices.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 
 #include "base/util.h"
 #include "block/block.h"
 #include "dev/virtio/balloon.h"
 #include "dev/virtio/blk.h"
+#include "dev/virtio/feature_names.h"
 #include "dev/virtio/net.h"
 #include "dev/virtio/rng.h"
 #include "dev/virtio/v9p.h"
@@ -21,7 +24,9 @@
 #include "net/wire.h"
 #include "vm/device_options.h"
 #include "vm/disk.h"
+#include "vm/machine.h"
 #include "vm/pc.h"
+#include "vm/seed.h"
 
 #define DISK_QUEUES_MAX 4u
 
@@ -29,15 +34,16 @@ struct devices {
     const struct vm_config *config;
     uv_loop_t *loop;
     struct mem *mem;
-    struct pc *pc;
+    struct machine *machine;
     uv_async_t async;
     uv_timer_t stats;
     struct blk_loop *blk_loop; /* NULL: no disks */
     uv_poll_t blk_poll;
-    bool has_stats;
+    struct vdev *balloon; /* NULL: none; else stats is running */
     unsigned handles;
-    unsigned count;
+    unsigned count, disk_count;
     struct vdev *vdevs[PCI_SLOTS];
+    struct vblk_backend *disks[PCI_SLOTS];
 };
 
 /* Any thread. */
@@ -69,13 +75,21 @@ static int add(struct devices *devices, struct vdev *dev, struct err *err)
     if (!dev) {
         return err && err->code ? err->code : -ENOMEM;
     }
+    unsigned index = 0; /* among its kind */
+    for (unsigned i = 0; i < devices->count; i++) {
+        index += devices->vdevs[i]->ops->id == dev->ops->id;
+    }
+    for (unsigned i = 0; i < devices->config->withheld.count; i++) {
+        (void)vfeat_withhold(dev, index, devices->config->withheld.values[i],
+                             NULL); /* checked in devices_new */
+    }
     dev->wake = on_wake;
     dev->wake_opaque = devices;
-    struct virtio_pci *vp = virtio_pci_new(pc_pci(devices->pc), dev, err);
+    struct virtio_pci *vp = virtio_pci_new(pc_pci(machine_pc(devices->machine)), dev, err);
     if (!vp) {
         return -ENOSPC;
     }
-    if (!pc_add_device(devices->pc, virtio_pci_device(vp))) {
+    if (!pc_add_device(machine_pc(devices->machine), virtio_pci_device(vp))) {
         virtio_pci_device(vp)->ops->free(virtio_pci_device(vp));
         return err_set(err, -ENOSPC, "the machine has too many devices");
     }
@@ -108,18 +122,14 @@ static int open_block_loop(struct devices *devices, struct err *err)
     return rc;
 }
 
-static int make_disk(struct devices *devices, const char *text, struct err *err)
+static int make_disk(struct devices *devices, const struct disk_options *options, struct err *err)
 {
-    struct disk_options options;
-    int rc = disk_options_parse(text, &options, err);
+    int rc = open_block_loop(devices, err);
     if (rc < 0) {
         return rc;
     }
-    rc = open_block_loop(devices, err);
-    if (rc < 0) {
-        return rc;
-    }
-    struct vblk_backend *backend = disk_open(devices->loop, devices->blk_loop, &options, err);
+    struct vblk_backend *backend =
+        disk_open(devices->loop, devices->blk_loop, devices->machine, options, err);
     if (!backend) {
         return err->code;
     }
@@ -127,18 +137,38 @@ static int make_disk(struct devices *devices, const char *text, struct err *err)
         .mem = devices->mem,
         .backend = backend,
         .queues = (unsigned)MIN(devices->config->cpus, DISK_QUEUES_MAX),
-        .serial = options.serial[0] ? options.serial : NULL,
+        .serial = options->serial[0] ? options->serial : NULL,
     };
-    return add(devices, vblk_new(&config, err), err);
+    rc = add(devices, vblk_new(&config, err), err);
+    if (rc == 0) {
+        devices->disks[devices->disk_count++] = backend;
+    }
+    return rc;
 }
 
 static int make_disks(struct devices *devices, struct err *err)
 {
     int rc = 0;
     for (unsigned i = 0; i < devices->config->disks.count && rc == 0; i++) {
-        rc = make_disk(devices, devices->config->disks.values[i], err);
+        struct disk_options options;
+        rc = disk_options_parse(devices->config->disks.values[i], &options, err);
+        options.ephemeral = devices->config->ephemeral && !options.read_only;
+        rc = rc ? rc : make_disk(devices, &options, err);
     }
     return rc;
+}
+
+/* cloud-init knows its volume by the label. */
+static int make_seed(struct devices *devices, struct err *err)
+{
+    struct disk_options options = {.format = "raw", .serial = "cidata", .read_only = true};
+    const struct vm_config *config = devices->config;
+    if (!config->user_data) {
+        return 0;
+    }
+    auto_close int fd = seed_make(config->user_data, config->meta_data, err);
+    snprintf(options.path, sizeof(options.path), "/proc/self/fd/%d", fd);
+    return fd < 0 ? fd : make_disk(devices, &options, err);
 }
 
 /* Fonda's own locally administered prefix, and three random bytes. */
@@ -204,24 +234,47 @@ static int make_nics(struct devices *devices, struct err *err)
     return count ? err_set(err, -EINVAL, "--publish needs a NIC of --net user") : 0;
 }
 
-#define STATS_MS 10000u /* between two looks at the guest's memory statistics */
+#define STATS_MS   10000u     /* between two looks at the guest's memory statistics */
+#define TRIM_BYTES (64 * MiB) /* free memory that is worth a round of hinting */
+
+/* Guests that don't report free pages by themselves are asked for them when the host holds much more than
+ * they use.
+ */
+static void trim(struct devices *devices)
+{
+    struct vbal_info info;
+    struct stat ram;
+    vbal_get_info(devices->balloon, &info);
+    uint64_t free_bytes = info.stats[VBAL_STAT_FREE];
+    if (vbal_reports(devices->balloon) || free_bytes == UINT64_MAX ||
+        fstat(mem_ram_fd(devices->mem), &ram) < 0) {
+        return;
+    }
+    uint64_t held = (uint64_t)ram.st_blocks * 512;
+    if (held + free_bytes >= devices->config->memory_bytes + TRIM_BYTES) {
+        (void)vbal_trim(devices->balloon);
+    }
+}
 
 static void on_stats(uv_timer_t *timer)
 {
-    vbal_ask_stats(timer->data);
+    struct devices *devices = timer->data;
+    trim(devices);
+    vbal_ask_stats(devices->balloon);
 }
 
 static int make_balloon(struct devices *devices, struct err *err)
 {
-    if (!devices->config->balloon) {
+    if (!devices->config->balloon && !devices->config->balloon_bytes) {
         return 0;
     }
     struct vdev *dev = vbal_new(devices->mem, err);
     int rc = add(devices, dev, err);
     if (rc == 0) {
         uv_timer_init(devices->loop, &devices->stats);
-        devices->stats.data = dev;
-        devices->has_stats = true;
+        devices->stats.data = devices;
+        devices->balloon = dev;
+        devices_balloon_set(devices, devices->config->balloon_bytes);
         uv_timer_start(&devices->stats, on_stats, STATS_MS, STATS_MS);
     }
     return rc;
@@ -246,16 +299,17 @@ static int make_shares(struct devices *devices, struct err *err)
     return rc;
 }
 
-/* In the order in which the guest finds them on the bus. */
+/* In the order in which the guest finds them on the bus; cloud-init's volume last, so that nothing changes
+ * its slot for it. */
 static const struct {
-    const char *option;
+    const char *option; /* for errors; NULL: they name it */
     int (*make)(struct devices *devices, struct err *err);
 } makers[] = {
-    {"--rng", make_rng},      {"--disk", make_disks},      {"--net", make_nics},
-    {"--share", make_shares}, {"--balloon", make_balloon}, {"--vsock", make_vsock},
+    {"--rng", make_rng},         {"--disk", make_disks},  {"--net", make_nics}, {"--share", make_shares},
+    {"--balloon", make_balloon}, {"--vsock", make_vsock}, {NULL, make_seed},
 };
 
-int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem, struct pc *pc,
+int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem, struct machine *machine,
                 struct devices **ret_devices, struct err *err)
 {
     struct devices *devices = calloc(1, sizeof(*devices));
@@ -266,14 +320,22 @@ int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem
     devices->config = config;
     devices->loop = loop;
     devices->mem = mem;
-    devices->pc = pc;
+    devices->machine = machine;
     devices->async.data = devices;
     *ret_devices = devices; /* also when this fails: what was made wakes it */
+    for (unsigned i = 0; i < config->withheld.count; i++) {
+        int rc = vfeat_check(config->withheld.values[i], err);
+        if (rc < 0) {
+            return err_prefix(err, "--virtio-without");
+        }
+    }
     for (size_t i = 0; i < ARRAY_SIZE(makers); i++) {
         int rc = makers[i].make(devices, err);
         if (rc < 0) {
-            err_prefix(err, "%s", makers[i].option);
-            return rc;
+            /* an error may name another option by itself: --publish */
+            return makers[i].option && strncmp(err->text, "--", 2) != 0
+                       ? err_prefix(err, "%s", makers[i].option)
+                       : rc;
         }
     }
     return 0;
@@ -284,6 +346,75 @@ void devices_rest(struct devices *devices)
     if (devices->blk_loop) {
         blk_loop_rest(devices->blk_loop);
     }
+}
+
+void devices_settle(struct devices *devices)
+{
+    for (unsigned i = 0; i < devices->count; i++) {
+        vdev_settle(devices->vdevs[i]);
+    }
+}
+
+unsigned devices_disks(const struct devices *devices)
+{
+    return devices->disk_count;
+}
+
+struct blk_node *devices_disk(struct devices *devices, unsigned index)
+{
+    return disk_node(devices->disks[index]);
+}
+
+struct vdev *devices_balloon(struct devices *devices)
+{
+    return devices->balloon;
+}
+
+unsigned devices_count(const struct devices *devices)
+{
+    return devices->count;
+}
+
+struct vdev *devices_get(struct devices *devices, unsigned index)
+{
+    return devices->vdevs[index];
+}
+
+void devices_retry(struct devices *devices)
+{
+    for (unsigned i = 0; i < devices->disk_count; i++) {
+        disk_retry(devices->disks[i]);
+    }
+}
+
+int devices_balloon_set(struct devices *devices, uint64_t bytes)
+{
+    if (!devices->balloon) {
+        return -ENODEV;
+    }
+    vbal_set_target(devices->balloon, MIN(bytes, devices->config->memory_bytes));
+    return 0;
+}
+
+int devices_balloon_get(struct devices *devices, struct vbal_info *ret)
+{
+    if (!devices->balloon) {
+        return -ENODEV;
+    }
+    vbal_get_info(devices->balloon, ret);
+    vbal_ask_stats(devices->balloon);
+    return 0;
+}
+
+int devices_nic_plug(struct devices *devices, unsigned nic, bool plugged)
+{
+    for (unsigned i = 0; i < devices->count; i++) {
+        if (devices->vdevs[i]->ops->id == VIRTIO_ID_NET && nic-- == 0) {
+            vnet_set_cable(devices->vdevs[i], plugged);
+            return 0;
+        }
+    }
+    return -ENODEV;
 }
 
 static void release(struct devices *devices)
@@ -311,14 +442,14 @@ static void on_block_closed(uv_handle_t *handle)
 void devices_free(struct devices *devices)
 {
     if (devices) {
-        devices->handles = 1 + (devices->has_stats ? 1 : 0) + (devices->blk_loop ? 1 : 0);
+        devices->handles = 1 + (devices->balloon ? 1 : 0) + (devices->blk_loop ? 1 : 0);
         if (devices->blk_loop) {
             uv_poll_stop(&devices->blk_poll);
             blk_loop_free(devices->blk_loop);
             uv_close((uv_handle_t *)&devices->blk_poll, on_block_closed);
         }
         uv_close((uv_handle_t *)&devices->async, on_async_closed);
-        if (devices->has_stats) {
+        if (devices->balloon) {
             uv_close((uv_handle_t *)&devices->stats, on_stats_closed);
         }
     }

@@ -9,19 +9,43 @@
 #include <uv.h>
 
 #include "base/err.h"
+#include "dev/virtio/balloon.h"
 #include "vm/config.h"
 
+struct blk_node;
 struct devices;
+struct machine;
 struct mem;
-struct pc;
+struct vdev;
 
-/* Makes the devices of config and puts them on pc's bus. Call before vCPUs run, and pc_reset after it. The
- * loop has to outlive the machine. Errors: -EINVAL and those of the back ends; what was made so far belongs
- * to the machine. */
-int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem, struct pc *pc,
+/* Makes the devices of config and puts them on the machine's bus. Call before vCPUs run, and pc_reset after
+ * it. The loop has to outlive the machine. Errors: -EINVAL and those of the back ends; what was made so far
+ * belongs to the machine. */
+int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem, struct machine *machine,
                 struct devices **ret_devices, struct err *err);
 /* Ends the threads that the back ends have, until they need them again. */
 void devices_rest(struct devices *devices);
+/* The vCPUs stand still: does what the guest asked for, and waits until nothing is in flight. */
+void devices_settle(struct devices *devices);
+/* The disks' images, in the order of the options. */
+unsigned devices_disks(const struct devices *devices);
+struct blk_node *devices_disk(struct devices *devices, unsigned index);
+/* NULL: there is none. */
+struct vdev *devices_balloon(struct devices *devices);
+/* All virtio devices, in the order in which the guest finds them. */
+unsigned devices_count(const struct devices *devices);
+struct vdev *devices_get(struct devices *devices, unsigned index);
+
+/* Disks try again what the host refused, such as when it has room again. */
+void devices_retry(struct devices *devices);
+
+/* Main loop. How many bytes the guest is to give up; more than it has is cut. -ENODEV: no balloon. */
+int devices_balloon_set(struct devices *devices, uint64_t bytes);
+/* What the balloon did and what the guest told last; asks for newer statistics. -ENODEV: no balloon. */
+int devices_balloon_get(struct devices *devices, struct vbal_info *ret);
+/* Main loop. Plugs or unplugs the cable of a NIC, counted from 0 in the order of --net. -ENODEV: no such. */
+int devices_nic_plug(struct devices *devices, unsigned nic, bool plugged);
+
 /* Behind machine_free; NULL is accepted. The loop then has to run until it has no handles. */
 void devices_free(struct devices *devices);
 

@@ -5,7 +5,7 @@
  * timer) stdin     to the guest's serial port; Ctrl-A commands when it is a terminal signals   SIGTERM,
  * SIGINT, SIGHUP end the machine async     a stop was requested, or the serial port has room for input again
  */
-#include "vm/host.h"
+#include "vm/host_int.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -19,50 +19,23 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/util.h"
-#include "vm/console.h"
+#include "control/control.h"
+#include "sandbox/jail.h"
+#include "vm/channel.h"
 #include "vm/devices.h"
 #include "vm/jail.h"
+#include "vm/kernel.h"
 #include "vm/machine.h"
 #include "vm/output.h"
 #include "vm/pc.h"
 #include "vm/report.h"
-#include "vm/status.h"
+#include "vm/saved/save.h"
 #include "vm/terminal.h"
 
-#define INPUT_BYTES     4096u
 #define OUTPUT_DRAIN_MS 3000u
 #define NS_PER_S        1000000000ull
 
-static const int end_signals[] = {SIGTERM, SIGINT, SIGHUP};
-
-struct host {
-    const struct vm_config *config;
-    struct mem *mem;
-    struct clock *clock;
-    struct machine *machine;
-    struct devices *devices;
-    struct output *output; /* NULL: --serial none */
-
-    uv_loop_t loop;
-    uv_poll_t timer_poll, input_poll;
-    uv_timer_t timeout;
-    uv_signal_t signals[ARRAY_SIZE(end_signals)];
-    uv_async_t async;
-    _Atomic bool stop_wanted, input_wanted; /* why async was sent */
-
-    int timer_fd;
-    pthread_mutex_t timer_lock; /* the deadline's reading and the timer's setting are one step */
-
-    /* Input that the serial port has not taken yet. */
-    int input_fd; /* -1: none, or at its end */
-    bool input_is_terminal, input_pollable, input_polling;
-    struct console console;
-    uint8_t input[INPUT_BYTES + 1];
-    size_t input_used;
-
-    int status;
-    struct err err;
-};
+static const int end_signals[HOST_END_SIGNALS] = {SIGTERM, SIGINT, SIGHUP};
 
 /* --- time --- */
 
@@ -80,6 +53,11 @@ static void arm_timer(void *opaque)
     }
     timerfd_settime(host->timer_fd, 0, &spec, NULL);
     pthread_mutex_unlock(&host->timer_lock);
+}
+
+void host_arm_timer(struct host *host)
+{
+    arm_timer(host);
 }
 
 static void on_timer(uv_poll_t *poll, int status, int events)
@@ -101,9 +79,24 @@ static void on_timeout(uv_timer_t *timer)
     machine_request_stop(host->machine, VM_STATUS_TIMEOUT);
 }
 
+static bool press_power_button(struct host *host)
+{
+    mem_lock(host->mem);
+    bool heard = pc_power_button(machine_pc(host->machine));
+    mem_unlock(host->mem);
+    return heard;
+}
+
 static void on_signal(uv_signal_t *handle, int number)
 {
     struct host *host = handle->data;
+    /* A guest that minds its power button gets the chance to shut down; whoever asks again means it. */
+    if (number == SIGTERM && !host->term_seen) {
+        host->term_seen = true;
+        if (press_power_button(host)) {
+            return;
+        }
+    }
     machine_request_stop(host->machine, VM_STATUS_KILLED);
 }
 
@@ -113,7 +106,11 @@ static void on_signal(uv_signal_t *handle, int number)
 static size_t on_serial_sink(void *opaque, const uint8_t *bytes, size_t len)
 {
     struct host *host = opaque;
-    return host->output ? output_write(host->output, bytes, len) : len;
+    size_t taken = host->output ? output_write(host->output, bytes, len) : len;
+    if (host->channel) {
+        channel_feed(host->channel, bytes, taken);
+    }
+    return taken;
 }
 
 /* The output's thread. */
@@ -153,6 +150,11 @@ static void run_command(struct host *host, enum console_command command)
 {
     switch (command) {
     case CONSOLE_QUIT: machine_request_stop(host->machine, VM_STATUS_KILLED); break;
+    case CONSOLE_POWER:
+        if (!press_power_button(host)) {
+            fputs("\r\nfonda: the guest does not listen to its power button\r\n", stderr);
+        }
+        break;
     case CONSOLE_HELP: fputs(console_help, stderr); break;
     case CONSOLE_STATS: report_stats(stderr, host->machine); break;
     case CONSOLE_NONE: break;
@@ -163,12 +165,12 @@ static void run_command(struct host *host, enum console_command command)
  * not fit is lost, as on a real serial line. */
 static void take_terminal_bytes(struct host *host, const uint8_t *bytes, size_t len)
 {
-    uint8_t out[INPUT_BYTES + 1];
+    uint8_t out[HOST_INPUT_BYTES + 1];
     while (len > 0) {
         size_t out_len;
         enum console_command command;
         size_t used = console_input(&host->console, bytes, len, out, &out_len, &command);
-        size_t room = INPUT_BYTES - host->input_used;
+        size_t room = HOST_INPUT_BYTES - host->input_used;
         out_len = MIN(out_len, room);
         memcpy(host->input + host->input_used, out, out_len);
         host->input_used += out_len;
@@ -193,8 +195,8 @@ static void set_polling(struct host *host, bool on)
 
 static void read_input(struct host *host)
 {
-    uint8_t bytes[INPUT_BYTES];
-    size_t want = host->input_is_terminal ? sizeof(bytes) : INPUT_BYTES - host->input_used;
+    uint8_t bytes[HOST_INPUT_BYTES];
+    size_t want = host->input_is_terminal ? sizeof(bytes) : HOST_INPUT_BYTES - host->input_used;
     ssize_t n = read(host->input_fd, bytes, want);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
         return;
@@ -222,7 +224,7 @@ static void pump_input(struct host *host)
         deliver_input(host);
     }
     if (host->input_fd >= 0) {
-        set_polling(host, host->input_is_terminal || host->input_used < INPUT_BYTES);
+        set_polling(host, host->input_is_terminal || host->input_used < HOST_INPUT_BYTES);
     }
 }
 
@@ -253,14 +255,44 @@ static _Noreturn void leave_vcpu_behind(int status)
     _exit(status);
 }
 
+static void forget_kernel(struct host *host, struct boot *boot)
+{
+    if (!host->config->kernel) {
+        boot_forget(boot);
+    }
+}
+
+/* A kernel from the disk is read anew at each start: the guest may have installed another one, and between
+ * two starts it needs no memory. */
+static int renew_kernel(struct host *host)
+{
+    struct boot *boot;
+    if (host->config->kernel) {
+        return 0;
+    }
+    int rc = kernel_open(host->config, devices_disk(host->devices, 0), &boot, &host->err);
+    if (rc < 0) {
+        return err_prefix(&host->err, "the machine can't start again");
+    }
+    machine_set_boot(host->machine, boot);
+    boot_free(host->own_boot);
+    host->own_boot = boot;
+    return 0;
+}
+
 static void stop(struct host *host)
 {
     int status;
     if (machine_join(host->machine, &status) < 0) {
         leave_vcpu_behind(VM_STATUS_ENGINE);
     }
-    if (status == MACHINE_RESET && !host->config->no_reboot) {
-        if (machine_restart(host->machine, &host->err) == 0) {
+    host_save_cancel(host); /* what is being saved is no more, or comes to its end here */
+    if (status == MACHINE_RESET && host->config->kernel && !host->boot && !host->config->no_reboot) {
+        log_warning("the machine was restored, and its kernel's files are not there: a reboot ends it");
+    } else if (status == MACHINE_RESET && !host->config->no_reboot) {
+        if (renew_kernel(host) == 0 && machine_restart(host->machine, &host->err) == 0) {
+            forget_kernel(host, host->own_boot);
+            host_state_event(host);
             return;
         }
         status = VM_STATUS_HOST;
@@ -277,6 +309,9 @@ static void on_async(uv_async_t *async)
     }
     if (atomic_exchange(&host->input_wanted, false)) {
         pump_input(host);
+        if (host->channel) {
+            channel_room(host->channel);
+        }
     }
 }
 
@@ -355,8 +390,10 @@ static void host_done(struct host *host)
     if (host->clock) {
         clock_set_wake(host->clock, NULL, NULL);
     }
+    host_control_close(host);
     output_free(host->output, OUTPUT_DRAIN_MS);
     host->output = NULL;
+    host_restore_done(host);
     machine_free(host->machine);
     devices_free(host->devices);
     uv_walk(&host->loop, close_handle, NULL);
@@ -366,6 +403,7 @@ static void host_done(struct host *host)
         close(host->timer_fd);
     }
     clock_free(host->clock);
+    boot_free(host->own_boot);
     terminal_restore();
     pthread_mutex_destroy(&host->timer_lock);
 }
@@ -384,6 +422,7 @@ static int make_machine(struct host *host, const struct engine_ops *engine, stru
         .boot = boot,
         .cpus = (unsigned)host->config->cpus,
         .cpu_model = host->config->cpu_model,
+        .tsc_hz = host->config->tsc_hz,
         .stopping = on_stopping,
         .serial_sink = on_serial_sink,
         .serial_room = on_serial_room,
@@ -422,13 +461,20 @@ static void report_end(struct host *host)
 }
 
 int host_run(const struct vm_config *config, const struct engine_ops *engine, struct boot *boot,
-             struct mem *mem, struct err *err)
+             struct mem *mem, struct saved_reader *saved, struct err *err)
 {
-    struct host host = {
-        .config = config, .mem = mem, .timer_fd = -1, .input_fd = -1, .status = VM_STATUS_HOST};
+    struct host host = {.config = config,
+                        .engine = engine,
+                        .boot = boot,
+                        .mem = mem,
+                        .timer_fd = -1,
+                        .input_fd = -1,
+                        .status = VM_STATUS_HOST};
     pthread_mutex_init(&host.timer_lock, NULL);
     uv_loop_init(&host.loop);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ,
+           SIG_IGN); /* a disk's write beyond ulimit -f then fails with EFBIG, for the guest to see */
     int rc = open_serial(&host, err);
     if (rc < 0) {
         host_done(&host);
@@ -441,12 +487,19 @@ int host_run(const struct vm_config *config, const struct engine_ops *engine, st
     }
     rc = open_loop(&host, err);
     if (rc == 0) {
-        rc = devices_new(config, &host.loop, mem, machine_pc(host.machine), &host.devices, err);
+        rc = devices_new(config, &host.loop, mem, host.machine, &host.devices, err);
         if (rc < 0) {
             host_done(&host);
             return VM_STATUS_USAGE;
         }
         pc_reset(machine_pc(host.machine)); /* with the devices in their slots */
+    }
+    if (rc == 0) {
+        rc = host_control_open(&host, err);
+        if (rc < 0) {
+            host_done(&host);
+            return VM_STATUS_USAGE;
+        }
     }
     if (rc == 0) {
         devices_rest(host.devices);
@@ -456,14 +509,26 @@ int host_run(const struct vm_config *config, const struct engine_ops *engine, st
         rc = output_start(host.output, err);
     }
     if (rc == 0) {
-        rc = machine_start(host.machine, err);
+        rc = config->restore ? host_restore(&host, saved, err) : machine_start(host.machine, err);
     }
     if (rc == 0) {
+        if (boot) {
+            forget_kernel(&host, boot);
+        }
+        host_state_event(&host);
         arm_timer(&host);
         pump_input(&host);
         uv_run(&host.loop, UV_RUN_DEFAULT);
         report_end(&host);
     }
+    if (rc == -EBADMSG || rc == -EINVAL) {
+        host.status = VM_STATUS_USAGE; /* a file that can't be restored */
+    }
     host_done(&host);
+    if (host.again) {
+        rc = jail_again(host.again); /* by the supervisor, which is outside */
+        rc = rc == -ENOSYS ? snapshot_start_again(config, host.again, err) : rc;
+        return rc < 0 ? VM_STATUS_HOST : host.status;
+    }
     return host.status;
 }

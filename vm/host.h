@@ -13,11 +13,12 @@
 struct boot;
 struct engine_ops;
 struct mem;
+struct saved_reader;
 
 /* Runs a machine from its first instruction to its end. Returns an enum vm_status or an exit-port status; err
- * is set when nothing could be run (VM_STATUS_USAGE, VM_STATUS_ENGINE, VM_STATUS_HOST). boot and mem stay the
- * caller's. */
+ * is set when nothing could be run (VM_STATUS_USAGE, VM_STATUS_ENGINE, VM_STATUS_HOST). boot, mem and saved
+ * stay the caller's. saved: the state to go on from, with config->restore; boot may be NULL then. */
 int host_run(const struct vm_config *config, const struct engine_ops *engine, struct boot *boot,
-             struct mem *mem, struct err *err);
+             struct mem *mem, struct saved_reader *saved, struct err *err);
 
 #endif

@@ -5,11 +5,14 @@
  *     a wire's directory     a wire that ended is connected again, or listened on; removed at the end
  *     a vsock's directory    connections to PATH_PORT; PATH is removed at the end
  *     a shared directory     beneath its descriptor
+ *     the directories of the control socket, of disks and of --save-dir:
+ *                            saved machines, snapshots; the socket is removed at the end
  *
  * Disks, the kernel, the serial port's file, /dev/kvm and tap devices are open before.
  */
 #include "vm/jail.h"
 
+#include <errno.h>
 #include <libgen.h>
 #include <limits.h>
 #include <stdio.h>
@@ -19,8 +22,9 @@
 #include "base/util.h"
 #include "sandbox/jail.h"
 #include "vm/device_options.h"
+#include "vm/rundir.h"
+#include "vm/saved/save.h"
 #include "vm/status.h"
-#include "vm/terminal.h"
 
 #define RESOLV_CONF "/etc/resolv.conf"
 
@@ -46,9 +50,15 @@ static unsigned nic_needs(const struct vm_config *config)
     return needs;
 }
 
+static bool is_controlled(const struct vm_config *config)
+{
+    return config->control || config->name;
+}
+
 static unsigned needs_of(const struct vm_config *config)
 {
     return nic_needs(config) | (config->vsock ? JAIL_NEED_UNIX : 0) |
+           (is_controlled(config) ? JAIL_NEED_UNIX | JAIL_NEED_FILES : 0) |
            (config->shares.count ? JAIL_NEED_TREE | JAIL_NEED_OWNERS : 0) |
            (strcmp(config->engine, "kvm") == 0 ? JAIL_NEED_KVM : 0);
 }
@@ -62,22 +72,65 @@ static int on_violation(void)
     return VM_STATUS_JAIL;
 }
 
+static void on_ended(void *opaque)
+{
+    const struct vm_config *config = opaque;
+    if (config->name && !config->control) {
+        rundir_remove(config->name);
+    }
+}
+
+/* IMAGE.NAME.state of one of the machine's own images (vm/saved/snapshot.h). */
+static bool is_snapshot(const struct vm_config *config, const char *path)
+{
+    static const char end[] = ".state";
+    size_t path_len = strlen(path);
+    for (unsigned i = 0; i < config->disks.count; i++) {
+        struct disk_options disk;
+        if (disk_options_parse(config->disks.values[i], &disk, NULL) < 0) {
+            continue;
+        }
+        size_t len = strlen(disk.path);
+        if (strncmp(path, disk.path, len) == 0 && path[len] == '.' && !strchr(path + len, '/') &&
+            path_len > len + sizeof(end) && strcmp(path + path_len - sizeof(end) + 1, end) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The supervisor: the machine goes back to a snapshot. */
+static int on_again(void *opaque, const char *path)
+{
+    const struct vm_config *config = opaque;
+    struct err err = {0};
+    if (!is_snapshot(config, path)) {
+        err_set(&err, -EPERM, "'%s' is no snapshot of the machine's", path);
+    } else {
+        snapshot_start_again(config, path, &err);
+    }
+    log_error("%s", err.text);
+    return VM_STATUS_HOST;
+}
+
 int vm_jail_split(const struct vm_config *config, struct err *err)
 {
     const struct jail_config jail = {
         .mode = mode_of(config),
         .needs = needs_of(config),
-        .keep_fd = terminal_keeper_fd(),
         .violated = on_violation,
+        .ended = on_ended,
+        .again = on_again,
+        .opaque = (void *)(uintptr_t)config,
     };
     return jail_split(&jail, err);
 }
 
-static int grant_directory_of(const char *path, struct err *err)
+static int grant_directory_of(const char *path, enum jail_rights rights, struct err *err)
 {
     char copy[PATH_MAX];
     snprintf(copy, sizeof(copy), "%s", path);
-    return jail_grant(dirname(copy), JAIL_GRANT_SOCKETS, err);
+    return jail_grant(dirname(copy), rights, err);
 }
 
 static int grant_nics(const struct vm_config *config, struct err *err)
@@ -86,7 +139,7 @@ static int grant_nics(const struct vm_config *config, struct err *err)
     for (unsigned i = 0; i < config->nics.count && rc == 0; i++) {
         struct nic_options nic;
         if (nic_options_parse(config->nics.values[i], &nic, NULL) == 0 && nic.kind == NIC_WIRE) {
-            rc = grant_directory_of(nic.where, err);
+            rc = grant_directory_of(nic.where, JAIL_GRANT_SOCKETS, err);
         }
     }
     return rc;
@@ -104,6 +157,32 @@ static int grant_shares(const struct vm_config *config, struct err *err)
     return rc;
 }
 
+/* Only who can be told to save does: into the directories of the control socket and of the disks that have
+ * snapshots, and where the options say. */
+static int grant_saving(const struct vm_config *config, struct err *err)
+{
+    char path[RUNDIR_PATH_MAX];
+    int rc = 0;
+    if (!is_controlled(config)) {
+        return 0;
+    }
+    if (config->control) {
+        rc = grant_directory_of(config->control, JAIL_GRANT_DIR, err);
+    } else if (rundir_socket(config->name, path, sizeof(path), err) == 0) {
+        rc = grant_directory_of(path, JAIL_GRANT_DIR, err);
+    }
+    for (unsigned i = 0; i < config->disks.count && rc == 0; i++) {
+        struct disk_options disk;
+        if (disk_options_parse(config->disks.values[i], &disk, NULL) == 0 && !disk.read_only) {
+            rc = grant_directory_of(disk.path, JAIL_GRANT_DIR, err);
+        }
+    }
+    for (unsigned i = 0; i < config->save_dirs.count && rc == 0; i++) {
+        rc = jail_grant(config->save_dirs.values[i], JAIL_GRANT_DIR, err);
+    }
+    return rc;
+}
+
 int vm_jail_enter(const struct vm_config *config, struct err *err)
 {
     int rc = grant_nics(config, err);
@@ -111,7 +190,10 @@ int vm_jail_enter(const struct vm_config *config, struct err *err)
         rc = grant_shares(config, err);
     }
     if (rc == 0 && config->vsock) {
-        rc = grant_directory_of(config->vsock, err);
+        rc = grant_directory_of(config->vsock, JAIL_GRANT_SOCKETS, err);
+    }
+    if (rc == 0) {
+        rc = grant_saving(config, err);
     }
     if (rc == 0) {
         rc = jail_enter(err);

@@ -124,9 +124,10 @@ int machine_new(const struct machine_config *config, struct machine **ret_machin
     }
     machine->config = *config;
     machine->cpus = config->cpus;
-    machine->tsc_hz = tsc_host_hz();
+    machine->tsc_hz = config->tsc_hz ? config->tsc_hz : tsc_host_hz();
     atomic_store(&machine->stop_status, -1);
     pthread_mutex_init(&machine->error_lock, NULL);
+    pthread_mutex_init(&machine->pause_lock, NULL);
     for (unsigned i = 0; i < machine->cpus; i++) {
         machine_vcpu_init(&machine->vcpus[i], machine, i);
     }
@@ -158,6 +159,7 @@ void machine_free(struct machine *machine)
         machine->config.engine->free(machine->engine);
     }
     pthread_mutex_destroy(&machine->error_lock);
+    pthread_mutex_destroy(&machine->pause_lock);
     free(machine);
 }
 
@@ -200,9 +202,14 @@ int machine_start(struct machine *machine, struct err *err)
             return err_sys(err, rc, "the engine refuses the vCPU's first state");
         }
     }
+    return machine_resume_start(machine, err);
+}
+
+int machine_resume_start(struct machine *machine, struct err *err)
+{
     atomic_store(&machine->stop_status, -1);
     for (unsigned i = 0; i < machine->cpus; i++) {
-        rc = start_thread(&machine->vcpus[i]);
+        int rc = start_thread(&machine->vcpus[i]);
         if (rc < 0) {
             machine_request_stop(machine, VM_STATUS_HOST);
             machine_join(machine, &(int){0});
@@ -276,6 +283,11 @@ int machine_restart(struct machine *machine, struct err *err)
 {
     pc_reset(machine->pc);
     return machine_start(machine, err);
+}
+
+void machine_set_boot(struct machine *machine, struct boot *boot)
+{
+    machine->config.boot = boot;
 }
 
 struct pc *machine_pc(struct machine *machine)

@@ -34,6 +34,7 @@ struct machine_config {
     struct boot *boot;
     unsigned cpus;
     const char *cpu_model;
+    uint64_t tsc_hz; /* of the guest's TSC; 0: as the host's */
     /* A stop was requested: machine_join is due. Any thread; must not block. */
     void (*stopping)(void *opaque);
     /* The serial port's other end: dev/legacy/ns16550.h. Under mem_lock(). */
@@ -51,6 +52,9 @@ void machine_free(struct machine *machine);
  * vCPU runs then. */
 int machine_start(struct machine *machine, struct err *err);
 
+/* The same for a machine whose state was loaded: starts the vCPU threads where they were. */
+int machine_resume_start(struct machine *machine, struct err *err);
+
 /* Asks for the end, with an enum vm_status, an exit-port status or MACHINE_RESET. The first request counts.
  */
 void machine_request_stop(struct machine *machine, int status);
@@ -61,6 +65,10 @@ int machine_join(struct machine *machine, int *ret_status);
 
 /* Behind machine_join: every chip to power-on, the kernel loaded anew, vCPUs started. */
 int machine_restart(struct machine *machine, struct err *err);
+
+/* Between machine_join and machine_restart: another kernel. The caller keeps it, as in struct machine_config.
+ */
+void machine_set_boot(struct machine *machine, struct boot *boot);
 
 struct pc *machine_pc(struct machine *machine);
 /* Why the engine could not go on, or "". Behind machine_join. */

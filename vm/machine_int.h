@@ -11,6 +11,7 @@
 #include "dev/irq/lapic.h"
 #include "vm/config.h"
 #include "vm/machine.h"
+#include "vm/pause.h"
 #include "vm/pc.h"
 #include "vm/pvclock.h"
 
@@ -41,6 +42,7 @@ struct machine_vcpu {
     _Atomic bool halted_for_good; /* HLT with interrupts off, or never started */
     pthread_mutex_t lock;
     pthread_cond_t wake;
+    pthread_cond_t fell_asleep; /* signalled while the machine is paused: pause.c waits for it */
 };
 
 struct machine {
@@ -48,10 +50,14 @@ struct machine {
     struct engine *engine;
     struct pc *pc;
     uint64_t tsc_hz;
+    uint64_t frozen_tsc;          /* the host's counter when time was held: saved/machine.c */
     struct x86_state reset_state; /* as the engine gave it at creation */
     _Atomic int stop_status;      /* -1: running */
     char error_text[sizeof(((struct vcpu_exit *)0)->text)];
     pthread_mutex_t error_lock;
+    pthread_mutex_t pause_lock;
+    unsigned pause_counts[PAUSE_REASONS]; /* pause_lock */
+    _Atomic unsigned pause_reasons;       /* bit i: pause_counts[i] is not 0 */
     unsigned cpus;
     struct machine_vcpu vcpus[VM_CPUS_MAX];
 };

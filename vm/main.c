@@ -18,11 +18,11 @@
 #include "vm/config.h"
 #include "vm/host.h"
 #include "vm/jail.h"
+#include "vm/kernel.h"
+#include "vm/saved/file.h"
+#include "vm/saved/options.h"
 #include "vm/status.h"
 #include "vm/terminal.h"
-
-/* panic=-1: at once; console: the serial port is the only one. */
-#define LINUX_APPEND "console=ttyS0 panic=-1"
 
 static int list_engines(void)
 {
@@ -90,19 +90,20 @@ static int check_memory(uint64_t bytes, struct err *err)
     return 0;
 }
 
-static int open_boot(const struct vm_config *config, struct boot **ret_boot, struct err *err)
+/* A restored machine needs its kernel's files for a reboot only. */
+static int open_files(const struct vm_config *config, struct boot **ret_boot, struct err *err)
 {
-    const struct boot_config boot = {config->kernel, config->initrds.values, config->initrds.count,
-                                     config->append ? config->append : LINUX_APPEND};
-    return boot_open(&boot, MIN(config->memory_bytes, MEM_LOW_RAM_MAX), ret_boot, err);
+    struct err missing;
+    int rc = kernel_open(config, NULL, ret_boot, config->restore ? &missing : err);
+    return config->restore ? 0 : rc;
 }
 
-static int run(const struct vm_config *config, struct err *err)
+static int run(const struct vm_config *config, struct saved_reader *saved, struct err *err)
 {
     const struct engine_ops *engine = find_engine(config->engine, err);
     struct boot *boot = NULL;
     struct mem *mem = NULL;
-    if (!engine || check_memory(config->memory_bytes, err) < 0 || open_boot(config, &boot, err) < 0) {
+    if (!engine || check_memory(config->memory_bytes, err) < 0 || open_files(config, &boot, err) < 0) {
         return VM_STATUS_USAGE;
     }
     int status = VM_STATUS_HOST;
@@ -111,11 +112,38 @@ static int run(const struct vm_config *config, struct err *err)
         err_prefix(err, "engine '%s' can't be used here", engine->name);
         status = VM_STATUS_ENGINE;
     } else if (mem_new(config->memory_bytes, &mem, err) == 0) {
-        status = host_run(config, engine, boot, mem, err);
+        status = host_run(config, engine, boot, mem, saved, err);
     }
     boot_free(boot);
     mem_free(mem);
     return status;
+}
+
+/* The machine's configuration comes from the file, and what belongs to this run from the command line. */
+static int open_saved(struct vm_config *config, struct saved_reader **ret_saved, struct err *err)
+{
+    const struct vm_config run_config = *config;
+    char *path = realpath(config->restore, NULL);
+    if (!path) {
+        return err_sys(err, -errno, "--restore: cannot open '%s'", config->restore);
+    }
+    int rc = saved_open(path, ret_saved, err);
+    if (rc == 0) {
+        rc = saved_options_merge(saved_head(*ret_saved)->config, &run_config, config, err);
+    }
+    config->restore = path;
+    return rc < 0 ? err_prefix(err, "--restore") : 0;
+}
+
+/* What the options and a saved file say is known now; from here on the process is the machine's. */
+static int start(const struct vm_config *config, struct saved_reader *saved, struct err *err)
+{
+    int rc = strcmp(config->serial, "stdio") == 0 ? terminal_raw(STDIN_FILENO) : 0;
+    if (rc < 0) {
+        err_sys(err, rc, "cannot set up the terminal");
+        return VM_STATUS_HOST;
+    }
+    return vm_jail_split(config, err) < 0 ? VM_STATUS_HOST : run(config, saved, err);
 }
 
 int main(int argc, char **argv)
@@ -138,13 +166,12 @@ int main(int argc, char **argv)
         options_print(stdout, vm_options, vm_option_count);
         return 0;
     }
-    int status = VM_STATUS_HOST;
-    int rc = strcmp(config.serial, "stdio") == 0 ? terminal_raw(STDIN_FILENO) : 0;
-    if (rc < 0) {
-        err_sys(&err, rc, "cannot set up the terminal");
-    } else if (vm_jail_split(&config, &err) == 0) {
-        status = run(&config, &err);
+    struct saved_reader *saved = NULL;
+    int status = VM_STATUS_USAGE;
+    if (!config.restore || open_saved(&config, &saved, &err) == 0) {
+        status = start(&config, saved, &err);
     }
+    saved_close(saved);
     if (err.code) {
         log_error("%s", err.text);
     }

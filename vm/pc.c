@@ -2,6 +2,7 @@
 
 #include <errno.h>
 
+#include "base/log.h"
 #include "base/util.h"
 #include "dev/irq/i8259.h"
 #include "dev/irq/ioapic.h"
@@ -14,6 +15,7 @@
 #include "dev/legacy/ns16550.h"
 #include "dev/legacy/port92.h"
 #include "dev/legacy/pvpanic.h"
+#include "dev/legacy/watchdog.h"
 #include "dev/pci/pci.h"
 #include "vm/acpi.h"
 #include "vm/boot/boot.h"
@@ -281,6 +283,20 @@ static int make_pvpanic(struct pc *pc, struct err *err)
     return panic ? add_device(pc, pvpanic_device(panic)) : -ENOMEM;
 }
 
+static void on_watchdog(void *opaque)
+{
+    struct pc *pc = opaque;
+    log_warning("the guest's watchdog ran out: the machine is reset");
+    pc->config.reset(pc->config.opaque);
+}
+
+static int make_watchdog(struct pc *pc, struct err *err)
+{
+    const struct watchdog_config config = {pc->config.mem, pc->config.clock, on_watchdog, pc};
+    struct watchdog *dog = watchdog_new(&config, err);
+    return dog ? add_device(pc, watchdog_device(dog)) : -ENOMEM;
+}
+
 static int make_acpi_tables(struct pc *pc, struct err *err)
 {
     const struct acpi_config config = {
@@ -307,6 +323,7 @@ static int make_acpi_tables(struct pc *pc, struct err *err)
         .pci_slots = PCI_SLOTS,
         .pci_intx_base = PCI_INTX_BASE,
         .panic_port = PC_PANIC_PORT,
+        .watchdog_port = WATCHDOG_BASE,
     };
     pc->acpi_bytes = acpi_build(&config, BOOT_FIRMWARE_BASE, pc->acpi, sizeof(pc->acpi));
     return pc->acpi_bytes ? 0 : err_set(err, -ENOSPC, "the ACPI tables don't fit");
@@ -317,13 +334,11 @@ static const struct {
     const char *name;
     int (*make)(struct pc *pc, struct err *err);
 } parts[] = {
-    {"interrupt controllers", make_pic}, {"local APICs", make_lapics},
-    {"I/O APIC", make_ioapic},           {"interval timer", make_pit},
-    {"real-time clock", make_rtc},       {"event timer", make_hpet},
-    {"power management", make_acpi_pm},  {"PCI bus", make_pci},
-    {"keyboard controller", make_i8042}, {"system control port", make_port92},
-    {"serial port", make_uart},          {"exit port", make_exit_port},
-    {"panic port", make_pvpanic},        {"ACPI tables", make_acpi_tables},
+    {"interrupt controllers", make_pic},  {"local APICs", make_lapics},  {"I/O APIC", make_ioapic},
+    {"interval timer", make_pit},         {"real-time clock", make_rtc}, {"event timer", make_hpet},
+    {"power management", make_acpi_pm},   {"PCI bus", make_pci},         {"keyboard controller", make_i8042},
+    {"system control port", make_port92}, {"serial port", make_uart},    {"exit port", make_exit_port},
+    {"panic port", make_pvpanic},         {"watchdog", make_watchdog},   {"ACPI tables", make_acpi_tables},
 };
 
 int pc_new(const struct pc_config *config, struct pc **ret_pc, struct err *err)
@@ -384,6 +399,16 @@ bool pc_add_device(struct pc *pc, struct device *device)
     return pc->device_count < PC_DEVICES_MAX && add_device(pc, device) == 0;
 }
 
+unsigned pc_devices(const struct pc *pc)
+{
+    return pc->device_count;
+}
+
+struct device *pc_device(struct pc *pc, unsigned index)
+{
+    return pc->devices[index];
+}
+
 struct lapic *pc_lapic(struct pc *pc, unsigned cpu)
 {
     return pc->lapics[cpu];
@@ -407,6 +432,11 @@ size_t pc_serial_input(struct pc *pc, const uint8_t *bytes, size_t len)
 void pc_serial_flush(struct pc *pc)
 {
     ns16550_flush(pc->uart);
+}
+
+bool pc_power_button(struct pc *pc)
+{
+    return acpi_pm_power_button(pc->pm);
 }
 
 unsigned pc_describe(struct pc *pc, char *buf, unsigned size)

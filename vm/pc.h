@@ -59,6 +59,10 @@ struct pci_host *pc_pci(struct pc *pc);
  */
 bool pc_add_device(struct pc *pc, struct device *device);
 
+/* All of them, chips too, in the order in which they were made. */
+unsigned pc_devices(const struct pc *pc);
+struct device *pc_device(struct pc *pc, unsigned index);
+
 /* The 8259s' interrupt acknowledge cycle, for struct lapic_cpu. */
 int pc_extint_ack(struct pc *pc);
 struct lapic *pc_lapic(struct pc *pc, unsigned cpu);
@@ -67,6 +71,8 @@ gpa_t pc_rsdp(const struct pc *pc);
 /* To the guest's serial port; returns how many bytes it took. */
 size_t pc_serial_input(struct pc *pc, const uint8_t *bytes, size_t len);
 void pc_serial_flush(struct pc *pc);
+/* The power button; whether the guest listens to it. */
+bool pc_power_button(struct pc *pc);
 /* The registers of every chip, for a dead guest's report. Returns the bytes written. */
 unsigned pc_describe(struct pc *pc, char *buf, unsigned size);
 

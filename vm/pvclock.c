@@ -11,6 +11,7 @@
 #define MSR_SYSTEM      0x4b564d01u
 #define SYSTEM_ENABLE   0x1u
 #define FLAG_TSC_STABLE 0x1u
+#define FLAG_STOPPED    0x2u /* the guest was stopped by the host; the guest clears it */
 #define KVM_ENOSYS      1000 /* hypercalls.rst */
 #define NS_PER_S        1000000000ull
 
@@ -110,6 +111,16 @@ void pvclock_reset(struct pvclock *pv)
 {
     pv->system_msr = 0;
     pv->wall_msr = 0;
+}
+
+void pvclock_stood_still(struct pvclock *pv)
+{
+    if (!(pv->system_msr & SYSTEM_ENABLE)) {
+        return;
+    }
+    gpa_t at = GPA((pv->system_msr & ~3ull) + offsetof(struct pvclock_vcpu_time, flags));
+    uint8_t flags = FLAG_TSC_STABLE | FLAG_STOPPED;
+    mem_write(pv->mem, at, &flags, sizeof(flags));
 }
 
 uint64_t pvclock_hypercall(uint64_t nr)

@@ -30,6 +30,9 @@ bool pvclock_msr(uint32_t msr);
 int pvclock_read(const struct pvclock *pv, uint32_t msr, uint64_t *ret_value);
 int pvclock_write(struct pvclock *pv, uint32_t msr, uint64_t value, uint64_t tsc);
 void pvclock_reset(struct pvclock *pv);
+/* Tells a guest that uses the clock that its vCPU did not run for a while. Any thread, while the vCPU stands
+ * still. */
+void pvclock_stood_still(struct pvclock *pv);
 
 /* mul and shift so that ns = ((tsc << shift) * mul) >> 32 (a negative shift goes right). */
 void pvclock_scale(uint64_t tsc_hz, uint32_t *ret_mul, int8_t *ret_shift);

@@ -11,6 +11,7 @@
 
 #define COUNTERS_MAX (ENGINE_COUNTERS_MAX + 16)
 #define TEXT_MAX     8192
+#define CHIPS_MAX    32768u /* 31 devices and the fixed chips */
 
 static void print_segment(FILE *out, const char *name, const struct x86_segment *seg)
 {
@@ -59,6 +60,16 @@ static void print_indented(FILE *out, const char *text, unsigned length)
     }
 }
 
+static void print_chips(FILE *out, struct machine *machine)
+{
+    static char text[CHIPS_MAX];
+    unsigned length = pc_describe(machine_pc(machine), text, sizeof(text));
+    if (length > 0) {
+        fprintf(out, "chips:\n");
+        print_indented(out, text, MIN(length, (unsigned)sizeof(text)));
+    }
+}
+
 void report_guest(FILE *out, struct machine *machine, int status)
 {
     char text[TEXT_MAX];
@@ -79,11 +90,7 @@ void report_guest(FILE *out, struct machine *machine, int status)
             print_indented(out, text, MIN(length, (unsigned)sizeof(text)));
         }
     }
-    unsigned length = pc_describe(machine_pc(machine), text, sizeof(text));
-    if (length > 0) {
-        fprintf(out, "chips:\n");
-        print_indented(out, text, length);
-    }
+    print_chips(out, machine);
 }
 
 /* One group with everything of its name, wherever it comes in the list. */
@@ -117,4 +124,5 @@ void report_stats(FILE *out, struct machine *machine)
             print_group(out, counters[i].group, counters, count);
         }
     }
+    print_chips(out, machine);
 }

@@ -100,8 +100,3 @@ void terminal_restore(void)
     close(keeper_pipe);
     keeper_pipe = -1;
 }
-
-int terminal_keeper_fd(void)
-{
-    return keeper_pipe;
-}

@@ -16,8 +16,4 @@ int terminal_raw(int fd);
 /* Safe to call again, and in signal handlers. */
 void terminal_restore(void);
 
-/* When the process becomes two behind terminal_raw: the descriptor that the one that goes on has to keep, and
- * the other to close, as the keeper waits for its end; -1: none. */
-int terminal_keeper_fd(void);
-
 #endif

@@ -7,6 +7,7 @@
  *          ^                      |      ^                   |
  *          +------- INIT ---------+      +--- interrupt, NMI +
  *
+ * A pause (pause.h) holds it where it is: a running one at the loop's head, a halted one asleep.
  * Guest code never runs while a stop is requested: machine_request_stop sets the status, then kicks.
  */
 #include <errno.h>
@@ -193,17 +194,44 @@ struct lapic_cpu machine_vcpu_lapic_cpu(struct machine_vcpu *mv)
 
 /* --- the thread --- */
 
-/* Sleeps until there is a request, an NMI, or (where it counts) an interrupt. */
-static void sleep_until_woken(struct machine_vcpu *mv, bool interrupts)
+static void fall_asleep(struct machine_vcpu *mv)
 {
     pthread_mutex_lock(&mv->lock);
     atomic_store(&mv->asleep, true);
-    while (!has_request(mv) && !atomic_load(&mv->nmi_wanted) &&
-           !(interrupts && lapic_irq_pending(mv->lapic))) {
-        pthread_cond_wait(&mv->wake, &mv->lock);
-    }
+    pthread_cond_broadcast(&mv->fell_asleep);
+}
+
+static void awake(struct machine_vcpu *mv)
+{
     atomic_store(&mv->asleep, false);
     pthread_mutex_unlock(&mv->lock);
+}
+
+static bool must_stand_still(const struct machine_vcpu *mv)
+{
+    return machine_pause_reasons(mv->machine) && !machine_stopping(mv->machine);
+}
+
+/* Sleeps until there is a request, an NMI, or (where it counts) an interrupt. A pause lets none of them
+ * through, so that a halt is still one afterwards. */
+static void sleep_until_woken(struct machine_vcpu *mv, bool interrupts)
+{
+    fall_asleep(mv);
+    while (must_stand_still(mv) || (!has_request(mv) && !atomic_load(&mv->nmi_wanted) &&
+                                    !(interrupts && lapic_irq_pending(mv->lapic)))) {
+        pthread_cond_wait(&mv->wake, &mv->lock);
+        pthread_cond_broadcast(&mv->fell_asleep);
+    }
+    awake(mv);
+}
+
+static void stand_still(struct machine_vcpu *mv)
+{
+    fall_asleep(mv);
+    while (must_stand_still(mv)) {
+        pthread_cond_wait(&mv->wake, &mv->lock);
+    }
+    awake(mv);
 }
 
 static void halt(struct machine_vcpu *mv, bool interrupts)
@@ -262,6 +290,10 @@ void *machine_vcpu_main(void *opaque)
     thread_enter("vcpu", name);
     lapic_bind_thread(mv->lapic);
     while (!machine_stopping(mv->machine)) {
+        if (must_stand_still(mv)) {
+            stand_still(mv);
+            continue;
+        }
         int rc = take_requests(mv);
         if (rc == 0 && mv->wait_for_sipi) {
             halt(mv, false);
@@ -288,6 +320,7 @@ void machine_vcpu_init(struct machine_vcpu *mv, struct machine *machine, unsigne
     atomic_store(&mv->sipi_vector, SIPI_NONE);
     pthread_mutex_init(&mv->lock, NULL);
     pthread_cond_init(&mv->wake, NULL);
+    pthread_cond_init(&mv->fell_asleep, NULL);
 }
 
 void machine_vcpu_done(struct machine_vcpu *mv)
@@ -295,6 +328,7 @@ void machine_vcpu_done(struct machine_vcpu *mv)
     if (mv->vcpu) {
         ops_of(mv)->vcpu_free(mv->vcpu);
     }
+    pthread_cond_destroy(&mv->fell_asleep);
     pthread_cond_destroy(&mv->wake);
     pthread_mutex_destroy(&mv->lock);
 }

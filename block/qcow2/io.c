@@ -168,6 +168,38 @@ static int read_surrounding(struct qcow2 *q, uint64_t offset, uint64_t bytes, bo
     return 0;
 }
 
+/* Writes [head_buf, the part, tail_buf] to `host` in one request: a sector that two of them share must not be
+ * torn by a power cut between two writes. `bytes`: of the part, whose spare elements it takes. */
+static int write_pieces(struct qcow2 *q, uint64_t host, struct iovec head, struct part *part, uint64_t bytes,
+                        struct iovec tail)
+{
+    if (part->count + 2 > BLK_REQ_IOV_MAX) {
+        uint64_t all = head.iov_len + bytes + tail.iov_len;
+        uint8_t *buf = NULL;
+        if (posix_memalign((void **)&buf, Q2_SLICE_BYTES_MAX, align_up(all, Q2_SLICE_BYTES_MAX)) != 0) {
+            return -ENOMEM;
+        }
+        if (head.iov_len) {
+            memcpy(buf, head.iov_base, head.iov_len);
+        }
+        iov_to_buf(part->iov, part->count, 0, buf + head.iov_len, bytes);
+        if (tail.iov_len) {
+            memcpy(buf + head.iov_len + bytes, tail.iov_base, tail.iov_len);
+        }
+        int error = blk_pwrite(q->file, host, buf, all);
+        free(buf);
+        return error;
+    }
+    if (head.iov_len) {
+        memmove(part->iov + 1, part->iov, part->count++ * sizeof(*part->iov));
+        part->iov[0] = head;
+    }
+    if (tail.iov_len) {
+        part->iov[part->count++] = tail;
+    }
+    return blk_pwritev(q->file, host, part->iov, part->count, 0);
+}
+
 /* Writes req's bytes [at, at + bytes) to `host`, together with the guest's `head` bytes before and `tail`
  * behind. */
 static int write_with_surrounding(struct qcow2 *q, struct blk_req *req, uint64_t at, uint64_t bytes,
@@ -176,24 +208,18 @@ static int write_with_surrounding(struct qcow2 *q, struct blk_req *req, uint64_t
     uint64_t offset = req->offset + at;
     uint8_t *head_buf = NULL, *tail_buf = NULL;
     struct part part;
-    int error = part_init(&part, req, at, bytes, 1);
+    int error = part_init(&part, req, at, bytes, 2);
     if (error) {
         return error;
     }
     error = read_surrounding(q, offset - head, head, place_is_zero, &head_buf);
     error = error ? error : read_surrounding(q, offset + bytes, tail, place_is_zero, &tail_buf);
-    if (!error && head_buf) {
-        struct iovec iov = {head_buf, head};
-        error = blk_pwritev(q->file, host - head, &iov, 1, 0);
+    head = head_buf ? head : 0;
+    tail = tail_buf ? tail : 0;
+    if (!error) {
+        error = write_pieces(q, host - head, (struct iovec){head_buf, head}, &part, bytes,
+                             (struct iovec){tail_buf, tail});
     }
-    if (!error && tail_buf) {
-        if (part.count < BLK_REQ_IOV_MAX) {
-            part.iov[part.count++] = (struct iovec){tail_buf, tail};
-        } else {
-            error = blk_pwrite(q->file, host + bytes, tail_buf, tail);
-        }
-    }
-    error = error ? error : blk_pwritev(q->file, host, part.iov, part.count, 0);
     free(head_buf);
     free(tail_buf);
     part_done(&part);

@@ -313,6 +313,7 @@ const struct engine_ops bt_engine_ops = {
     .name = "bt",
     .arch = "x86-64",
     .about = "binary translation: needs no hardware support, no privileges",
+    .user_mode_access = true,
     .probe = engine_probe,
     .create = engine_create,
     .free = engine_free,

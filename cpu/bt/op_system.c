@@ -23,7 +23,8 @@ static int op_cli(struct bt_vcpu *v, const struct bt_op *op)
 static int op_sti(struct bt_vcpu *v, const struct bt_op *op)
 {
     (void)op;
-    return op_done(x86_sti(&v->cpu), v->cpu.s.sti_shadow || v->irq_wait ? BT_DONE : BT_NEXT);
+    int r = x86_sti(&v->cpu); /* before its shadow is looked at */
+    return op_done(r, v->cpu.s.sti_shadow || v->irq_wait ? BT_DONE : BT_NEXT);
 }
 
 static int op_cld(struct bt_vcpu *v, const struct bt_op *op)

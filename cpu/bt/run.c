@@ -202,6 +202,7 @@ static bool after_result(struct bt_vcpu *v, int result, struct vcpu_exit *exit)
     case BT_HALT:
         cpu->s.rip = cpu->next_rip;
         cpu->s.halted = true;
+        cpu->s.sti_shadow = cpu->s.movss_shadow = false; /* HLT is past it: what comes in next is to wake */
         v->counters[BT_C_HALTS]++;
         return true;
     default: exit->reason = EXIT_SHUTDOWN; return false;

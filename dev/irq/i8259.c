@@ -12,6 +12,7 @@
  */
 #include "dev/irq/i8259.h"
 
+#include "base/state.h"
 #include "base/util.h"
 #include "mem/mem.h"
 
@@ -359,8 +360,42 @@ static unsigned i8259_describe(const struct device *dev, char *buf, unsigned siz
     return MIN(len, size);
 }
 
-static const struct device_ops i8259_device_ops = {
-    .name = "i8259", .reset = i8259_reset, .free = i8259_free, .describe = i8259_describe};
+static void i8259_state(struct device *dev, struct state *s)
+{
+    struct i8259 *pic = CONTAINER_OF(dev, struct i8259, device);
+    state_field(s, "intr", &pic->intr_level);
+    for (unsigned i = 0; i < 2; i++) {
+        struct pic_chip *chip = &pic->chip[i];
+        uint8_t step = (uint8_t)chip->step;
+        state_prefix(s, i == 0 ? "master." : "slave.");
+        state_field(s, "lines", &chip->lines);
+        state_field(s, "irr", &chip->irr);
+        state_field(s, "imr", &chip->imr);
+        state_field(s, "isr", &chip->isr);
+        state_field(s, "elcr", &chip->elcr);
+        state_field(s, "lowest", &chip->lowest);
+        state_require(s, chip->lowest < 8, "lowest");
+        state_field(s, "vector_base", &chip->vector_base);
+        state_field(s, "init_step", &step);
+        state_require(s, step <= INIT_ICW4, "init_step");
+        state_field(s, "single", &chip->single);
+        state_field(s, "want_icw4", &chip->want_icw4);
+        state_field(s, "auto_eoi", &chip->auto_eoi);
+        state_field(s, "rotate_on_aeoi", &chip->rotate_on_aeoi);
+        state_field(s, "special_mask", &chip->special_mask);
+        state_field(s, "special_nested", &chip->special_nested);
+        state_field(s, "read_isr", &chip->read_isr);
+        state_field(s, "poll", &chip->poll);
+        chip->step = (enum init_step)(step & 3);
+        chip->elcr &= chip->elcr_mask;
+    }
+}
+
+static const struct device_ops i8259_device_ops = {.name = "i8259",
+                                                   .reset = i8259_reset,
+                                                   .free = i8259_free,
+                                                   .describe = i8259_describe,
+                                                   .state = i8259_state};
 
 struct i8259 *i8259_new(const struct i8259_config *config, struct err *err)
 {

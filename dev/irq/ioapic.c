@@ -8,6 +8,7 @@
  */
 #include "dev/irq/ioapic.h"
 
+#include "base/state.h"
 #include "base/util.h"
 #include "mem/mem.h"
 
@@ -209,8 +210,20 @@ static unsigned ioapic_describe(const struct device *dev, char *buf, unsigned si
     return MIN(len, size);
 }
 
-static const struct device_ops ioapic_device_ops = {
-    .name = "ioapic", .reset = ioapic_reset, .free = ioapic_free, .describe = ioapic_describe};
+static void ioapic_state(struct device *dev, struct state *s)
+{
+    struct ioapic *ioapic = CONTAINER_OF(dev, struct ioapic, device);
+    state_field(s, "id", &ioapic->id);
+    state_field(s, "index", &ioapic->index);
+    state_field(s, "lines", &ioapic->lines);
+    state_array(s, "redirection", ioapic->rte);
+}
+
+static const struct device_ops ioapic_device_ops = {.name = "ioapic",
+                                                    .reset = ioapic_reset,
+                                                    .free = ioapic_free,
+                                                    .describe = ioapic_describe,
+                                                    .state = ioapic_state};
 
 struct ioapic *ioapic_new(const struct ioapic_config *config, struct err *err)
 {

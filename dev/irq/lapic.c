@@ -10,6 +10,7 @@
  *     enables ends with lapic_refresh().
  *  2. While the APIC is disabled in software, all LVT entries are masked (SDM 10.4.7.2).
  */
+#include "base/state.h"
 #include "dev/irq/lapic_int.h"
 
 #include <errno.h>
@@ -540,8 +541,47 @@ static unsigned lapic_describe(const struct device *dev, char *buf, unsigned siz
     return MIN((unsigned)MAX(n, 0), size);
 }
 
-static const struct device_ops lapic_device_ops = {
-    .name = "lapic", .reset = lapic_reset, .free = lapic_free, .describe = lapic_describe};
+/* Intel SDM vol. 3A 10.4.4: which bits IA32_APIC_BASE has. */
+static bool apic_base_possible(const struct lapic *lapic, uint64_t base)
+{
+    uint64_t fixed = 0xfffull & ~(uint64_t)(APIC_BASE_BSP | APIC_BASE_ENABLED | APIC_BASE_X2APIC);
+    bool modes = (base & APIC_BASE_ENABLED) || !(base & APIC_BASE_X2APIC);
+    return !(base & fixed) && !(base >> lapic->config.phys_bits) && modes;
+}
+
+static void lapic_state(struct device *dev, struct state *s)
+{
+    struct lapic *lapic = CONTAINER_OF(dev, struct lapic, device);
+    uint64_t base = lapic->apic_base;
+    state_field(s, "apic_base", &base);
+    state_require(s, apic_base_possible(lapic, base), "apic_base");
+    state_field(s, "tpr", &lapic->tpr);
+    state_field(s, "ldr", &lapic->ldr);
+    state_field(s, "dfr", &lapic->dfr);
+    state_field(s, "svr", &lapic->svr);
+    state_array(s, "isr", lapic->isr);
+    state_array(s, "tmr", lapic->tmr);
+    state_array(s, "irr", lapic->irr);
+    state_field(s, "esr", &lapic->esr);
+    state_field(s, "esr_pending", &lapic->esr_pending);
+    state_field(s, "icr", &lapic->icr);
+    state_array(s, "lvt", lapic->lvt);
+    state_array(s, "lint", lapic->lint);
+    state_field(s, "extint_sent", &lapic->extint_sent);
+    lapic_timer_state(lapic, s);
+    state_field(s, "last_lowest", &lapic->bus->last_lowest);
+    state_require(s, lapic->bus->last_lowest < LAPIC_MAX, "last_lowest");
+    if (state_loaded(s)) {
+        lapic->apic_base = base;
+        lapic_refresh(lapic, true);
+    }
+}
+
+static const struct device_ops lapic_device_ops = {.name = "lapic",
+                                                   .reset = lapic_reset,
+                                                   .free = lapic_free,
+                                                   .describe = lapic_describe,
+                                                   .state = lapic_state};
 
 struct lapic *lapic_new(struct lapic_bus *bus, const struct lapic_config *config, struct err *err)
 {

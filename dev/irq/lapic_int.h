@@ -120,6 +120,7 @@ void lapic_mmio_write(struct lapic *lapic, uint64_t offset, unsigned size, uint3
 /* lapic_timer.c */
 void lapic_timer_init(struct lapic *lapic);
 void lapic_timer_reset(struct lapic *lapic);
+void lapic_timer_state(struct lapic *lapic, struct state *s);
 void lapic_timer_write_initial(struct lapic *lapic, uint32_t value);
 void lapic_timer_write_divide(struct lapic *lapic, uint32_t value);
 void lapic_timer_write_lvt(struct lapic *lapic, uint32_t value);

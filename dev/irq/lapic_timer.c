@@ -5,6 +5,8 @@
  * it. Expirations that the host misses, or that come faster than LAPIC_TIMER_MIN_NS, coalesce into one, as
  * they do in the IRR of a processor that has interrupts off.
  */
+#include "base/state.h"
+#include "base/util.h"
 #include "dev/irq/lapic_int.h"
 
 #define NS_PER_S 1000000000ull
@@ -174,4 +176,26 @@ void lapic_timer_write_deadline(struct lapic *lapic, uint64_t value)
     }
     lapic->tsc_deadline = value;
     deadline_check(lapic);
+}
+
+void lapic_timer_state(struct lapic *lapic, struct state *s)
+{
+    state_field(s, "timer_initial", &lapic->timer_initial);
+    state_field(s, "timer_divide", &lapic->timer_divide);
+    state_field(s, "timer_ends_ns", &lapic->timer_ends_ns);
+    state_field(s, "tsc_deadline", &lapic->tsc_deadline);
+    state_require(s, !(lapic->timer_divide & ~0xbu), "timer_divide");
+    state_require(s,
+                  lapic->timer_ends_ns < CLOCK_NEVER / 2 && (!lapic->timer_ends_ns || lapic->timer_initial),
+                  "timer_ends_ns");
+    if (!state_loaded(s)) {
+        return;
+    }
+    struct clock *clock = lapic->bus->config.clock;
+    if (lapic->tsc_deadline) {
+        /* Not by deadline_check: the guest's TSC is set only later. A look at once comes to the same. */
+        (void)clock_timer_arm(clock, &lapic->timer, clock_now_ns(clock));
+    } else if (lapic->timer_ends_ns) {
+        (void)clock_timer_arm(clock, &lapic->timer, lapic->timer_ends_ns);
+    }
 }

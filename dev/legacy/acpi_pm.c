@@ -8,6 +8,7 @@
 #include "dev/legacy/acpi_pm.h"
 
 #include "base/clock.h"
+#include "base/state.h"
 #include "base/util.h"
 #include "mem/mem.h"
 
@@ -84,10 +85,11 @@ static void timer_carried(void *opaque)
     pm_update(opaque);
 }
 
-void acpi_pm_power_button(struct acpi_pm *pm)
+bool acpi_pm_power_button(struct acpi_pm *pm)
 {
     pm->status |= PM1_PWRBTN;
     pm_update(pm);
+    return pm->enable & PM1_PWRBTN;
 }
 
 static void control_write(struct acpi_pm *pm, uint16_t value)
@@ -198,8 +200,26 @@ static unsigned acpi_pm_describe(const struct device *dev, char *buf, unsigned s
     return MIN((unsigned)MAX(n, 0), size);
 }
 
-static const struct device_ops acpi_pm_device_ops = {
-    .name = "acpi-pm", .reset = acpi_pm_reset, .free = acpi_pm_free, .describe = acpi_pm_describe};
+static void acpi_pm_state(struct device *dev, struct state *s)
+{
+    struct acpi_pm *pm = CONTAINER_OF(dev, struct acpi_pm, device);
+    state_field(s, "sci", &pm->sci_level);
+    state_field(s, "status", &pm->status);
+    state_field(s, "enable", &pm->enable);
+    state_field(s, "control", &pm->control);
+    state_field(s, "carries", &pm->carries);
+    state_field(s, "reset_control", &pm->reset_control);
+    state_require(s, pm->carries <= timer_ticks(pm) >> (TIMER_BITS - 1), "carries");
+    if (state_loaded(s)) {
+        pm_update(pm);
+    }
+}
+
+static const struct device_ops acpi_pm_device_ops = {.name = "acpi-pm",
+                                                     .reset = acpi_pm_reset,
+                                                     .free = acpi_pm_free,
+                                                     .describe = acpi_pm_describe,
+                                                     .state = acpi_pm_state};
 
 struct acpi_pm *acpi_pm_new(const struct acpi_pm_config *config, struct err *err)
 {

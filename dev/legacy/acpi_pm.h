@@ -45,7 +45,7 @@ struct device *acpi_pm_device(struct acpi_pm *pm);
 uint64_t acpi_pm_reset_read(void *opaque, uint64_t offset, unsigned size);
 void acpi_pm_reset_write(void *opaque, uint64_t offset, unsigned size, uint64_t value);
 
-/* The user presses the power button. Under mem_lock(). */
-void acpi_pm_power_button(struct acpi_pm *pm);
+/* The user presses the power button. Returns whether the guest wants to know of it. Under mem_lock(). */
+bool acpi_pm_power_button(struct acpi_pm *pm);
 
 #endif

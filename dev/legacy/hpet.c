@@ -9,6 +9,7 @@
 #include "dev/legacy/hpet.h"
 
 #include "base/clock.h"
+#include "base/state.h"
 #include "base/util.h"
 #include "mem/mem.h"
 
@@ -103,11 +104,30 @@ static void timer_deassert(struct hpet_timer *timer)
     }
 }
 
+/* Nothing but its comparator tells that a timer matched: none is armed for it, and the comparator is worked out when
+ * somebody looks. Linux leaves such a one running at its tick's rate. */
+static bool timer_silent(const struct hpet_timer *timer)
+{
+    return !(timer->config & (T_ENABLE | T_LEVEL));
+}
+
+/* What a silent periodic timer's comparator is by now: past as many matches as there were. */
+static uint64_t comparator_now(const struct hpet_timer *timer)
+{
+    uint64_t mask = timer_width_mask(timer);
+    uint64_t period = timer->period & mask;
+    uint64_t behind = (hpet_counter(timer->hpet) - timer->comparator) & mask;
+    if (!timer_silent(timer) || !(timer->config & T_PERIODIC) || !period || behind > mask / 2) {
+        return timer->comparator;
+    }
+    return (timer->comparator + (behind / period + 1) * period) & mask;
+}
+
 /* Arms the clock for the next match: when the counter, of the comparator's width, equals it. */
 static void timer_plan(struct hpet_timer *timer, uint64_t min_ns)
 {
     struct hpet *hpet = timer->hpet;
-    if (!(hpet->config & CONFIG_ENABLE)) {
+    if (!(hpet->config & CONFIG_ENABLE) || timer_silent(timer)) {
         clock_timer_cancel(hpet->io.clock, &timer->clock_timer);
         return;
     }
@@ -198,6 +218,7 @@ static void timer_config_write(struct hpet_timer *timer, uint64_t value)
     if ((value ^ timer->config) & (T_LEVEL | T_ROUTE_MASK | T_ENABLE)) {
         timer_deassert(timer);
     }
+    timer->comparator = comparator_now(timer);
     timer->config = value;
     if (value & T_32BIT) {
         timer->comparator &= UINT32_MAX;
@@ -251,7 +272,7 @@ static uint64_t reg_read(const struct hpet *hpet, uint64_t reg)
         const struct hpet_timer *timer = &hpet->timers[(reg - HPET_TIMER0) / 0x20];
         switch (reg & 0x1f) {
         case TIMER_CONFIG: return timer->config | timer_capabilities(hpet);
-        case TIMER_COMPARATOR: return timer->comparator;
+        case TIMER_COMPARATOR: return comparator_now(timer);
         default: break;
         }
     }
@@ -341,8 +362,31 @@ static unsigned hpet_describe(const struct device *dev, char *buf, unsigned size
     return MIN(len, size);
 }
 
+static void hpet_state(struct device *dev, struct state *s)
+{
+    struct hpet *hpet = CONTAINER_OF(dev, struct hpet, device);
+    state_field(s, "config", &hpet->config);
+    state_field(s, "offset", &hpet->offset);
+    state_field(s, "halted", &hpet->halted);
+    state_require(s, !(hpet->config & ~(uint64_t)(CONFIG_ENABLE | CONFIG_LEGACY)), "config");
+    for (unsigned i = 0; i < HPET_TIMERS; i++) {
+        struct hpet_timer *timer = &hpet->timers[i];
+        state_prefix(s, "timer%u.", i);
+        state_field(s, "config", &timer->config);
+        state_field(s, "comparator", &timer->comparator);
+        state_field(s, "period", &timer->period);
+        state_field(s, "asserted", &timer->asserted);
+        state_require(s, !(timer->config & ~(uint64_t)(T_WRITABLE)), "config");
+    }
+    if (state_loaded(s)) {
+        for (unsigned i = 0; i < HPET_TIMERS; i++) {
+            timer_plan(&hpet->timers[i], 0);
+        }
+    }
+}
+
 static const struct device_ops hpet_device_ops = {
-    .name = "hpet", .reset = hpet_reset, .free = hpet_free, .describe = hpet_describe};
+    .name = "hpet", .reset = hpet_reset, .free = hpet_free, .describe = hpet_describe, .state = hpet_state};
 
 struct hpet *hpet_new(const struct hpet_config *config, struct err *err)
 {

@@ -8,6 +8,7 @@
  */
 #include "dev/legacy/i8042.h"
 
+#include "base/state.h"
 #include "base/util.h"
 #include "mem/mem.h"
 
@@ -282,8 +283,34 @@ static unsigned i8042_describe(const struct device *dev, char *buf, unsigned siz
     return MIN((unsigned)MAX(n, 0), size);
 }
 
-static const struct device_ops i8042_device_ops = {
-    .name = "i8042", .reset = i8042_reset, .free = i8042_free, .describe = i8042_describe};
+static void i8042_state(struct device *dev, struct state *s)
+{
+    struct i8042 *kbc = CONTAINER_OF(dev, struct i8042, device);
+    uint8_t next_data = (uint8_t)kbc->next_data;
+    state_field(s, "irq", &kbc->irq_level);
+    state_array(s, "ram", kbc->ram);
+    state_field(s, "out_port", &kbc->out_port);
+    state_field(s, "out", &kbc->out);
+    state_field(s, "status", &kbc->status);
+    state_field(s, "next_data", &next_data);
+    state_require(s, next_data <= DATA_AUX, "next_data");
+    state_field(s, "ram_address", &kbc->ram_address);
+    state_require(s, kbc->ram_address < ARRAY_SIZE(kbc->ram), "ram_address");
+    state_field(s, "kbd_command", &kbc->kbd_command);
+    state_field(s, "kbd_set", &kbc->kbd_set);
+    state_array(s, "queue", kbc->queue);
+    state_field(s, "queue_head", &kbc->queue_head);
+    state_field(s, "queue_len", &kbc->queue_len);
+    state_require(s, kbc->queue_head < KBD_QUEUE, "queue_head");
+    state_require(s, kbc->queue_len <= KBD_QUEUE, "queue_len");
+    kbc->next_data = (enum pending_data)next_data;
+}
+
+static const struct device_ops i8042_device_ops = {.name = "i8042",
+                                                   .reset = i8042_reset,
+                                                   .free = i8042_free,
+                                                   .describe = i8042_describe,
+                                                   .state = i8042_state};
 
 struct i8042 *i8042_new(const struct i8042_config *config, struct err *err)
 {

@@ -11,6 +11,7 @@
 #include "dev/legacy/i8254.h"
 
 #include "base/clock.h"
+#include "base/state.h"
 #include "base/util.h"
 #include "mem/mem.h"
 
@@ -412,8 +413,47 @@ static unsigned i8254_describe(const struct device *dev, char *buf, unsigned siz
     return MIN(len, size);
 }
 
-static const struct device_ops i8254_device_ops = {
-    .name = "i8254", .reset = i8254_reset, .free = i8254_free, .describe = i8254_describe};
+static void i8254_state(struct device *dev, struct state *s)
+{
+    struct i8254 *pit = CONTAINER_OF(dev, struct i8254, device);
+    state_field(s, "replaced", &pit->replaced);
+    state_field(s, "port61", &pit->port61);
+    for (unsigned i = 0; i < 3; i++) {
+        struct pit_channel *ch = &pit->channel[i];
+        state_prefix(s, "channel%u.", i);
+        state_field(s, "mode", &ch->mode);
+        state_require(s, ch->mode <= 5, "mode");
+        state_field(s, "access", &ch->access);
+        state_require(s, ch->access <= ACCESS_BOTH, "access");
+        state_field(s, "bcd", &ch->bcd);
+        state_field(s, "gate", &ch->gate);
+        state_field(s, "loaded", &ch->loaded);
+        state_field(s, "started", &ch->started);
+        state_field(s, "held", &ch->held);
+        state_field(s, "write_high", &ch->write_high);
+        state_field(s, "read_high", &ch->read_high);
+        state_field(s, "write_low", &ch->write_low);
+        state_field(s, "count", &ch->count);
+        state_require(s, ch->count >= (periodic(ch) ? 2u : 1u) && ch->count <= (ch->bcd ? 10000u : 65536u),
+                      "count");
+        state_field(s, "start_ns", &ch->start_ns);
+        state_require(s, ch->start_ns <= clock_now_ns(pit->clock), "start_ns");
+        state_field(s, "held_ticks", &ch->held_ticks);
+        state_field(s, "count_latched", &ch->count_latched);
+        state_field(s, "status_latched", &ch->status_latched);
+        state_field(s, "count_latch", &ch->count_latch);
+        state_field(s, "status_latch", &ch->status_latch);
+    }
+    if (state_loaded(s)) {
+        plan_edge(pit);
+    }
+}
+
+static const struct device_ops i8254_device_ops = {.name = "i8254",
+                                                   .reset = i8254_reset,
+                                                   .free = i8254_free,
+                                                   .describe = i8254_describe,
+                                                   .state = i8254_state};
 
 struct i8254 *i8254_new(const struct i8254_config *config, struct err *err)
 {

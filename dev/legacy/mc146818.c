@@ -14,6 +14,7 @@
 #include "dev/legacy/mc146818.h"
 
 #include "base/clock.h"
+#include "base/state.h"
 #include "base/util.h"
 #include "mem/mem.h"
 
@@ -417,8 +418,44 @@ static unsigned mc146818_describe(const struct device *dev, char *buf, unsigned 
     return MIN((unsigned)MAX(n, 0), size);
 }
 
-static const struct device_ops mc146818_device_ops = {
-    .name = "mc146818", .reset = mc146818_reset, .free = mc146818_free, .describe = mc146818_describe};
+#define CENTURY_NS (100ll * 366 * DAY_S * NS_PER_S)
+
+static int64_t utc_ns(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_REALTIME, &ts);
+    return ts.tv_sec * NS_PER_S + ts.tv_nsec;
+}
+
+static void mc146818_state(struct device *dev, struct state *s)
+{
+    struct mc146818 *rtc = CONTAINER_OF(dev, struct mc146818, device);
+    /* Of a running clock, the distance to the world's time goes along, not the time itself: it went on. */
+    int64_t ahead_ns = tod_ns(rtc) - utc_ns();
+    int64_t unseen_ns = tod_ns(rtc) - rtc->seen_ns;
+    state_field(s, "replaced", &rtc->replaced);
+    state_field(s, "irq", &rtc->irq_level);
+    state_field(s, "index", &rtc->index);
+    state_require(s, rtc->index < CMOS_SIZE, "index");
+    state_field(s, "nmi_masked", &rtc->nmi_masked);
+    state_field(s, "ahead_ns", &ahead_ns);
+    state_field(s, "unseen_ns", &unseen_ns);
+    state_require(s, ahead_ns > -CENTURY_NS && ahead_ns < CENTURY_NS, "ahead_ns");
+    state_require(s, unseen_ns >= 0 && unseen_ns < CENTURY_NS, "unseen_ns");
+    state_field(s, "periods_seen", &rtc->periods_seen);
+    state_array(s, "cmos", rtc->cmos);
+    if (state_loaded(s)) {
+        rtc->offset_ns = utc_ns() + ahead_ns - (int64_t)clock_now_ns(rtc->clock);
+        rtc->seen_ns = tod_ns(rtc) - unseen_ns;
+        rtc_catch_up(rtc);
+    }
+}
+
+static const struct device_ops mc146818_device_ops = {.name = "mc146818",
+                                                      .reset = mc146818_reset,
+                                                      .free = mc146818_free,
+                                                      .describe = mc146818_describe,
+                                                      .state = mc146818_state};
 
 struct mc146818 *mc146818_new(const struct mc146818_config *config, struct err *err)
 {

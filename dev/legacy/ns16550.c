@@ -13,6 +13,7 @@
 #include "dev/legacy/ns16550.h"
 
 #include "base/clock.h"
+#include "base/state.h"
 #include "base/util.h"
 #include "mem/mem.h"
 
@@ -417,8 +418,42 @@ static unsigned ns16550_describe(const struct device *dev, char *buf, unsigned s
     return MIN((unsigned)MAX(n, 0), size);
 }
 
-static const struct device_ops ns16550_device_ops = {
-    .name = "ns16550", .reset = ns16550_reset, .free = ns16550_free, .describe = ns16550_describe};
+static void ns16550_state(struct device *dev, struct state *s)
+{
+    struct ns16550 *uart = CONTAINER_OF(dev, struct ns16550, device);
+    state_field(s, "irq", &uart->irq_level);
+    state_field(s, "ier", &uart->ier);
+    state_field(s, "fcr", &uart->fcr);
+    state_field(s, "lcr", &uart->lcr);
+    state_field(s, "mcr", &uart->mcr);
+    state_field(s, "lsr", &uart->lsr);
+    state_field(s, "msr", &uart->msr);
+    state_field(s, "scr", &uart->scr);
+    state_field(s, "divisor", &uart->divisor);
+    state_field(s, "thre_pending", &uart->thre_pending);
+    state_field(s, "rx_timed_out", &uart->rx_timed_out);
+    state_array(s, "rx", uart->rx);
+    state_field(s, "rx_head", &uart->rx_head);
+    state_field(s, "rx_len", &uart->rx_len);
+    state_require(s, uart->rx_head < FIFO_SIZE, "rx_head");
+    state_require(s, uart->rx_len <= rx_capacity(uart), "rx_len");
+    state_array(s, "out", uart->out);
+    state_field(s, "out_len", &uart->out_len);
+    state_require(s, uart->out_len <= OUT_SIZE, "out_len");
+    if (state_loaded(s)) {
+        bool timed_out = uart->rx_timed_out;
+        rx_timeout_restart(uart);
+        uart->rx_timed_out = timed_out;
+        ns16550_flush(uart);
+        tell_room(uart);
+    }
+}
+
+static const struct device_ops ns16550_device_ops = {.name = "ns16550",
+                                                     .reset = ns16550_reset,
+                                                     .free = ns16550_free,
+                                                     .describe = ns16550_describe,
+                                                     .state = ns16550_state};
 
 struct ns16550 *ns16550_new(const struct ns16550_config *config, struct err *err)
 {

@@ -3,6 +3,7 @@
  */
 #include "dev/legacy/port92.h"
 
+#include "base/state.h"
 #include "base/util.h"
 #include "mem/mem.h"
 
@@ -56,8 +57,17 @@ static unsigned port92_describe(const struct device *dev, char *buf, unsigned si
     return MIN((unsigned)MAX(n, 0), size);
 }
 
-static const struct device_ops port92_device_ops = {
-    .name = "port92", .reset = port92_reset, .free = port92_free, .describe = port92_describe};
+static void port92_state(struct device *dev, struct state *s)
+{
+    struct port92 *port = CONTAINER_OF(dev, struct port92, device);
+    state_field(s, "value", &port->value);
+}
+
+static const struct device_ops port92_device_ops = {.name = "port92",
+                                                    .reset = port92_reset,
+                                                    .free = port92_free,
+                                                    .describe = port92_describe,
+                                                    .state = port92_state};
 
 struct port92 *port92_new(const struct port92_config *config, struct err *err)
 {

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/state.h"
 #include "base/util.h"
 #include "dev/pci/pci_int.h"
 
@@ -94,5 +95,39 @@ void pci_config_write(struct pci_dev *dev, unsigned offset, unsigned size, uint3
     }
     if (dev->config_written) {
         dev->config_written(dev, offset, size);
+    }
+}
+
+/* The bits that the guest can't write say what the function is: they have to be those of this one. */
+void pci_dev_state(struct pci_dev *dev, struct state *s)
+{
+    uint8_t config[PCI_CONFIG_BYTES];
+    uint32_t slot = dev->slot;
+    bool same = true;
+    memcpy(config, dev->config, sizeof(config));
+    state_prefix(s, "pci.");
+    state_field(s, "slot", &slot);
+    state_require(s, slot == dev->slot, "slot");
+    state_array(s, "config", config);
+    for (unsigned i = 0; i < PCI_CONFIG_BYTES; i++) {
+        uint8_t volatile_bits = i == PCI_STATUS ? PCI_STATUS_INTERRUPT : 0;
+        bool window = dev->config_read && i >= PCI_HEADER_END; /* data that a capability's window last read */
+        same &= window || !((config[i] ^ dev->initial[i]) & (uint8_t) ~(dev->writable[i] | volatile_bits));
+    }
+    state_require(s, same, "config");
+    state_field(s, "intx", &dev->intx);
+    uint32_t vectors = dev->msix_vectors;
+    state_field(s, "msix_vectors", &vectors);
+    state_require(s, vectors == dev->msix_vectors, "msix_vectors");
+    state_raw(s, "msix_table", STATE_U32, dev->msix, sizeof(dev->msix[0]) * dev->msix_vectors);
+    state_array(s, "msix_pending", dev->msix_pending);
+    state_no_prefix(s);
+    if (state_loaded(s)) {
+        for (unsigned i = 0; i < PCI_CONFIG_BYTES; i++) {
+            dev->config[i] =
+                (uint8_t)((dev->initial[i] & ~dev->writable[i]) | (config[i] & dev->writable[i]));
+        }
+        dev->config[PCI_STATUS] |= dev->intx ? PCI_STATUS_INTERRUPT : 0;
+        pci_host_bars_changed(dev->host);
     }
 }

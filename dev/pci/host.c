@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/state.h"
 #include "base/util.h"
 #include "dev/pci/pci_int.h"
 
@@ -324,8 +325,18 @@ static unsigned host_describe(const struct device *device, char *buf, unsigned s
     return MIN(used, size);
 }
 
-static const struct device_ops host_ops = {
-    .name = "pci-host", .reset = host_reset, .free = host_free, .describe = host_describe};
+static void host_state(struct device *device, struct state *s)
+{
+    struct pci_host *host = CONTAINER_OF(device, struct pci_host, device);
+    state_field(s, "address", &host->address);
+    pci_dev_state(&host->bridge, s);
+}
+
+static const struct device_ops host_ops = {.name = "pci-host",
+                                           .reset = host_reset,
+                                           .free = host_free,
+                                           .describe = host_describe,
+                                           .state = host_state};
 static const struct mem_io_ops port_ops = {port_read, port_write};
 static const struct mem_io_ops ecam_ops = {ecam_read, ecam_write};
 static const struct mem_io_ops window_ops = {window_read, window_write};

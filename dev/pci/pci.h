@@ -116,6 +116,9 @@ int pci_host_attach(struct pci_host *host, struct pci_dev *dev, struct err *err)
 void pci_dev_detach(struct pci_dev *dev);
 unsigned pci_host_devices(const struct pci_host *host); /* slots in use, the bridge's among them */
 
+/* A function's part of its device's saved state: configuration space, MSI-X, INTx. */
+void pci_dev_state(struct pci_dev *dev, struct state *s);
+
 bool pci_msix_enabled(const struct pci_dev *dev);
 /* Sends a vector's message, or keeps it pending. Vectors that don't exist are ignored. */
 void pci_msix_notify(struct pci_dev *dev, unsigned vector);

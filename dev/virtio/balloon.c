@@ -14,6 +14,8 @@
 
 #include <errno.h>
 
+#include "base/state.h"
+
 #define F_STATS_VQ       BIT64(1)
 #define F_DEFLATE_ON_OOM BIT64(2)
 #define F_FREE_PAGE_HINT BIT64(3)
@@ -140,6 +142,11 @@ bool vbal_trim(struct vdev *dev)
     return true;
 }
 
+bool vbal_reports(const struct vdev *dev)
+{
+    return dev->live && queue_of(dev, F_REPORTING) != NONE;
+}
+
 /* --- statistics --- */
 
 static void take_stats(struct vbal *bal)
@@ -254,6 +261,20 @@ static void bal_free(struct vdev *dev)
     free(CONTAINER_OF(dev, struct vbal, dev));
 }
 
+static void bal_state(struct vdev *dev, struct state *s)
+{
+    struct vbal *bal = CONTAINER_OF(dev, struct vbal, dev);
+    bool held = bal->has_stats_chain;
+    state_field(s, "hint_next", &bal->hint_next);
+    state_field(s, "hint_round", &bal->hint_round);
+    state_field(s, "hint_started", &bal->hint_started);
+    state_field(s, "has_stats_chain", &held);
+    unsigned queue = queue_of(dev, F_STATS_VQ);
+    if (state_loaded(s) && held && dev->live && queue < dev->queue_count) {
+        vq_unpop(&dev->queues[queue], 1); /* the first kick takes it again */
+    }
+}
+
 static const struct vdev_ops bal_ops = {
     .name = "virtio-balloon",
     .id = VIRTIO_ID_BALLOON,
@@ -263,6 +284,7 @@ static const struct vdev_ops bal_ops = {
     .free = bal_free,
     .config_writable = bal_config_writable,
     .describe = bal_describe,
+    .state = bal_state,
 };
 
 struct vdev *vbal_new(struct mem *mem, struct err *err)

@@ -9,7 +9,8 @@
 
 #include "dev/virtio/virtio.h"
 
-#define VBAL_STATS 10u /* tags of 5.5.6.4 */
+#define VBAL_STATS     10u /* tags of 5.5.6.4 */
+#define VBAL_STAT_FREE 4u  /* bytes that nothing uses */
 
 struct vbal_info {
     uint64_t target_pages, actual_pages; /* of 4 KiB: wanted of and given up by the guest */
@@ -28,6 +29,8 @@ void vbal_ask_stats(struct vdev *dev);
 /* Asks for all free pages once, for guests that don't report them by themselves. Returns false when this
  * guest knows no hinting, or a round is under way. */
 bool vbal_trim(struct vdev *dev);
+/* Whether the guest reports free pages by itself. */
+bool vbal_reports(const struct vdev *dev);
 void vbal_get_info(const struct vdev *dev, struct vbal_info *ret);
 
 #endif

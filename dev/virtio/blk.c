@@ -12,6 +12,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/state.h"
+
 #define SECTOR 512u
 /* 5.2.3 */
 #define F_SEG_MAX      BIT64(2)
@@ -329,6 +331,19 @@ static unsigned blk_describe(const struct vdev *dev, char *buf, unsigned size)
     return (unsigned)MAX(n, 0);
 }
 
+/* Nothing is in flight; the backend's data are the owner's affair, but they have to be the same disk. */
+static void blk_state(struct vdev *dev, struct state *s)
+{
+    struct vblk *blk = CONTAINER_OF(dev, struct vblk, dev);
+    const struct vblk_backend *backend = blk->config.backend;
+    if (blk->inflight && !state_loading(s)) {
+        state_fail(s, -EBUSY, "a disk's requests wait for the host");
+    }
+    state_require(s, blk->space.capacity == backend->size_bytes / SECTOR, "config (the disk's size)");
+    state_require(s, blk->space.blk_size == backend->block_bytes, "config (the block size)");
+    state_require(s, blk->space.num_queues == dev->queue_count, "config (the number of queues)");
+}
+
 static const struct vdev_ops blk_ops = {
     .name = "virtio-blk",
     .id = VIRTIO_ID_BLOCK,
@@ -339,6 +354,7 @@ static const struct vdev_ops blk_ops = {
     .kick = blk_kick,
     .free = blk_free,
     .describe = blk_describe,
+    .state = blk_state,
 };
 
 void vblk_resized(struct vdev *dev)

@@ -9,6 +9,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/state.h"
+
 #define F_SIZE      BIT64(0) /* 5.3.3 */
 #define F_MULTIPORT BIT64(1)
 
@@ -276,13 +278,21 @@ static void con_free(struct vdev *dev)
     free(CONTAINER_OF(dev, struct vcon, dev));
 }
 
-static const struct vdev_ops con_ops = {.name = "virtio-console",
-                                        .id = VIRTIO_ID_CONSOLE,
-                                        .class_code = 0x078000,
-                                        .start = con_start,
-                                        .stop = con_stop,
-                                        .kick = con_kick,
-                                        .free = con_free};
+static void con_state(struct vdev *dev, struct state *s)
+{
+    state_fail(s, -ENOTSUP, "a machine with this device can't be saved");
+}
+
+static const struct vdev_ops con_ops = {
+    .name = "virtio-console",
+    .id = VIRTIO_ID_CONSOLE,
+    .class_code = 0x078000,
+    .start = con_start,
+    .stop = con_stop,
+    .kick = con_kick,
+    .free = con_free,
+    .state = con_state,
+};
 
 struct vdev *vcon_new(struct mem *mem, const struct vcon_port *ports, unsigned count, struct err *err)
 {

@@ -15,6 +15,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/state.h"
+
 /* 5.1.3 */
 #define F_CSUM                BIT64(0)
 #define F_GUEST_CSUM          BIT64(1)
@@ -174,8 +176,9 @@ static bool on_receive(void *opaque, const struct iovec *iov, unsigned count)
         return true;
     }
     unsigned n = collect(net, queue, len);
-    if (n == 0 && vq_enable_notify(vq)) {
-        n = collect(net, queue, len); /* buffers came in meanwhile */
+    if (n == 0) {
+        vq_await_more(vq);
+        n = collect(net, queue, len); /* buffers may have come in meanwhile */
     }
     if (n == UINT32_MAX || vq->broken) {
         return true;
@@ -353,22 +356,19 @@ static void net_stop(struct vdev *dev)
     net->config.port->ops->readable(net->config.port); /* what it holds is dropped now */
 }
 
-static bool net_features_ok(const struct vdev *dev, uint64_t features)
-{
-    static const uint64_t needs[][2] = {
-        /* 5.1.3.1 */
-        {F_GUEST_TSO4, F_GUEST_CSUM}, {F_GUEST_TSO6, F_GUEST_CSUM},
-        {F_HOST_TSO4, F_CSUM},        {F_HOST_TSO6, F_CSUM},
-        {F_CTRL_RX, F_CTRL_VQ},       {F_MQ, F_CTRL_VQ},
-        {F_CTRL_MAC_ADDR, F_CTRL_VQ}, {F_CTRL_GUEST_OFFLOADS, F_CTRL_VQ},
-    };
-    for (size_t i = 0; i < ARRAY_SIZE(needs); i++) {
-        if ((features & needs[i][0]) && !(features & needs[i][1])) {
-            return false;
-        }
-    }
-    return true;
-}
+static const struct vdev_need net_needs[] = {
+    /* 5.1.3.1 */
+    {F_GUEST_TSO4, F_GUEST_CSUM},
+    {F_GUEST_TSO6, F_GUEST_CSUM},
+    {F_GUEST_ECN, F_GUEST_TSO4 | F_GUEST_TSO6},
+    {F_HOST_TSO4, F_CSUM},
+    {F_HOST_TSO6, F_CSUM},
+    {F_HOST_ECN, F_HOST_TSO4 | F_HOST_TSO6},
+    {F_CTRL_RX, F_CTRL_VQ},
+    {F_MQ, F_CTRL_VQ},
+    {F_CTRL_MAC_ADDR, F_CTRL_VQ},
+    {F_CTRL_GUEST_OFFLOADS, F_CTRL_VQ},
+};
 
 static void update_link(struct vnet *net)
 {
@@ -412,6 +412,22 @@ static unsigned net_describe(const struct vdev *dev, char *buf, unsigned size)
     return (unsigned)MAX(n, 0);
 }
 
+static void net_state(struct vdev *dev, struct state *s)
+{
+    struct vnet *net = CONTAINER_OF(dev, struct vnet, dev);
+    uint32_t pairs = net->pairs;
+    state_field(s, "pairs", &pairs);
+    state_field(s, "unplugged", &net->unplugged);
+    state_require(s, pairs <= net->config.pairs, "pairs");
+    state_require(s, !dev->live || pairs >= 1, "pairs");
+    if (state_loaded(s)) {
+        net->pairs = pairs;
+        set_offloads(net, dev->features);
+        update_link(net);
+        net->config.port->ops->readable(net->config.port);
+    }
+}
+
 static const struct vdev_ops net_ops = {
     .name = "virtio-net",
     .id = VIRTIO_ID_NET,
@@ -420,8 +436,10 @@ static const struct vdev_ops net_ops = {
     .stop = net_stop,
     .kick = net_kick,
     .free = net_free,
-    .features_ok = net_features_ok,
+    .needs = net_needs,
+    .need_count = ARRAY_SIZE(net_needs),
     .describe = net_describe,
+    .state = net_state,
 };
 
 struct vdev *vnet_new(const struct vnet_config *config, struct err *err)

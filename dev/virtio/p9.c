@@ -261,8 +261,11 @@ struct p9 *p9_new(const char *dir, bool read_only, struct err *err)
     p9->read_only = read_only;
     p9->msize = P9_MESSAGE_MAX;
     p9->root_fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (p9->root_fd < 0) {
+    if (p9->root_fd < 0 || faccessat(p9->root_fd, ".", R_OK | X_OK, AT_EACCESS) < 0) {
         err_sys(err, -errno, "cannot share directory '%s'", dir);
+        if (p9->root_fd >= 0) {
+            close(p9->root_fd);
+        }
         free(p9);
         return NULL;
     }
@@ -284,4 +287,9 @@ void p9_free(struct p9 *p9)
         close(p9->proc_fd);
         free(p9);
     }
+}
+
+unsigned p9_fids(const struct p9 *p9)
+{
+    return p9->fid_count;
 }

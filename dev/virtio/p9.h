@@ -28,6 +28,7 @@ struct p9;
 
 struct p9 *p9_new(const char *dir, bool read_only, struct err *err); /* NULL: see err */
 void p9_free(struct p9 *p9);
+unsigned p9_fids(const struct p9 *p9); /* how many there are: none while nobody has mounted it */
 /* Forgets all fids. */
 void p9_reset(struct p9 *p9);
 

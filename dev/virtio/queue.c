@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/state.h"
 #include "base/util.h"
 
 #define DESC_BYTES 16u
@@ -89,6 +90,23 @@ void vq_stop(struct vq *vq)
     vq->live = false;
 }
 
+void vq_state(struct vq *vq, struct state *s)
+{
+    bool live = vq->live, broken = vq->broken;
+    state_field(s, "live", &live);
+    state_require(s, !live || vq->live, "live");
+    state_field(s, "broken", &broken);
+    state_field(s, "next_avail", &vq->next_avail);
+    state_field(s, "next_used", &vq->next_used);
+    state_field(s, "signal_used", &vq->signal_used);
+    if (state_loaded(s)) {
+        vq->live = live;
+        if (broken) {
+            vq_break(vq, "it was broken when it was saved");
+        }
+    }
+}
+
 /* --- taking chains --- */
 
 /* Copies a descriptor; the barrier keeps the compiler from reading the guest's memory a second time. */
@@ -120,6 +138,7 @@ static int add_segment(struct vq *vq, struct vq_chain *chain, const struct desc 
     if (count == VQ_SIZE_MAX || *bytes + desc->len > UINT32_MAX) {
         return vq_break(vq, "a chain is too long");
     }
+    mem_ram_prepare(vq->mem, (uint64_t)(ptr - mem_ram_base(vq->mem)), desc->len, write);
     chain->segs[count] = (struct iovec){ptr, desc->len};
     *bytes += desc->len;
     if (write) {
@@ -278,20 +297,32 @@ bool vq_wants_interrupt(struct vq *vq)
     return !(ring_load(vq->avail + RING_FLAGS) & AVAIL_NO_INTERRUPT);
 }
 
-bool vq_enable_notify(struct vq *vq)
+static void ask_for_notify(struct vq *vq, uint16_t event)
 {
-    if (!vq->live || vq->broken) {
-        return false;
-    }
     if (vq->event_idx) {
-        ring_store(vq, avail_event(vq), vq->next_avail);
+        ring_store(vq, avail_event(vq), event);
     } else {
         ring_store(vq, vq->used + RING_FLAGS, 0);
     }
     /* Pairs with the barrier between the driver's store to the available index and its load of avail_event.
      */
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
+bool vq_enable_notify(struct vq *vq)
+{
+    if (!vq->live || vq->broken) {
+        return false;
+    }
+    ask_for_notify(vq, vq->next_avail);
     return !vq_empty(vq);
+}
+
+void vq_await_more(struct vq *vq)
+{
+    if (vq->live && !vq->broken) {
+        ask_for_notify(vq, ring_load(vq->avail + RING_IDX));
+    }
 }
 
 void vq_disable_notify(struct vq *vq)

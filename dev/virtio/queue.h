@@ -24,6 +24,8 @@
 
 #include "mem/mem.h"
 
+struct state;
+
 #define VQ_SIZE_MAX 256u /* entries of a ring, and so descriptors of a chain */
 
 /* As the driver wrote it. */
@@ -64,6 +66,9 @@ static inline struct iovec *vq_in(struct vq_chain *chain)
 int vq_start(struct vq *vq, struct mem *mem, const struct vq_setup *setup, bool indirect, bool event_idx);
 void vq_stop(struct vq *vq);
 
+/* Saves or loads a queue's indices; when loading, vq was started as the driver has set it up. */
+void vq_state(struct vq *vq, struct state *s);
+
 /* Takes the next chain. Returns 1, 0 when there is none, or -EBADMSG when the queue is (now) broken. */
 int vq_pop(struct vq *vq, struct vq_chain *chain);
 /* Puts back the last n chains that were popped, if none of them was filled. */
@@ -81,6 +86,9 @@ bool vq_wants_interrupt(struct vq *vq);
  * in meanwhile: the caller then has to look again. */
 bool vq_enable_notify(struct vq *vq);
 void vq_disable_notify(struct vq *vq);
+/* Asks to be notified of chains beyond those that are there and don't suffice. Whoever calls it then has to look
+ * again, as some may have come meanwhile. */
+void vq_await_more(struct vq *vq);
 bool vq_empty(const struct vq *vq);
 
 /* Latches `broken` with a reason that a person can read; why is kept by reference. Returns -EBADMSG. */

@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/state.h"
+
 #include "dev/virtio/p9.h"
 
 #define F_MOUNT_TAG  BIT64(0)
@@ -56,12 +58,25 @@ static void v9p_free(struct vdev *dev)
     free(v9p);
 }
 
-static const struct vdev_ops v9p_ops = {.name = "virtio-9p",
-                                        .id = VIRTIO_ID_9P,
-                                        .class_code = 0x018000,
-                                        .stop = v9p_stop,
-                                        .kick = v9p_kick,
-                                        .free = v9p_free};
+/* Open files are the host's, and can't go along. */
+static void v9p_state(struct vdev *dev, struct state *s)
+{
+    const struct v9p *v9p = CONTAINER_OF(dev, const struct v9p, dev);
+    if (!state_loading(s) && p9_fids(v9p->p9) > 0) {
+        state_fail(s, -EBUSY, "the guest has mounted the shared directory '%.*s': unmount it there first",
+                   (int)v9p->space.tag_len, v9p->space.tag);
+    }
+}
+
+static const struct vdev_ops v9p_ops = {
+    .name = "virtio-9p",
+    .id = VIRTIO_ID_9P,
+    .class_code = 0x018000,
+    .stop = v9p_stop,
+    .kick = v9p_kick,
+    .free = v9p_free,
+    .state = v9p_state,
+};
 
 struct vdev *v9p_new(struct mem *mem, const char *dir, const char *tag, bool read_only, struct err *err)
 {

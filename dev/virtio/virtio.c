@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/state.h"
+
 static void count(_Atomic uint64_t *counter)
 {
     atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
@@ -50,11 +52,31 @@ static void clear_registers(struct vdev *dev)
     }
 }
 
+/* Those of `features` whose needs are not met. */
+static uint64_t unmet(const struct vdev *dev, uint64_t features)
+{
+    uint64_t found = 0;
+    for (unsigned i = 0; i < dev->ops->need_count; i++) {
+        const struct vdev_need *need = &dev->ops->needs[i];
+        if ((features & need->feature) && !(features & need->needs)) {
+            found |= need->feature;
+        }
+    }
+    return found;
+}
+
+void vdev_forgo(struct vdev *dev, uint64_t features)
+{
+    dev->offered &= ~(features & ~VIRTIO_F_VERSION_1);
+    for (uint64_t more; (more = unmet(dev, dev->offered)) != 0;) {
+        dev->offered &= ~more;
+    }
+}
+
 static bool features_fit(const struct vdev *dev)
 {
     uint64_t features = dev->driver_features;
-    return (features & VIRTIO_F_VERSION_1) && !(features & ~dev->offered) &&
-           (!dev->ops->features_ok || dev->ops->features_ok(dev, features));
+    return (features & VIRTIO_F_VERSION_1) && !(features & ~dev->offered) && !unmet(dev, features);
 }
 
 void vdev_set_status(struct vdev *dev, uint8_t status)
@@ -297,4 +319,77 @@ unsigned vdev_describe(const struct vdev *dev, char *buf, unsigned size)
         used += dev->ops->describe(dev, buf + used, size - used);
     }
     return MIN(used, size);
+}
+
+/* --- saved state --- */
+
+void vdev_settle(struct vdev *dev)
+{
+    vdev_run(dev);
+    if (dev->ops->drain) {
+        dev->ops->drain(dev);
+    }
+    vdev_idle(dev);
+}
+
+/* The guest's registers. */
+static void registers_state(struct vdev *dev, struct state *s)
+{
+    uint64_t offered = dev->offered;
+    uint32_t queues = dev->queue_count;
+    state_field(s, "offered", &offered);
+    state_require(s, offered == dev->offered, "offered");
+    state_field(s, "queues", &queues);
+    state_require(s, queues == dev->queue_count, "queues");
+    state_field(s, "status", &dev->status);
+    state_field(s, "config_generation", &dev->config_generation);
+    state_field(s, "driver_features", &dev->driver_features);
+    if (dev->config_len) {
+        state_raw(s, "config", STATE_BYTES, dev->config, dev->config_len);
+    }
+    for (unsigned i = 0; i < dev->queue_count; i++) {
+        struct vq_setup *setup = &dev->setups[i];
+        state_prefix(s, "queue%u.", i);
+        state_field(s, "size", &setup->size);
+        state_field(s, "enabled", &setup->enabled);
+        state_field(s, "desc", &setup->desc);
+        state_field(s, "driver", &setup->driver);
+        state_field(s, "device", &setup->device);
+    }
+    state_no_prefix(s);
+}
+
+void vdev_state(struct vdev *dev, struct state *s)
+{
+    bool live = dev->live;
+    mem_lock(dev->mem);
+    registers_state(dev, s);
+    mem_unlock(dev->mem);
+    state_field(s, "live", &live);
+    state_field(s, "features", &dev->features);
+    state_require(s, !(dev->features & ~dev->offered), "features");
+    state_require(s, !live || features_fit(dev), "driver_features");
+    for (unsigned i = 0; live && i < dev->queue_count; i++) {
+        struct vq *vq = &dev->queues[i];
+        if (state_loaded(s)) {
+            *vq = (struct vq){0};
+            if (dev->setups[i].enabled) {
+                (void)vq_start(vq, dev->mem, &dev->setups[i], vdev_has(dev, VIRTIO_F_INDIRECT_DESC),
+                               vdev_has(dev, VIRTIO_F_EVENT_IDX));
+            }
+        }
+        state_prefix(s, "queue%u.", i);
+        vq_state(vq, s);
+    }
+    state_no_prefix(s);
+    if (state_loaded(s)) {
+        dev->live = live;
+        dev->kicked = live ? UINT64_MAX : 0;
+    }
+    if (dev->ops->state) {
+        dev->ops->state(dev, s);
+    }
+    if (state_loaded(s) && live) {
+        wake(dev);
+    }
 }

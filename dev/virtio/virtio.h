@@ -59,6 +59,11 @@
 
 struct vdev;
 
+/* A feature that makes sense only beside one of others. */
+struct vdev_need {
+    uint64_t feature, needs;
+};
+
 struct vdev_ops {
     const char *name; /* "virtio-blk" */
     uint16_t id;
@@ -72,13 +77,17 @@ struct vdev_ops {
     void (*drain)(struct vdev *dev);
     void (*kick)(struct vdev *dev, unsigned queue);
     void (*free)(struct vdev *dev);
-    /* vCPU thread, under mem_lock(). May be NULL. features_ok: whether these fit together. config_written:
-     * after the bytes went into dev->config. */
-    bool (*features_ok)(const struct vdev *dev, uint64_t features);
+    /* vCPU thread, under mem_lock(). May be NULL. config_written: after the bytes went into dev->config. */
     bool (*config_writable)(const struct vdev *dev, unsigned offset, unsigned len);
     void (*config_written)(struct vdev *dev);
+    const struct vdev_need *needs; /* a driver that breaks one is refused (2.2); may be NULL */
+    unsigned need_count;
     /* May be NULL: a line of its own for struct device_ops.describe. */
     unsigned (*describe)(const struct vdev *dev, char *buf, unsigned size);
+    /* Saves or loads what the model has beside queues and configuration; main loop. Nothing is in flight.
+     * When loading, start has not run: this function does what has to be done of it. NULL: there is nothing.
+     */
+    void (*state)(struct vdev *dev, struct state *s);
 };
 
 struct vdev_counters {
@@ -119,6 +128,9 @@ struct vdev {
 void vdev_init(struct vdev *dev, const struct vdev_ops *ops, struct mem *mem, unsigned queues,
                uint64_t offered, void *config, unsigned config_len);
 
+/* Withholds features from the driver, and those that need them. Before a guest runs. */
+void vdev_forgo(struct vdev *dev, uint64_t features);
+
 /* --- for device models: main loop --- */
 
 /* Interrupts the driver if it wants to know about what was pushed. */
@@ -155,5 +167,9 @@ void vdev_run(struct vdev *dev);
 /* Main loop, no vCPU runs: the machine's reset. */
 void vdev_machine_reset(struct vdev *dev);
 unsigned vdev_describe(const struct vdev *dev, char *buf, unsigned size);
+/* Main loop, the vCPUs stand still: does what the guest asked for, and waits until nothing is in flight. */
+void vdev_settle(struct vdev *dev);
+/* Saves or loads, behind vdev_settle or a reset. Loading has all queues kicked. */
+void vdev_state(struct vdev *dev, struct state *s);
 
 #endif

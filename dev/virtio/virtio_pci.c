@@ -9,6 +9,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/state.h"
+
 #define BAR         0u
 #define BAR_BYTES   0x8000u
 #define AREA_BYTES  0x1000u
@@ -317,8 +319,26 @@ static unsigned vp_describe(const struct device *device, char *buf, unsigned siz
     return vdev_describe(vp->vdev, buf, size);
 }
 
+static void vp_state(struct device *device, struct state *s)
+{
+    struct virtio_pci *vp = CONTAINER_OF(device, struct virtio_pci, device);
+    pci_dev_state(&vp->pci, s);
+    state_field(s, "device_feature_select", &vp->device_feature_select);
+    state_field(s, "driver_feature_select", &vp->driver_feature_select);
+    state_field(s, "queue_select", &vp->queue_select);
+    state_field(s, "config_vector", &vp->config_vector);
+    state_array(s, "vectors", vp->vectors);
+    state_field(s, "isr", &vp->isr);
+    bool vectors_exist = vp->config_vector == checked_vector(vp, vp->config_vector);
+    for (unsigned i = 0; i < VDEV_QUEUES_MAX; i++) {
+        vectors_exist &= vp->vectors[i] == checked_vector(vp, vp->vectors[i]);
+    }
+    state_require(s, vectors_exist, "vectors");
+    vdev_state(vp->vdev, s);
+}
+
 static const struct device_ops vp_ops = {
-    .name = "virtio-pci", .reset = vp_reset, .free = vp_free, .describe = vp_describe};
+    .name = "virtio-pci", .reset = vp_reset, .free = vp_free, .describe = vp_describe, .state = vp_state};
 
 struct virtio_pci *virtio_pci_new(struct pci_host *host, struct vdev *dev, struct err *err)
 {

@@ -25,6 +25,8 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#include "base/state.h"
+
 #include "base/options.h"
 
 #define RX    0u
@@ -91,6 +93,7 @@ struct vsock {
     unsigned reply_first, reply_count;
     struct header replies[REPLIES_MAX];
     uint64_t dropped;
+    bool reset_due; /* the machine was restored: the guest's streams have lost their other ends */
     struct vq_chain chain;
     struct stream streams[VSOCK_STREAMS_MAX];
 };
@@ -538,10 +541,25 @@ static void on_listen(uv_poll_t *poll, int status, int events)
 
 /* --- the device --- */
 
+/* 5.10.6.7: the other ends of all streams are gone. */
+static void tell_transport_reset(struct vsock *vsock)
+{
+    static const uint32_t event_reset = 0;
+    struct vq_chain *chain = &vsock->chain;
+    if (vsock->reset_due && vdev_pop(&vsock->dev, EVENT, chain)) {
+        uint64_t n = viov_write(vq_in(chain), chain->in_count, 0, &event_reset, sizeof(event_reset));
+        vq_push(&vsock->dev.queues[EVENT], chain, (uint32_t)n);
+        vdev_signal(&vsock->dev, EVENT);
+        vsock->reset_due = false;
+    }
+}
+
 static void vsock_kick(struct vdev *dev, unsigned queue)
 {
     struct vsock *vsock = CONTAINER_OF(dev, struct vsock, dev);
-    if (queue == TX) {
+    if (queue == EVENT) {
+        tell_transport_reset(vsock);
+    } else if (queue == TX) {
         transmit_kick(vsock);
     } else if (queue == RX) {
         flush_replies(vsock);
@@ -557,8 +575,20 @@ static void vsock_stop(struct vdev *dev)
 {
     struct vsock *vsock = CONTAINER_OF(dev, struct vsock, dev);
     vsock->reply_count = 0;
+    vsock->reset_due = false;
     for (unsigned i = 0; i < VSOCK_STREAMS_MAX; i++) {
         close_stream(&vsock->streams[i]);
+    }
+}
+
+/* Connections are the host's, and can't go along: the guest is told that they broke. */
+static void vsock_state(struct vdev *dev, struct state *s)
+{
+    struct vsock *vsock = CONTAINER_OF(dev, struct vsock, dev);
+    state_field(s, "guest_cid", &vsock->guest_cid);
+    state_require(s, vsock->guest_cid >= 3 && vsock->guest_cid < UINT32_MAX, "guest_cid");
+    if (state_loaded(s)) {
+        vsock->reset_due = dev->live;
     }
 }
 
@@ -585,7 +615,8 @@ static const struct vdev_ops vsock_ops = {.name = "virtio-vsock",
                                           .class_code = 0x028000,
                                           .stop = vsock_stop,
                                           .kick = vsock_kick,
-                                          .free = vsock_free};
+                                          .free = vsock_free,
+                                          .state = vsock_state};
 
 static int listen_on(struct vsock *vsock, const char *path, struct err *err)
 {
@@ -601,7 +632,7 @@ static int listen_on(struct vsock *vsock, const char *path, struct err *err)
     }
     if (connect(fd, address, sizeof(vsock->address)) == 0) {
         close(fd);
-        return err_set(err, -EADDRINUSE, "'%s' is another machine's", path);
+        return err_set(err, -EADDRINUSE, "'%s' is in use by another machine or program", path);
     }
     if (errno == ECONNREFUSED) {
         unlink(path); /* left behind by one that is gone */

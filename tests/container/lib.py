@@ -4,8 +4,10 @@ A test is a function registered with @test; it fails by an exception (check() an
 Box: a temporary directory with a state root, which cleans up after itself.
 """
 import copy
+import ctypes
 import json
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -17,7 +19,7 @@ BUILD = os.environ.get("FONDA_BUILD", os.path.join(TOP, "build"))
 OCI = os.path.join(BUILD, "container", "fonda-oci")
 FAULTS = os.path.join(BUILD, "container", "fonda-oci-faults")
 APPLETS = ("sh true false cat ls sleep id ps mount umount echo env stat hostname grep head kill touch mkdir tty wc dd "
-           "chmod uname date readlink ulimit ip dnsdomainname free test mknod nice ionice getopt stty cut tr sed").split()
+           "chmod uname date readlink ulimit ip dnsdomainname free test mknod nice ionice getopt stty cut tr sed nc ifconfig route md5sum df tail pwd").split()
 
 tests = []
 
@@ -28,6 +30,12 @@ class Skip(Exception):
 
 def test(fn):
     tests.append(fn)
+    return fn
+
+
+def anyone(fn):
+    """A test that a plain user can run too, as itself."""
+    fn.anyone = True
     return fn
 
 
@@ -85,6 +93,25 @@ def add_user_namespace(config, outside=100000, size=65536):
     config["linux"]["gidMappings"] = [{"containerID": 0, "hostID": outside, "size": size}]
 
 
+USER = "fondatest"
+
+
+def account():
+    """A user with subordinate ids, made if there is none; whoever is not root plays it."""
+    if os.geteuid() != 0:
+        return pwd.getpwuid(os.geteuid())
+    try:
+        return pwd.getpwnam(USER)
+    except KeyError:
+        if subprocess.run(["useradd", "-m", USER], capture_output=True).returncode != 0:
+            raise Skip("cannot make a test user")
+        return pwd.getpwnam(USER)
+
+
+def as_user(user):
+    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if os.geteuid() == 0 else {}
+
+
 class Result:
     def __init__(self, code, out, err):
         self.code, self.out, self.err = code, out, err
@@ -115,6 +142,7 @@ class Box:
 
     def oci(self, *args, ok=True, env=None, timeout=30, user=None, options=(), pass_fds=(), stdin=subprocess.DEVNULL):
         full = dict(os.environ, **self.env, **(env or {}))
+        user = user if os.geteuid() == 0 else None
         p = subprocess.run([self.binary, "--root", self.root, *options, *args], stdin=stdin, capture_output=True,
                            text=True, env=full, timeout=timeout, pass_fds=pass_fds,
                            user=user, group=user, extra_groups=[] if user else None)
@@ -172,6 +200,13 @@ class Box:
         shutil.rmtree(self.dir, ignore_errors=True)
 
 
+def own_mount_namespace():
+    """So that what others mount meanwhile is not taken for left behind."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if os.geteuid() == 0 and (libc.unshare(0x20000) or libc.mount(None, b"/", None, 0x4000 | (1 << 18), None)):
+        print(f"# no mount namespace of its own: {os.strerror(ctypes.get_errno())}")
+
+
 def cgroup_dirs(part="fonda-oci"):
     """Cgroups of the test containers that exist now."""
     found = []
@@ -182,31 +217,41 @@ def cgroup_dirs(part="fonda-oci"):
     return sorted(found)
 
 
+def own_cgroups():
+    """Those of these tests: other programs may be running containers of their own below the same parent."""
+    return [d for d in cgroup_dirs() if not os.path.basename(d).startswith("fonda-build") and
+            (os.path.basename(d) != "fonda-oci" or not any(e.is_dir() for e in os.scandir(d)))]
+
+
 def snapshot():
     """What a container must not leave behind: mounts, cgroups, processes of ours."""
     with open("/proc/self/mountinfo") as f:
-        mounts = sorted(line.split(" ", 1)[1] for line in f)
-    procs = []
+        mounts = {line.split(" ", 1)[1] for line in f}
+    try:
+        cgroups = set(own_cgroups())
+    except FileNotFoundError:  # somebody's is going away
+        cgroups = set(own_cgroups())
+    procs = set()
     for pid in os.listdir("/proc"):
         if pid.isdigit():
             try:
                 with open(f"/proc/{pid}/cmdline", "rb") as f:
                     if b"fonda-oci-test-" in f.read():
-                        procs.append(pid)
+                        procs.add(pid)
             except OSError:
                 pass
-    return mounts, cgroup_dirs(), procs
+    return mounts, cgroups, procs
 
 
 def settle(before, seconds=5):
-    """Waits until the host looks as before; dying processes take a moment."""
+    """Waits until the host has nothing that it hadn't before; dying processes take a moment."""
     end = time.time() + seconds
     while True:
-        now = snapshot()
-        if now == before:
+        left = [now - old for now, old in zip(snapshot(), before)]
+        if not any(left):
             return
         if time.time() > end:
-            raise AssertionError(f"left behind: {[set(map(str, n)) ^ set(map(str, b)) for n, b in zip(now, before)]}")
+            raise AssertionError(f"left behind: {left}")
         time.sleep(0.02)
 
 
@@ -233,6 +278,7 @@ def clone_config():
 
 def main():
     wanted = sys.argv[1:]
+    own_mount_namespace()
     chosen = [t for t in tests if not wanted or t.__name__ in wanted]
     print(f"1..{len(chosen)}")
     failed = 0
@@ -240,6 +286,8 @@ def main():
         box = Box()
         name = fn.__name__.replace("_", " ")
         try:
+            if os.geteuid() != 0 and not getattr(fn, "anyone", False):
+                raise Skip("needs root")
             fn(box)
             print(f"ok {number} - {name}", flush=True)
         except Skip as e:

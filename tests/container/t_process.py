@@ -226,4 +226,52 @@ def exec_cpu_affinity(box):
     contains(box.oci("exec", "--process", path, "c1").out, "\t0\n")
 
 
+@test
+def memory_policy(box):
+    box.config["linux"]["memoryPolicy"] = {"mode": "MPOL_BIND", "nodes": "0"}
+    if not os.path.exists("/proc/self/numa_maps"):
+        contains(box.run("true", ok=False).err, "linux.memoryPolicy")
+        raise Skip("a kernel without NUMA: it is an error")
+    contains(box.run("cat", "/proc/self/numa_maps").out, " bind:0")
+    for bad in ({"mode": "MPOL_X"}, {"mode": "MPOL_BIND", "nodes": "x"}, {"mode": "MPOL_BIND", "nodes": "64"},
+                {"mode": "MPOL_BIND", "nodes": "0", "flags": ["X"]}):
+        box.config["linux"]["memoryPolicy"] = bad
+        contains(box.run("true", ok=False).err, "linux.memoryPolicy")
+
+
+@test
+def landlock(box):
+    """By annotation: files, ports, and what is refused."""
+    import ctypes
+    if ctypes.CDLL(None).syscall(444, None, 0, 1) < 4:
+        raise Skip("this kernel has no Landlock with TCP rules")
+
+    def rules(**members):
+        box.config["annotations"] = {"org.fonda.landlock": json.dumps(members)}
+    os.mkdir(box.rootfs + "/data")
+    rules(files=[{"paths": ["/bin"], "access": "rx"}, {"paths": ["/tmp", "/dev/null"], "access": "rw"}])
+    script = ("echo a > /tmp/x && cat /tmp/x; mkdir /tmp/d && echo made; echo b > /data/x || echo data; ls / 2>&1 >/dev/null || echo root;"
+              "cp /bin/busybox /tmp/sh && /tmp/sh true 2>/dev/null || echo exec")
+    want = ["a", "made", "data", "root", "exec"]
+    equal([w for w in box.sh(script + " 2>/dev/null").out.split() if w in want], want)
+    box.create("sleep", "100")
+    box.start()
+    r = box.oci("exec", "c1", "sh", "-c", "echo b > /data/x", ok=False)
+    check(r.code != 0 and "ermission denied" in r.err, "exec is held back too: " + r.err)
+    rules(tcp={"bind": [80], "connect": []})
+    r = box.sh("nc -l -p 81 & sleep 0.2; nc 127.0.0.1 81 < /dev/null; kill %1", ok=False)
+    contains(r.err, "ermission denied")
+    rules(files=[{"paths": ["/nonexistent"], "access": "r"}])
+    contains(box.run("true", ok=False).err, "/nonexistent")
+    for bad in ({"files": [{"paths": ["x"], "access": "r"}]}, {"files": [{"paths": ["/"], "access": "q"}]}, {"files": [{"paths": ["/"]}]},
+                {"file": []}, {"tcp": {"bind": [70000]}}, {"scope": ["all"]}, {"files": [1]}, {"files": {}}):
+        rules(**bad)
+        contains(box.run("true", ok=False).err, "org.fonda.landlock")
+    rules()
+    box.run("true")
+    rules(files=[{"paths": ["/"], "access": "rwx"}])
+    box.config["process"]["noNewPrivileges"] = False
+    contains(box.run("true", ok=False).err, "noNewPrivileges")
+
+
 main()

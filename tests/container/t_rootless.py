@@ -1,24 +1,10 @@
 """The runtime as a plain user: one id mapped, several by newuidmap, and errors that say what to do."""
 import json
 import os
-import pwd
 import shutil
 import subprocess
 
 from lib import *
-
-USER = "fondatest"
-
-
-def account():
-    """A user with subordinate ids, made if there is none."""
-    try:
-        return pwd.getpwnam(USER)
-    except KeyError:
-        if subprocess.run(["useradd", "-m", USER], capture_output=True).returncode != 0:
-            raise Skip("cannot make a test user")
-        return pwd.getpwnam(USER)
-
 
 def rootless(box):
     user = account()
@@ -39,12 +25,13 @@ def rootless(box):
 def subordinate(user, kind):
     for line in open(f"/etc/sub{kind}"):
         name, first, count = line.strip().split(":")
-        if name == USER:
+        if name == user.pw_name:
             return int(first), int(count)
     raise Skip(f"no range in /etc/sub{kind}")
 
 
 @test
+@anyone
 def single_mapping(box):
     user = rootless(box)
     out = box.sh("id -u; cat /proc/self/uid_map; hostname; touch /tmp/mine", user=user.pw_uid).out
@@ -54,9 +41,10 @@ def single_mapping(box):
 
 
 @test
+@anyone
 def life_cycle(box):
     user = rootless(box)
-    box.create("sleep", "100", user=user.pw_uid, group=user.pw_gid, extra_groups=[])
+    box.create("sleep", "100", **as_user(user))
     box.oci("start", "c1", user=user.pw_uid)
     equal(box.oci("exec", "c1", "sh", "-c", "id -u; hostname", user=user.pw_uid).out, "0\nbox\n")
     box.oci("kill", "c1", "KILL", user=user.pw_uid)
@@ -64,6 +52,7 @@ def life_cycle(box):
 
 
 @test
+@anyone
 def ranges_by_newuidmap(box):
     user = rootless(box)
     if not shutil.which("newuidmap"):
@@ -77,6 +66,7 @@ def ranges_by_newuidmap(box):
 
 
 @test
+@anyone
 def a_range_that_is_too_small(box):
     user = rootless(box)
     if not shutil.which("newuidmap"):
@@ -85,11 +75,12 @@ def a_range_that_is_too_small(box):
         box.config["linux"][key] = [{"containerID": 0, "hostID": own, "size": 1},
                                     {"containerID": 1, "hostID": 3000000000, "size": 70000}]
     err = box.run("true", ok=False, user=user.pw_uid).err
-    contains(err, f"{USER}:3000000000:70000")
+    contains(err, f"{user.pw_name}:3000000000:70000")
     contains(err, "/etc/subgid")
 
 
 @test
+@anyone
 def without_a_user_namespace(box):
     user = rootless(box)
     box.config["linux"]["namespaces"] = [n for n in box.config["linux"]["namespaces"] if n["type"] != "user"]
@@ -99,6 +90,7 @@ def without_a_user_namespace(box):
 
 
 @test
+@anyone
 def limits_are_not_skipped(box):
     user = rootless(box)
     box.config["linux"]["resources"] = {"memory": {"limit": 64 << 20}}
@@ -108,6 +100,7 @@ def limits_are_not_skipped(box):
 
 
 @test
+@anyone
 def groups_that_cannot_be_had(box):
     user = rootless(box)
     box.config["process"]["user"] = {"uid": 0, "gid": 0, "additionalGids": [5]}

@@ -98,7 +98,7 @@ static unsigned parse_layers(const char *text)
 
 int main(int argc, char **argv)
 {
-    struct jail_config config = {.mode = JAIL_ON, .keep_fd = -1, .violated = on_violation};
+    struct jail_config config = {.mode = JAIL_ON, .violated = on_violation};
     const char *share = NULL, *share_ro = NULL, *sockets = NULL;
     int i = 1;
     log_init("captive", LOG_LEVEL_WARNING);
@@ -133,7 +133,7 @@ int main(int argc, char **argv)
     const struct deed *deed = find_deed(argv[i + 1]);
     captive.argument = argc - i > 2 ? argv[i + 2] : "";
     struct err err = {0};
-    int inherited = open("/", O_RDONLY | O_DIRECTORY); /* as a careless caller's */
+    int inherited = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC); /* a directory that is open */
     if (jail_split(&config, &err) < 0) {
         fprintf(stderr, "captive: %s\n", err.text);
         return 1;

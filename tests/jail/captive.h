@@ -9,7 +9,7 @@
 struct captive {
     const char *argument;
     int share_fd;   /* a shared directory's, or -1 */
-    int outside_fd; /* the host's root directory, as it was open when the program began; closed by the jail */
+    int outside_fd; /* the host's root directory, open when the jail closes */
 };
 
 extern struct captive captive;

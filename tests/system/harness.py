@@ -8,6 +8,7 @@ import struct
 import subprocess
 import time
 
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 ENGINE = os.environ.get('FONDA_TEST_ENGINE', 'bt')
 # Generous: nothing here depends on speed, and the host may be busy.
 PATIENCE_S = float(os.environ.get('FONDA_TEST_PATIENCE', '300'))

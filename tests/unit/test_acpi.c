@@ -35,6 +35,7 @@ static const struct acpi_config full = {
     .rtc_port = 0x70,
     .i8042 = true,
     .panic_port = 0x505,
+    .watchdog_port = 0x620,
 };
 
 static uint8_t area[0x8000];
@@ -120,11 +121,35 @@ static void test_madt(void **state)
     assert_int_equal(counts[4], 1);
 }
 
+/* Every action is there once, within the watchdog's ports. */
+static void test_wdat(void **state)
+{
+    assert_int_not_equal(acpi_build(&full, BASE, area, sizeof(area)), 0);
+    uint32_t wdat = find("WDAT"), entries = wdat + 36 + 32;
+    assert_int_not_equal(wdat, 0);
+    assert_int_equal(at32(wdat + 36), 32);
+    assert_int_equal(at32(wdat + 48), 100); /* milliseconds */
+    assert_int_equal(area[wdat + 60 - BASE] & 1, 1);
+    assert_int_equal(at32(wdat + 4), 36 + 32 + at32(wdat + 64) * 24);
+    uint64_t seen = 0;
+    for (uint32_t at = entries; at < wdat + at32(wdat + 4); at += 24) {
+        unsigned action = area[at - BASE];
+        assert_in_range(action, 1, 33);
+        assert_false(seen & BIT64(action));
+        seen |= BIT64(action);
+        assert_int_equal(area[at + 4 - BASE], 1); /* an I/O port */
+        assert_in_range(at32(at + 8), 0x620, 0x62c);
+    }
+    assert_int_equal(seen, BIT64(1) | BIT64(4) | BIT64(5) | BIT64(6) | BIT64(8) | BIT64(9) | BIT64(10) |
+                               BIT64(11) | BIT64(32) | BIT64(33));
+}
+
 static void test_small(void **state)
 {
     struct acpi_config config = full;
     config.hpet_base = 0;
     config.panic_port = 0;
+    config.watchdog_port = 0;
     config.i8042 = false;
     config.cpus = 1;
     size_t used = acpi_build(&config, BASE, area, sizeof(area));
@@ -199,8 +224,8 @@ static void test_iasl(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_tables),       cmocka_unit_test(test_madt), cmocka_unit_test(test_small),
-        cmocka_unit_test(test_aml_mistakes), cmocka_unit_test(test_iasl),
+        cmocka_unit_test(test_tables), cmocka_unit_test(test_madt),         cmocka_unit_test(test_small),
+        cmocka_unit_test(test_wdat),   cmocka_unit_test(test_aml_mistakes), cmocka_unit_test(test_iasl),
     };
     return cmocka_run_group_tests_name("acpi", tests, NULL, NULL);
 }

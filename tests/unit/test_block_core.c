@@ -177,6 +177,7 @@ static void posts_run_on_the_loop(void **state)
 static void a_full_host_stops_the_machine(void **state)
 {
     assert_int_equal(blk_error_action(BLK_ON_ERROR_ENOSPC, BLK_WRITE, -ENOSPC), BLK_ACTION_STOP);
+    assert_int_equal(blk_error_action(BLK_ON_ERROR_ENOSPC, BLK_FLUSH, -EDQUOT), BLK_ACTION_STOP);
     assert_int_equal(blk_error_action(BLK_ON_ERROR_ENOSPC, BLK_WRITE, -EIO), BLK_ACTION_REPORT);
     assert_int_equal(blk_error_action(BLK_ON_ERROR_STOP, BLK_READ, -EIO), BLK_ACTION_STOP);
     assert_int_equal(blk_error_action(BLK_ON_ERROR_REPORT, BLK_WRITE, -ENOSPC), BLK_ACTION_REPORT);

@@ -361,7 +361,8 @@ static void start(struct fixture *f, size_t size, struct mem *mem, struct x86_st
     strcpy(kernel, temp_file(f->data, size));
     char *initrd = temp_file((const uint8_t *)"initrd", 6);
     const char *initrds[] = {initrd, initrd};
-    struct boot_config config = {kernel, initrds, 2, "quiet x=1"};
+    const struct boot_config config = {
+        .kernel_path = kernel, .initrd_paths = initrds, .initrd_count = 2, .cmdline = "quiet x=1"};
     assert_int_equal(boot_open(&config, mem_ram_low_bytes(mem), &boot, &f->err), 0);
     memset(state, 0, sizeof(*state));
     assert_int_equal(boot_start(boot, mem, GPA(0xe0000), state, &f->err), 0);

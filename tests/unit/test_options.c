@@ -99,8 +99,19 @@ static void test_config(void **state)
     assert_int_equal(config.memory_bytes % 4096, 0);
     assert_int_equal(parse(&config, &err, "--help", NULL, NULL, NULL), 0);
     assert_true(config.help);
-    assert_int_equal(parse(&config, &err, "--kernel=k", "--", "x", NULL), -EINVAL);
-    assert_string_equal(err.text, "unexpected argument 'x'");
+    assert_int_equal(parse(&config, &err, "--stats", "--", "x", "y"), -EINVAL);
+    assert_string_equal(err.text, "unexpected argument 'y': further disks go by --disk");
+    /* A disk by its name alone is the first, wherever it stands. */
+    assert_int_equal(parse(&config, &err, "--disk=b", "a,readonly", "--disk", "c"), 0);
+    assert_null(config.kernel);
+    assert_int_equal(config.disks.count, 3);
+    assert_string_equal(config.disks.values[0], "a,readonly");
+    assert_string_equal(config.disks.values[1], "b");
+    assert_string_equal(config.disks.values[2], "c");
+    assert_int_equal(parse(&config, &err, "--memory=1G", NULL, NULL, NULL), -EINVAL);
+    assert_string_equal(err.text, "nothing to boot: name a disk image, or --kernel FILE");
+    assert_int_equal(parse(&config, &err, "a", "--initrd=i", NULL, NULL), -EINVAL);
+    assert_string_equal(err.text, "--initrd needs --kernel");
     assert_int_equal(parse(&config, &err, "--kerne", "k", NULL, NULL), -EINVAL);
     assert_string_equal(err.text, "unknown option '--kerne'");
 }

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 
 #include "base/util.h"
@@ -15,6 +16,7 @@
 struct boot_file {
     uint8_t *data;
     size_t size;
+    size_t room; /* of the mapping */
 };
 
 struct boot {
@@ -46,10 +48,44 @@ int boot_parse(const uint8_t *data, size_t size, struct boot_image *ret_image, s
     return err_set(err, -ENOEXEC, "not a kernel: neither a bzImage, nor ELF with a PVH entry, nor multiboot");
 }
 
+/* Kernels and initrds are large, and no business of the small process that guards the terminal: a fork leaves
+ * them out.
+ */
+static int file_new(size_t size, struct boot_file *ret_file)
+{
+    size_t room = align_up(MAX(size, 1u), 4096);
+    void *data = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (data == MAP_FAILED) {
+        return -ENOMEM;
+    }
+    madvise(data, room, MADV_DONTFORK);
+    *ret_file = (struct boot_file){data, size, room};
+    return 0;
+}
+
+static void file_done(struct boot_file *file)
+{
+    if (file->data) {
+        munmap(file->data, file->room);
+    }
+    file->data = NULL;
+}
+
+/* A descriptor that is open already is named as /proc names it, which may not be there any more. */
+static int open_file(const char *path)
+{
+    int fd, end = 0;
+    if (sscanf(path, "/proc/self/fd/%d%n", &fd, &end) == 1 && path[end] == '\0') {
+        fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+        return fd < 0 || lseek(fd, 0, SEEK_SET) == 0 ? fd : -1;
+    }
+    return open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+}
+
 /* Reads a regular file whole. */
 static int read_file(const char *path, struct boot_file *ret_file, struct err *err)
 {
-    auto_close int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    auto_close int fd = open_file(path);
     struct stat st;
     if (fd < 0 || fstat(fd, &st) < 0) {
         return err_sys(err, -errno, "cannot open");
@@ -61,25 +97,27 @@ static int read_file(const char *path, struct boot_file *ret_file, struct err *e
         return err_set(err, -EFBIG, "larger than %llu MiB", BOOT_FILE_MAX / MiB);
     }
     size_t size = (size_t)st.st_size, got = 0;
-    auto_free uint8_t *data = malloc(size + 1);
-    if (!data) {
+    struct boot_file file;
+    if (file_new(size, &file) < 0) {
         return err_sys(err, -ENOMEM, "cannot read");
     }
     while (got < size) {
-        ssize_t n = read(fd, data + got, size - got);
+        ssize_t n = read(fd, file.data + got, size - got);
         if (n < 0 && errno == EINTR) {
             continue;
         }
         if (n < 0) {
-            return err_sys(err, -errno, "cannot read");
+            int error = errno;
+            file_done(&file);
+            return err_sys(err, -error, "cannot read");
         }
         if (n == 0) {
             break;
         }
         got += (size_t)n;
     }
-    *ret_file = (struct boot_file){data, got};
-    data = NULL;
+    file.size = got;
+    *ret_file = file;
     return 0;
 }
 
@@ -97,28 +135,33 @@ static int join_modules(struct boot *boot, struct err *err)
     if (total > BOOT_FILE_MAX) {
         return err_set(err, -EFBIG, "the initrds together are larger than %llu MiB", BOOT_FILE_MAX / MiB);
     }
-    uint8_t *joined = calloc(1, total);
-    if (!joined) {
+    struct boot_file joined;
+    if (file_new(total, &joined) < 0) {
         return err_sys(err, -ENOMEM, "cannot join the initrds");
     }
     size_t at = 0;
     for (unsigned i = 0; i < boot->module_count; i++) {
-        memcpy(joined + at, boot->modules[i].data, boot->modules[i].size);
+        memcpy(joined.data + at, boot->modules[i].data, boot->modules[i].size);
         at += align_up(boot->modules[i].size, 4);
-        free(boot->modules[i].data);
+        file_done(&boot->modules[i]);
         boot->modules[i] = (struct boot_file){0};
     }
-    boot->modules[0] = (struct boot_file){joined, total};
+    boot->modules[0] = joined;
     boot->module_count = 1;
     return 0;
+}
+
+static const char *kernel_name(const struct boot_config *config)
+{
+    return config->kernel_name ? config->kernel_name : config->kernel_path;
 }
 
 /* A multiboot kernel expects its own name first (specification 3.3, as every loader does it); the others
  * don't. */
 static int make_cmdline(struct boot *boot, const struct boot_config *config, struct err *err)
 {
-    const char *slash = strrchr(config->kernel_path, '/');
-    const char *name = slash ? slash + 1 : config->kernel_path;
+    const char *path = kernel_name(config), *slash = strrchr(path, '/');
+    const char *name = slash ? slash + 1 : path;
     bool named = boot->image.protocol == BOOT_MULTIBOOT;
     const char *text = config->cmdline ? config->cmdline : "";
     int n = asprintf(&boot->cmdline, "%s%s%s", named ? name : "", named && *text ? " " : "", text);
@@ -148,7 +191,7 @@ int boot_open(const struct boot_config *config, uint64_t low_bytes, struct boot 
         rc = boot_parse(boot->kernel.data, boot->kernel.size, &boot->image, err);
     }
     if (rc < 0) {
-        err_prefix(err, "kernel '%s'", config->kernel_path);
+        err_prefix(err, "kernel '%s'", kernel_name(config));
     }
     for (unsigned i = 0; i < config->initrd_count && rc == 0; i++) {
         rc = read_file(config->initrd_paths[i], &boot->modules[i], err);
@@ -178,15 +221,20 @@ int boot_open(const struct boot_config *config, uint64_t low_bytes, struct boot 
     return 0;
 }
 
+void boot_forget(struct boot *boot)
+{
+    for (unsigned i = 0; i < boot->module_count; i++) {
+        file_done(&boot->modules[i]);
+    }
+    file_done(&boot->kernel);
+}
+
 void boot_free(struct boot *boot)
 {
     if (!boot) {
         return;
     }
-    for (unsigned i = 0; i < boot->module_count; i++) {
-        free(boot->modules[i].data);
-    }
-    free(boot->kernel.data);
+    boot_forget(boot);
     free(boot->cmdline);
     free(boot);
 }

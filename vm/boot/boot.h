@@ -115,6 +115,7 @@ struct boot_config {
     const char *const *initrd_paths; /* Linux gets them joined into one, the others as modules */
     unsigned initrd_count;
     const char *cmdline;
+    const char *kernel_name; /* what errors and multiboot kernels call it; NULL: its path */
 };
 
 /* Reads, parses and places. config is copied. Errors: those of open and read, -ENOEXEC, -ENOMEM, -E2BIG
@@ -122,6 +123,9 @@ struct boot_config {
 int boot_open(const struct boot_config *config, uint64_t low_bytes, struct boot **ret_boot, struct err *err);
 void boot_free(struct boot *boot);
 const char *boot_protocol_name(const struct boot *boot);
+
+/* Gives the files' memory back once the machine runs; boot_start can't be called any more. */
+void boot_forget(struct boot *boot);
 
 /* Writes everything into RAM and sets the first vCPU's state, which the caller has reset. rsdp: where the
  * ACPI root pointer is, or 0. Errors: those of mem_write. */

@@ -1,0 +1,190 @@
+/*
+ * Virtual machines: fonda-vmm, with the options that an instance's members stand for.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/util.h"
+#include "core/core_int.h"
+
+#define ARGS_MAX 128
+
+struct args {
+    char *argv[ARGS_MAX + 1];
+    unsigned count;
+    bool failed;
+};
+
+static void add_fmt(struct args *args, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void add_fmt(struct args *args, const char *fmt, ...)
+{
+    char *text = NULL;
+    va_list list;
+    va_start(list, fmt);
+    if (args->count == ARGS_MAX || vasprintf(&text, fmt, list) < 0) {
+        args->failed = true;
+    } else {
+        args->argv[args->count++] = text;
+    }
+    va_end(list);
+}
+
+/* "--name=value", so that no value is ever taken for an option. */
+static void add_text(struct args *args, const char *option, const json_t *spec, const char *member)
+{
+    const char *text = obj_text(spec, member);
+    if (text[0]) {
+        add_fmt(args, "--%s=%s", option, text);
+    }
+}
+
+static void add_list(struct args *args, const char *option, const json_t *spec, const char *member)
+{
+    size_t i;
+    json_t *item;
+    json_array_foreach(json_object_get(spec, member), i, item)
+    {
+        add_fmt(args, "--%s=%s", option, json_string_value(item));
+    }
+}
+
+/* Where fonda-vmm may lie, from the daemon's own directory: installed, or in a build tree. FONDA_VMM names
+ * another one. */
+static int find_vmm(char *buf, size_t size, struct fault *fault)
+{
+    static const char *const places[] = {"fonda-vmm", "../libexec/fonda/fonda-vmm", "../libexec/fonda-vmm",
+                                         "../vm/fonda-vmm"};
+    const char *named = getenv("FONDA_VMM");
+    if (named && named[0]) {
+        snprintf(buf, size, "%s", named);
+        return 0;
+    }
+    char self[PATH_MAX];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+    self[n > 0 ? n : 0] = '\0';
+    char *slash = strrchr(self, '/');
+    if (slash) {
+        slash[1] = '\0';
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(places); i++) {
+        snprintf(buf, size, "%s%s", self, places[i]);
+        if (access(buf, X_OK) == 0) {
+            return 0;
+        }
+    }
+    return fault_set(fault, FAULT_UNSUPPORTED, "is the installation complete?",
+                     "cannot find fonda-vmm beside %s", self);
+}
+
+static int check_path(const char *member, const char *path, struct fault *fault)
+{
+    if (path[0] != '/') {
+        return fault_set(fault, FAULT_INVALID, "the daemon's directory is not yours",
+                         "'%s' must be an absolute path: '%.256s'", member, path);
+    }
+    if (access(path, R_OK) < 0) {
+        return fault_set(fault, FAULT_INVALID, "give the path of a file on the daemon's host",
+                         "'%s': cannot read '%.256s': %s", member, path, strerror(errno));
+    }
+    return 0;
+}
+
+static int vm_check(const json_t *spec, struct fault *fault)
+{
+    const char *kernel = obj_text(spec, "kernel");
+    if (!kernel[0]) {
+        return fault_set(fault, FAULT_INVALID, "say which kernel to boot: --kernel FILE",
+                         "a machine needs 'kernel': there is nothing else to boot from");
+    }
+    if (check_path("kernel", kernel, fault) < 0) {
+        return -1;
+    }
+    size_t i;
+    json_t *item;
+    json_array_foreach(json_object_get(spec, "initrds"), i, item)
+    {
+        if (check_path("initrds", json_string_value(item), fault) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static void add_networks(struct args *args, const json_t *networks)
+{
+    size_t i;
+    json_t *network;
+    json_array_foreach(networks, i, network)
+    {
+        const char *options = obj_text(network, "options");
+        add_fmt(args, "--net=%s%s%s", obj_text(network, "mode"), options[0] ? "," : "", options);
+    }
+}
+
+static void add_volumes(struct args *args, const json_t *volumes)
+{
+    size_t i;
+    json_t *volume;
+    json_array_foreach(volumes, i, volume)
+    {
+        add_fmt(args, "--disk=%s,format=%s", obj_text(volume, "path"), obj_text(volume, "format"));
+    }
+}
+
+static void build_args(const struct driver_instance *instance, const char *vmm, struct args *args)
+{
+    const json_t *spec = instance->spec;
+    add_fmt(args, "%s", vmm);
+    add_fmt(args, "--control=%s", instance->control);
+    add_fmt(args, "--serial=%s", instance->log);
+    add_fmt(args, "--cpus=%lld", (long long)obj_int(spec, "cpus"));
+    add_fmt(args, "--memory=%lldK", (long long)(obj_int(spec, "memory") / 1024));
+    add_text(args, "engine", spec, "engine");
+    add_text(args, "cpu-model", spec, "cpu_model");
+    add_text(args, "kernel", spec, "kernel");
+    add_list(args, "initrd", spec, "initrds");
+    add_text(args, "append", spec, "append");
+    add_list(args, "disk", spec, "disks");
+    add_volumes(args, instance->volumes);
+    add_networks(args, instance->networks);
+    add_list(args, "publish", spec, "publish");
+    add_list(args, "share", spec, "shares");
+    add_text(args, "rng", spec, "rng");
+    if (!obj_bool(spec, "reboot")) {
+        add_fmt(args, "--no-reboot");
+    }
+}
+
+static int vm_start(const struct driver_instance *instance, pid_t *ret_pid, struct fault *fault)
+{
+    char vmm[PATH_MAX + 64];
+    struct args args = {0};
+    if (vm_check(instance->spec, fault) < 0 || find_vmm(vmm, sizeof(vmm), fault) < 0) {
+        return -1;
+    }
+    build_args(instance, vmm, &args);
+    int rc = args.failed ? fault_set(fault, FAULT_INVALID, NULL, "too many disks, networks and shares")
+                         : driver_spawn(instance, args.argv, ret_pid, fault);
+    for (unsigned i = 0; i < args.count; i++) {
+        free(args.argv[i]);
+    }
+    return rc < 0 ? rc : driver_await(instance, *ret_pid, fault);
+}
+
+const struct driver_ops driver_vm = {
+    .kind = "vm",
+    .check = vm_check,
+    .start = vm_start,
+    .adopt = driver_control_adopt,
+    .status = driver_control_status,
+    .stop = driver_control_stop,
+    .kill = driver_control_kill,
+    .pause = driver_control_pause,
+    .resume = driver_control_resume,
+    .stats = driver_control_stats,
+    .attach = driver_control_attach,
+    .remove = driver_control_remove,
+};

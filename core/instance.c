@@ -1,0 +1,449 @@
+/*
+ * Instances: what a request changes at once, and the job that does the rest (instance_jobs.c).
+ *
+ *                create                 start                  (job)
+ *     (nothing) -------> creating -> stopped -------> starting -------> running <--pause/resume--> paused
+ *                            |          ^  ^             |                 |                          |
+ *                     (undo) |          |  +-------------+                 | stop                     |
+ *                            v          |    failed to start               v                          |
+ *                        (nothing)      +----- its process ended ------ stopping <--------------------+
+ *                                       |                              (supervise.c: instance_ended)
+ *                                    deleting -> (nothing)
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/util.h"
+#include "core/core_int.h"
+
+void instance_paths(struct core *core, const char *id, struct driver_instance *instance)
+{
+    snprintf(instance->dir, sizeof(instance->dir), "%s/instances/%s", core->state_dir, id);
+    snprintf(instance->control, sizeof(instance->control), "%s/instances/%s/control", core->state_dir, id);
+    snprintf(instance->lock, sizeof(instance->lock), "%s/instances/%s/lock", core->state_dir, id);
+    snprintf(instance->log, sizeof(instance->log), "%s/instances/%s/console.log", core->state_dir, id);
+    snprintf(instance->status, sizeof(instance->status), "%s/instances/%s/status", core->state_dir, id);
+}
+
+static int add_volumes(struct core *core, const json_t *spec, json_t *list, struct fault *fault)
+{
+    size_t i;
+    json_t *item, *volume;
+    char path[DRIVER_PATH_MAX];
+    json_array_foreach(json_object_get(spec, "volumes"), i, item)
+    {
+        if (object_get(core, &model_volume, json_string_value(item), &volume, NULL, fault) < 0) {
+            return -1;
+        }
+        volume_path(core, volume, path, sizeof(path));
+        json_array_append_new(list,
+                              json_pack("{s:s, s:s}", "path", path, "format", obj_text(volume, "format")));
+        json_decref(volume);
+    }
+    return 0;
+}
+
+static int add_networks(struct core *core, const json_t *spec, json_t *list, struct fault *fault)
+{
+    size_t i;
+    json_t *item, *network;
+    json_array_foreach(json_object_get(spec, "networks"), i, item)
+    {
+        if (strcmp(json_string_value(item), "user") == 0) {
+            json_array_append_new(list, json_pack("{s:s}", "mode", "user"));
+            continue;
+        }
+        if (object_get(core, &model_network, json_string_value(item), &network, NULL, fault) < 0) {
+            return -1;
+        }
+        json_array_append_new(list, network);
+    }
+    return 0;
+}
+
+void instance_driver_done(struct driver_instance *instance)
+{
+    json_decref((json_t *)instance->spec);
+    json_decref((json_t *)instance->volumes);
+    json_decref((json_t *)instance->networks);
+    memset(instance, 0, sizeof(*instance));
+}
+
+int instance_driver(struct core *core, const char *name, struct driver_instance *ret_instance,
+                    const struct driver_ops **ret_ops, struct fault *fault)
+{
+    struct driver_instance instance = {0};
+    json_t *spec = NULL;
+    if (object_get(core, &model_instance, name, &spec, NULL, fault) < 0) {
+        return -1;
+    }
+    instance.spec = spec;
+    instance.name = obj_text(spec, "name");
+    instance.id = obj_text(spec, "id");
+    instance_paths(core, instance.id, &instance);
+    json_t *volumes = json_array(), *networks = json_array();
+    instance.volumes = volumes;
+    instance.networks = networks;
+    *ret_ops = driver_find(obj_text(spec, "kind"));
+    if (!*ret_ops) {
+        instance_driver_done(&instance);
+        return fault_set(fault, FAULT_UNSUPPORTED, NULL, "this Fonda has no driver for such an instance");
+    }
+    if (add_volumes(core, spec, volumes, fault) < 0 || add_networks(core, spec, networks, fault) < 0) {
+        instance_driver_done(&instance);
+        return -1;
+    }
+    *ret_instance = instance;
+    return 0;
+}
+
+int instance_set_state(struct core *core, const char *name, const char *state, const char *reason,
+                       const char *event, const char *who, struct fault *fault)
+{
+    json_t *instance = NULL;
+    if (object_get(core, &model_instance, name, &instance, NULL, fault) < 0) {
+        return -1;
+    }
+    obj_set_text(instance, "state", state);
+    obj_set_text(instance, "state_reason", reason ? reason : "");
+    int rc = object_put(core, &model_instance, instance, STORE_VERSION_ANY, NULL, NULL, fault);
+    if (rc == 0 && event) {
+        rc = event_add(core, event, &model_instance, name, who, json_pack("{s:s}", "state", state), fault);
+    }
+    json_decref(instance);
+    return rc;
+}
+
+/* ---- one transaction for a change and its job ---- */
+
+static int begin(struct core *core, struct fault *fault)
+{
+    struct err err = {0};
+    return store_begin(core->store, &err) < 0 ? fault_from_err(fault, &err) : 0;
+}
+
+static int end_with_job(struct core *core, int rc, const char *job, struct fault *fault)
+{
+    struct err err = {0};
+    if (rc < 0) {
+        store_rollback(core->store);
+    } else if (store_commit(core->store, &err) < 0) {
+        rc = fault_from_err(fault, &err);
+    }
+    if (rc < 0) {
+        job_forget(core, job);
+    } else {
+        job_kick(core);
+    }
+    return rc;
+}
+
+/* The instance, when its state is one of those in `allowed` (separated by spaces). */
+static int get_in_state(struct core *core, const char *name, const char *verb, const char *allowed,
+                        json_t **ret_instance, struct fault *fault)
+{
+    json_t *instance = NULL;
+    if (object_get(core, &model_instance, name, &instance, NULL, fault) < 0) {
+        return -1;
+    }
+    const char *state = obj_text(instance, "state");
+    const char *at = strstr(allowed, state);
+    if (!at) {
+        fault_set(fault, FAULT_STATE, "see 'fonda ps'", "instance '%s' is %s: to %s it, it must be %s", name,
+                  state, verb, allowed);
+        json_decref(instance);
+        return -1;
+    }
+    *ret_instance = instance;
+    return 0;
+}
+
+static int change_state_with_job(struct core *core, const char *name, const char *verb, const char *allowed,
+                                 const char *state, const struct job_type *type, json_t *args,
+                                 const char *who, char *ret_job, struct fault *fault)
+{
+    json_t *instance = NULL;
+    ret_job[0] = '\0';
+    if (begin(core, fault) < 0) {
+        json_decref(args);
+        return -1;
+    }
+    int rc = get_in_state(core, name, verb, allowed, &instance, fault);
+    if (rc == 0 && state) {
+        rc = instance_set_state(core, name, state, NULL, NULL, who, fault);
+    }
+    if (rc == 0) {
+        rc = job_add(core, type, &model_instance, name, who, args, ret_job, fault);
+    } else {
+        json_decref(args);
+    }
+    json_decref(instance);
+    return end_with_job(core, rc, ret_job, fault);
+}
+
+int instance_create(struct core *core, json_t *in, const struct caller *caller, char *ret_job,
+                    struct fault *fault)
+{
+    ret_job[0] = '\0';
+    const struct driver_ops *ops = driver_find(obj_text(in, "kind"));
+    if (!ops) {
+        return fault_set(fault, FAULT_UNSUPPORTED, "use kind \"vm\"",
+                         "this Fonda has no driver for containers");
+    }
+    char id[16];
+    random_id(id);
+    obj_set_text(in, "id", id);
+    obj_set_text(in, "owner", caller->name);
+    obj_set_now(in, "created_at");
+    field_defaults(&model_instance, in);
+    if (ops->check(in, fault) < 0 || quota_check(core, caller->name, &model_instance, in, NULL, fault) < 0 ||
+        begin(core, fault) < 0) {
+        return -1;
+    }
+    const char *name = obj_text(in, "name");
+    int rc =
+        object_put(core, &model_instance, in, STORE_VERSION_NEW, "instance.creating", caller->name, fault);
+    if (rc == 0) {
+        rc = instance_link(core, in, fault);
+    }
+    if (rc == 0) {
+        rc = job_add(core, &job_instance_create, &model_instance, name, caller->name, NULL, ret_job, fault);
+    }
+    return end_with_job(core, rc, ret_job, fault);
+}
+
+int instance_start(struct core *core, const char *name, const char *who, char *ret_job, struct fault *fault)
+{
+    return change_state_with_job(core, name, "start", "stopped or failed", "starting", &job_instance_start,
+                                 NULL, who, ret_job, fault);
+}
+
+int instance_stop(struct core *core, const char *name, const json_t *how, const char *who, char *ret_job,
+                  struct fault *fault)
+{
+    return change_state_with_job(core, name, "stop", "running or paused or starting or stopping", NULL,
+                                 &job_instance_stop, json_deep_copy(how), who, ret_job, fault);
+}
+
+int instance_restart(struct core *core, const char *name, const json_t *how, const char *who, char *ret_job,
+                     struct fault *fault)
+{
+    return change_state_with_job(core, name, "restart", "running or paused", NULL, &job_instance_restart,
+                                 json_deep_copy(how), who, ret_job, fault);
+}
+
+int instance_pause(struct core *core, const char *name, const char *who, char *ret_job, struct fault *fault)
+{
+    return change_state_with_job(core, name, "pause", "running", NULL, &job_instance_pause, NULL, who,
+                                 ret_job, fault);
+}
+
+int instance_resume(struct core *core, const char *name, const char *who, char *ret_job, struct fault *fault)
+{
+    return change_state_with_job(core, name, "resume", "paused", NULL, &job_instance_resume, NULL, who,
+                                 ret_job, fault);
+}
+
+int instance_delete(struct core *core, const char *name, uint64_t expected, const char *who, char *ret_job,
+                    struct fault *fault)
+{
+    json_t *instance = NULL;
+    uint64_t version = 0;
+    if (object_get(core, &model_instance, name, &instance, &version, fault) < 0) {
+        return -1;
+    }
+    json_decref(instance);
+    if (expected != STORE_VERSION_ANY && expected != version) {
+        return fault_set(fault, FAULT_CHANGED, "read it again",
+                         "instance '%s' was changed by somebody else meanwhile", name);
+    }
+    return change_state_with_job(core, name, "delete", "stopped or failed", "deleting", &job_instance_delete,
+                                 NULL, who, ret_job, fault);
+}
+
+/* A copy's own identity and state. */
+static json_t *copy_of(const json_t *instance, const char *new_name)
+{
+    json_t *copy = json_object();
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)instance, key, value)
+    {
+        const struct field *field = field_find(&model_instance, key, strlen(key));
+        if (field && !(field->flags & F_RO) && strcmp(key, "volumes") != 0) {
+            json_object_set_new(copy, key, json_deep_copy(value));
+        }
+    }
+    obj_set_text(copy, "name", new_name);
+    return copy;
+}
+
+/* The copy's volumes: rows now, contents by the job. */
+static int clone_volumes(struct core *core, const json_t *from, json_t *copy, const struct caller *caller,
+                         struct fault *fault)
+{
+    json_t *names = json_array(), *item, *volume;
+    size_t i;
+    json_object_set_new(copy, "volumes", names);
+    json_array_foreach(json_object_get(from, "volumes"), i, item)
+    {
+        char name[160], id[16];
+        if (object_get(core, &model_volume, json_string_value(item), &volume, NULL, fault) < 0) {
+            return -1;
+        }
+        snprintf(name, sizeof(name), "%s-%s", obj_text(copy, "name"), json_string_value(item));
+        random_id(id);
+        obj_set_text(volume, "name", name);
+        obj_set_text(volume, "id", id);
+        obj_set_text(volume, "owner", caller->name);
+        obj_set_now(volume, "created_at");
+        int rc = field_name_ok(name) ? quota_check(core, caller->name, &model_volume, volume, NULL, fault)
+                                     : fault_set(fault, FAULT_INVALID, "choose a shorter one",
+                                                 "the volume would be called '%s', which is too long", name);
+        if (rc == 0) {
+            rc = object_put(core, &model_volume, volume, STORE_VERSION_NEW, "volume.created", caller->name,
+                            fault);
+        }
+        json_decref(volume);
+        if (rc < 0) {
+            return -1;
+        }
+        json_array_append_new(names, json_string(name));
+    }
+    return 0;
+}
+
+int instance_clone(struct core *core, const char *name, const char *new_name, const struct caller *caller,
+                   char *ret_job, struct fault *fault)
+{
+    json_t *from = NULL;
+    ret_job[0] = '\0';
+    if (begin(core, fault) < 0) {
+        return -1;
+    }
+    json_t *copy = NULL;
+    int rc = get_in_state(core, name, "clone", "stopped or failed", &from, fault);
+    if (rc == 0) {
+        char id[16];
+        copy = copy_of(from, new_name);
+        random_id(id);
+        obj_set_text(copy, "id", id);
+        obj_set_text(copy, "owner", caller->name);
+        obj_set_now(copy, "created_at");
+        field_defaults(&model_instance, copy);
+        rc = quota_check(core, caller->name, &model_instance, copy, NULL, fault);
+    }
+    if (rc == 0) {
+        rc = clone_volumes(core, from, copy, caller, fault);
+    }
+    if (rc == 0) {
+        rc = object_put(core, &model_instance, copy, STORE_VERSION_NEW, "instance.creating", caller->name,
+                        fault);
+    }
+    if (rc == 0) {
+        rc = instance_link(core, copy, fault);
+    }
+    if (rc == 0) {
+        rc = job_add(core, &job_instance_clone, &model_instance, new_name, caller->name,
+                     json_pack("{s:O}", "from_volumes", json_object_get(from, "volumes")), ret_job, fault);
+    }
+    json_decref(from);
+    json_decref(copy);
+    return end_with_job(core, rc, ret_job, fault);
+}
+
+int instance_rename(struct core *core, const char *name, const char *new_name, uint64_t expected,
+                    const struct caller *caller, struct fault *fault)
+{
+    json_t *instance = NULL;
+    struct err err = {0};
+    if (begin(core, fault) < 0) {
+        return -1;
+    }
+    int rc = get_in_state(core, name, "rename", "stopped or failed", &instance, fault);
+    if (rc == 0 && store_rename(core->store, "instance", name, new_name, expected, &err) < 0) {
+        rc = fault_from_err(fault, &err);
+    }
+    if (rc == 0) {
+        obj_set_text(instance, "name", new_name);
+        rc = object_put(core, &model_instance, instance, STORE_VERSION_ANY, NULL, caller->name, fault);
+    }
+    if (rc == 0) {
+        rc = event_add(core, "instance.renamed", &model_instance, new_name, caller->name,
+                       json_pack("{s:s}", "old_name", name), fault);
+    }
+    json_decref(instance);
+    return end_with_job(core, rc, "", fault);
+}
+
+/* ---- when a process ends ---- */
+
+struct by_id {
+    char *name;
+};
+
+static bool name_row(void *arg, const struct store_row *row)
+{
+    ((struct by_id *)arg)->name = strdup(row->name);
+    return false;
+}
+
+char *instance_name_of(struct core *core, const char *id)
+{
+    struct store_node node = {.op = STORE_OP_EQ, .path = "id", .type = STORE_TEXT, .text = id};
+    struct store_query query = {.nodes = &node, .count = 1, .limit = 1};
+    struct by_id found = {0};
+    store_list(core->store, "instance", &query, name_row, &found, NULL, NULL);
+    return found.name;
+}
+
+#define RESTARTS_MAX 5 /* in a row, until somebody starts it by hand */
+
+/* Whether the restart policy wants it to run again. Exit status 0: the guest powered off. */
+static bool wants_restart(const json_t *instance, int status)
+{
+    const char *policy = obj_text(instance, "restart_policy");
+    if (strcmp(obj_text(instance, "state"), "stopping") == 0 ||
+        obj_int(instance, "restarts") >= RESTARTS_MAX) {
+        return false;
+    }
+    return strcmp(policy, "always") == 0 || (strcmp(policy, "on-failure") == 0 && status != 0);
+}
+
+void instance_ended(struct core *core, const char *id, int status)
+{
+    auto_free char *name = instance_name_of(core, id);
+    json_t *instance = NULL;
+    struct fault fault = {0};
+    if (!name || object_get(core, &model_instance, name, &instance, NULL, &fault) < 0) {
+        return;
+    }
+    bool again = wants_restart(instance, status);
+    char reason[128] = "";
+    if (strcmp(obj_text(instance, "state"), "deleting") != 0) {
+        if (strcmp(obj_text(instance, "state"), "stopping") != 0) {
+            snprintf(reason, sizeof(reason),
+                     status < 0 ? "it ended while nobody watched" : "it ended with status %d", status);
+        }
+        obj_set_text(instance, "state", "stopped");
+    }
+    obj_set_text(instance, "state_reason", reason);
+    obj_set_int(instance, "exit_status", status);
+    json_object_del(instance, "pid");
+    if (again) {
+        obj_set_int(instance, "restarts", obj_int(instance, "restarts") + 1);
+    }
+    if (begin(core, &fault) == 0) {
+        int rc = object_put(core, &model_instance, instance, STORE_VERSION_ANY, NULL, NULL, &fault);
+        if (rc == 0) {
+            event_add(core, "instance.stopped", &model_instance, name, "",
+                      json_pack("{s:i}", "exit_status", status), &fault);
+        }
+        end_with_job(core, rc, "", &fault);
+    }
+    json_decref(instance);
+    char job[24];
+    if (again) {
+        instance_start(core, name, "restart-policy", job, &fault);
+    }
+}

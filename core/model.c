@@ -1,0 +1,253 @@
+/*
+ * The tables of members. Texts are shown to people: in OpenAPI, and as the hint of a refused value.
+ */
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/util.h"
+#include "core/model.h"
+
+#define TYPE(var, kind_, plural_, schema_, fields_, about_)                                                  \
+    const struct object_type var = {kind_, plural_, schema_, about_, fields_, ARRAY_SIZE(fields_)}
+
+#define NUMBER_MAX INT64_MAX
+#define PATH_LEN   4095
+
+static const char *const kinds[] = {"vm", "container", NULL};
+static const char *const states[] = {"creating", "stopped",  "starting", "running", "paused",
+                                     "stopping", "deleting", "failed",   NULL};
+static const char *const engines[] = {"bt", "kvm", NULL};
+static const char *const policies[] = {"never", "on-failure", "always", NULL};
+static const char *const roles[] = {"none", "viewer", "operator", "admin", NULL};
+static const char *const job_states[] = {"queued", "running", "done", "failed", "canceled", NULL};
+static const char *const formats[] = {"raw", "qcow2", NULL};
+static const char *const image_kinds[] = {"disk", "kernel", "initrd", "iso", NULL};
+static const char *const network_modes[] = {"user", "tap", "wire", NULL};
+static const char *const on_off[] = {"on", "off", NULL};
+
+static const struct field error_fields[] = {
+    {"code", FIELD_STRING, F_RO, 0, 64, .about = "a word that never changes its meaning"},
+    {"detail", FIELD_STRING, F_RO, 0, 512, .about = "what was wrong, with what"},
+    {"hint", FIELD_STRING, F_RO, 0, 256, .about = "what to do"},
+};
+TYPE(model_error, "error", NULL, "Error", error_fields, "Why something failed.");
+
+static const struct field instance_fields[] = {
+    {"name", FIELD_NAME, F_REQUIRED | F_CREATE, .about = "unique among instances; changed by rename"},
+    {"id", FIELD_STRING, F_RO | F_REQUIRED, 1, 32, .about = "never changes, and is never used again"},
+    {"version", FIELD_INT, F_RO, 0, NUMBER_MAX, .about = "counts changes; the ETag"},
+    {"kind", FIELD_ENUM, F_CREATE, .values = kinds, .def = "\"vm\"", .about = "a machine or a container"},
+    {"description", FIELD_STRING, 0, 0, 1024, .def = "\"\"", .about = "free text"},
+    {"labels", FIELD_MAP, 0, 0, 64, .def = "{}", .about = "names and texts of your own"},
+    {"state", FIELD_ENUM, F_RO, .values = states, .def = "\"creating\"", .about = "what it does now"},
+    {"state_reason", FIELD_STRING, F_RO, 0, 1024, .def = "\"\"", .about = "why, where that is not plain"},
+    {"exit_status", FIELD_INT, F_RO, -1, 1024, .about = "how it ended the last time; -1: unknown"},
+    {"owner", FIELD_STRING, F_RO, 0, 64, .def = "\"\"", .about = "the user whose quota it counts against"},
+    {"created_at", FIELD_TIME, F_RO, .about = "when it was created"},
+    {"started_at", FIELD_TIME, F_RO, .about = "when it started the last time"},
+    {"pid", FIELD_INT, F_RO, 0, NUMBER_MAX, .about = "its process on the host, while there is one"},
+    {"restarts", FIELD_INT, F_RO, 0, NUMBER_MAX, .def = "0",
+     .about = "how often the restart policy restarted it"},
+    {"after_restart", FIELD_BOOL, F_RO, .def = "false", .about = "changes wait for its next start"},
+    {"cpus", FIELD_INT, F_RESTART, 1, 32, .def = "1", .about = "virtual CPUs, 1 to 32"},
+    {"memory", FIELD_SIZE, F_RESTART, 1 << 20, INT64_C(1) << 44, .def = "268435456",
+     .about = "memory in bytes, or a text such as \"512M\"; at least 1M"},
+    {"engine", FIELD_ENUM, F_RESTART, .values = engines, .def = "\"bt\"", .about = "how guest code runs"},
+    {"cpu_model", FIELD_STRING, F_RESTART, 1, 64, .about = "the CPU that the guest sees"},
+    {"kernel", FIELD_STRING, F_HOST | F_RESTART, 1, PATH_LEN,
+     .about = "kernel: an absolute path on the host"},
+    {"initrds", FIELD_STRINGS, F_HOST | F_RESTART, 0, 8, .def = "[]",
+     .about = "initial RAM disks, absolute paths"},
+    {"append", FIELD_STRING, F_RESTART, 0, 2048, .about = "the kernel's command line"},
+    {"disks", FIELD_STRINGS, F_HOST | F_RESTART, 0, 16, .def = "[]",
+     .about = "disks on the host, as `fonda run --disk` takes them"},
+    {"volumes", FIELD_STRINGS, F_RESTART, 0, 16, .def = "[]", .about = "volumes, by name, as further disks"},
+    {"networks", FIELD_STRINGS, F_RESTART, 0, 8, .def = "[]",
+     .about = "networks, by name; \"user\" is always there"},
+    {"publish", FIELD_STRINGS, F_HOST | F_RESTART, 0, 16, .def = "[]",
+     .about = "ports of the host, as HOST:GUEST"},
+    {"shares", FIELD_STRINGS, F_HOST | F_RESTART, 0, 16, .def = "[]",
+     .about = "directories of the host, as DIRECTORY:TAG"},
+    {"rng", FIELD_ENUM, F_RESTART, .values = on_off, .def = "\"on\"", .about = "a source of random numbers"},
+    {"reboot", FIELD_BOOL, F_RESTART, .def = "true", .about = "whether a guest's reboot starts it again"},
+    {"autostart", FIELD_BOOL, 0, .def = "false", .about = "start with the daemon"},
+    {"autostart_order", FIELD_INT, 0, 0, 1000, .def = "100", .about = "lower ones start first"},
+    {"restart_policy", FIELD_ENUM, 0, .values = policies, .def = "\"never\"",
+     .about = "what happens when it ends by itself"},
+    {"stop_timeout", FIELD_INT, 0, 0, 3600, .def = "30",
+     .about = "seconds from the power button until it is ended by force"},
+    {"changed_by", FIELD_STRING, F_RO, 0, 64, .about = "who changed it last"},
+};
+TYPE(model_instance, "instance", "instances", "Instance", instance_fields, "A machine or a container.");
+
+static const struct field image_fields[] = {
+    {"name", FIELD_NAME, F_REQUIRED | F_CREATE, .about = "unique among images"},
+    {"version", FIELD_INT, F_RO, 0, NUMBER_MAX, .about = "counts changes; the ETag"},
+    {"kind", FIELD_ENUM, F_CREATE, .values = image_kinds, .def = "\"disk\"", .about = "what is in it"},
+    {"description", FIELD_STRING, 0, 0, 1024, .def = "\"\"", .about = "free text"},
+    {"labels", FIELD_MAP, 0, 0, 64, .def = "{}", .about = "names and texts of your own"},
+    {"path", FIELD_STRING, F_REQUIRED | F_CREATE | F_HOST, 1, PATH_LEN,
+     .about = "the file, an absolute path on the host"},
+    {"size", FIELD_INT, F_RO, 0, NUMBER_MAX, .def = "0", .about = "bytes of the file"},
+    {"created_at", FIELD_TIME, F_RO, .about = "when it was registered"},
+    {"changed_by", FIELD_STRING, F_RO, 0, 64, .about = "who changed it last"},
+};
+TYPE(model_image, "image", "images", "Image", image_fields, "A file that instances start from.");
+
+static const struct field volume_fields[] = {
+    {"name", FIELD_NAME, F_REQUIRED | F_CREATE, .about = "unique among volumes"},
+    {"id", FIELD_STRING, F_RO | F_REQUIRED, 1, 32, .about = "never changes"},
+    {"version", FIELD_INT, F_RO, 0, NUMBER_MAX, .about = "counts changes; the ETag"},
+    {"description", FIELD_STRING, 0, 0, 1024, .def = "\"\"", .about = "free text"},
+    {"labels", FIELD_MAP, 0, 0, 64, .def = "{}", .about = "names and texts of your own"},
+    {"format", FIELD_ENUM, F_CREATE, .values = formats, .def = "\"raw\"", .about = "how it is stored"},
+    {"size", FIELD_SIZE, F_REQUIRED | F_CREATE, 512, INT64_C(1) << 46,
+     .about = "bytes, or a text such as \"10G\""},
+    {"owner", FIELD_STRING, F_RO, 0, 64, .def = "\"\"", .about = "the user whose quota it counts against"},
+    {"created_at", FIELD_TIME, F_RO, .about = "when it was created"},
+    {"changed_by", FIELD_STRING, F_RO, 0, 64, .about = "who changed it last"},
+};
+TYPE(model_volume, "volume", "volumes", "Volume", volume_fields,
+     "A disk that outlives the instances that use it.");
+
+static const struct field network_fields[] = {
+    {"name", FIELD_NAME, F_REQUIRED | F_CREATE, .about = "unique among networks"},
+    {"version", FIELD_INT, F_RO, 0, NUMBER_MAX, .about = "counts changes; the ETag"},
+    {"description", FIELD_STRING, 0, 0, 1024, .def = "\"\"", .about = "free text"},
+    {"labels", FIELD_MAP, 0, 0, 64, .def = "{}", .about = "names and texts of your own"},
+    {"mode", FIELD_ENUM, F_CREATE, .values = network_modes, .def = "\"user\"",
+     .about = "user: NAT in the instance's process; tap, wire: as `fonda run --net` takes them"},
+    {"options", FIELD_STRING, F_CREATE | F_HOST, 1, 1024,
+     .about = "further options of --net, such as \"mtu=1500\""},
+    {"created_at", FIELD_TIME, F_RO, .about = "when it was created"},
+    {"changed_by", FIELD_STRING, F_RO, 0, 64, .about = "who changed it last"},
+};
+TYPE(model_network, "network", "networks", "Network", network_fields, "What instances are attached to.");
+
+static const struct field user_fields[] = {
+    {"name", FIELD_NAME, F_REQUIRED | F_CREATE,
+     .about = "a user of the host, the common name of a client certificate, or the owner of a token"},
+    {"version", FIELD_INT, F_RO, 0, NUMBER_MAX, .about = "counts changes; the ETag"},
+    {"description", FIELD_STRING, 0, 0, 1024, .def = "\"\"", .about = "free text"},
+    {"role", FIELD_ENUM, 0, .values = roles, .def = "\"none\"", .about = "on everything"},
+    {"grants", FIELD_MAP, 0, 0, 256, .values = roles, .def = "{}",
+     .about = "roles on single instances, by name"},
+    {"quota_instances", FIELD_INT, 0, 0, 1000000, .about = "at most so many instances"},
+    {"quota_cpus", FIELD_INT, 0, 0, 1000000, .about = "at most so many virtual CPUs, all instances together"},
+    {"quota_memory", FIELD_SIZE, 0, 0, INT64_C(1) << 50,
+     .about = "at most so much memory, all instances together"},
+    {"quota_disk", FIELD_SIZE, 0, 0, INT64_C(1) << 50, .about = "at most so many bytes of volumes"},
+    {"token_hash", FIELD_STRING, F_RO | F_SECRET, 64, 64, .about = "SHA-256 of the token"},
+    {"has_token", FIELD_BOOL, F_RO, .def = "false", .about = "whether a token was made"},
+    {"created_at", FIELD_TIME, F_RO, .about = "when it was created"},
+    {"changed_by", FIELD_STRING, F_RO, 0, 64, .about = "who changed it last"},
+};
+TYPE(model_user, "user", "users", "User", user_fields, "Somebody who may use this daemon.");
+
+static const struct field job_fields[] = {
+    {"name", FIELD_NAME, F_RO | F_REQUIRED, .about = "\"j\" and a number"},
+    {"version", FIELD_INT, F_RO, 0, NUMBER_MAX, .about = "counts changes; the ETag"},
+    {"number", FIELD_INT, F_RO | F_REQUIRED, 1, NUMBER_MAX, .about = "later jobs have greater numbers"},
+    {"type", FIELD_STRING, F_RO | F_REQUIRED, 1, 64, .about = "\"instance.start\" and the like"},
+    {"target", FIELD_STRING, F_RO | F_REQUIRED, 1, 128, .about = "\"instances/web\": what it works on"},
+    {"state", FIELD_ENUM, F_RO | F_REQUIRED, .values = job_states, .about = "where it is"},
+    {"owner", FIELD_STRING, F_RO, 0, 64, .about = "who asked for it"},
+    {"step", FIELD_STRING, F_RO, 0, 256, .def = "\"\"", .about = "what it does now"},
+    {"steps_done", FIELD_INT, F_RO, 0, NUMBER_MAX, .def = "0", .about = "steps behind it"},
+    {"steps", FIELD_INT, F_RO, 0, NUMBER_MAX, .def = "0", .about = "steps in all"},
+    {"bytes_done", FIELD_INT, F_RO, 0, NUMBER_MAX, .def = "0", .about = "bytes of the current step"},
+    {"bytes", FIELD_INT, F_RO, 0, NUMBER_MAX, .def = "0", .about = "bytes of the current step in all"},
+    {"error", FIELD_OBJECT, F_RO, .sub = &model_error, .about = "why it failed"},
+    {"created_at", FIELD_TIME, F_RO, .about = "when it was asked for"},
+    {"started_at", FIELD_TIME, F_RO, .about = "when it began"},
+    {"ended_at", FIELD_TIME, F_RO, .about = "when it ended"},
+    {"log", FIELD_STRINGS, F_RO, 0, 200, .def = "[]", .about = "what it said on its way"},
+};
+TYPE(model_job, "job", "jobs", "Job", job_fields, "Work that takes longer than a request.");
+
+static const struct field event_fields[] = {
+    {"seq", FIELD_INT, F_RO | F_REQUIRED, 1, NUMBER_MAX, .about = "counts events; gaps never happen"},
+    {"time", FIELD_TIME, F_RO | F_REQUIRED, .about = "when"},
+    {"type", FIELD_STRING, F_RO | F_REQUIRED, 1, 64, .about = "\"instance.started\" and the like"},
+    {"subject", FIELD_STRING, F_RO | F_REQUIRED, 1, 128, .about = "\"instances/web\": what it happened to"},
+    {"who", FIELD_STRING, F_RO, 0, 64, .about = "who caused it"},
+    {"data", FIELD_ANY, F_RO, .about = "more about it"},
+};
+TYPE(model_event, "event", "events", "Event", event_fields, "Something that happened.");
+
+static const struct field audit_fields[] = {
+    {"seq", FIELD_INT, F_RO | F_REQUIRED, 1, NUMBER_MAX, .about = "counts records"},
+    {"time", FIELD_TIME, F_RO | F_REQUIRED, .about = "when"},
+    {"who", FIELD_STRING, F_RO | F_REQUIRED, 0, 64, .about = "who asked"},
+    {"from", FIELD_STRING, F_RO, 0, 64, .about = "over what: \"unix\", or an address"},
+    {"method", FIELD_STRING, F_RO | F_REQUIRED, 1, 16, .about = "HTTP method"},
+    {"path", FIELD_STRING, F_RO | F_REQUIRED, 1, 256, .about = "what was asked for"},
+    {"status", FIELD_INT, F_RO | F_REQUIRED, 100, 599, .about = "what was answered"},
+};
+TYPE(model_audit, "audit record", "audit", "AuditRecord", audit_fields,
+     "Who did what: each request that changes something.");
+
+static const struct field stop_fields[] = {
+    {"force", FIELD_BOOL, 0, .about = "true: at once, without asking the guest"},
+    {"timeout", FIELD_INT, 0, 0, 3600,
+     .about = "seconds until it is ended by force, instead of the instance's own"},
+};
+TYPE(model_stop, "stop request", NULL, "Stop", stop_fields, "How to stop.");
+
+static const struct field rename_fields[] = {
+    {"name", FIELD_NAME, F_REQUIRED, .about = "the new name"},
+};
+TYPE(model_rename, "rename request", NULL, "Rename", rename_fields, "A new name.");
+
+static const struct field clone_fields[] = {
+    {"name", FIELD_NAME, F_REQUIRED, .about = "the copy's name"},
+};
+TYPE(model_clone, "clone request", NULL, "Clone", clone_fields,
+     "A copy of a stopped instance, volumes included.");
+
+static const struct field token_fields[] = {
+    {"token", FIELD_STRING, F_RO | F_REQUIRED, 1, 128,
+     .about = "for \"Authorization: Bearer\"; shown this once"},
+};
+TYPE(model_token, "token", NULL, "Token", token_fields, "A new token.");
+
+static const struct field stats_fields[] = {
+    {"cpu_ns", FIELD_INT, F_RO | F_REQUIRED, 0, NUMBER_MAX, .about = "CPU time of its process"},
+    {"rss", FIELD_INT, F_RO | F_REQUIRED, 0, NUMBER_MAX, .about = "bytes of memory that its process has now"},
+    {"uptime_ms", FIELD_INT, F_RO | F_REQUIRED, 0, NUMBER_MAX, .about = "since its process started"},
+    {"engine", FIELD_ANY, F_RO, .about = "what the instance itself counts"},
+};
+TYPE(model_stats, "stats", NULL, "Stats", stats_fields, "What an instance uses.");
+
+static const struct field host_fields[] = {
+    {"version", FIELD_STRING, F_RO | F_REQUIRED, 1, 64, .about = "of the daemon"},
+    {"pid", FIELD_INT, F_RO | F_REQUIRED, 1, NUMBER_MAX, .about = "of the daemon"},
+    {"state_dir", FIELD_STRING, F_RO | F_REQUIRED, 1, PATH_LEN, .about = "where it keeps its state"},
+    {"cpus", FIELD_INT, F_RO | F_REQUIRED, 1, NUMBER_MAX, .about = "of the host"},
+    {"memory", FIELD_INT, F_RO | F_REQUIRED, 0, NUMBER_MAX, .about = "of the host, in bytes"},
+    {"kernel", FIELD_STRING, F_RO | F_REQUIRED, 0, 256, .about = "of the host"},
+    {"uptime_ms", FIELD_INT, F_RO | F_REQUIRED, 0, NUMBER_MAX, .about = "of the daemon"},
+};
+TYPE(model_host, "host", NULL, "Host", host_fields, "The daemon and its host.");
+
+static const struct field whoami_fields[] = {
+    {"name", FIELD_STRING, F_RO | F_REQUIRED, 0, 64, .about = "who the daemon takes you for"},
+    {"role", FIELD_ENUM, F_RO | F_REQUIRED, .values = roles, .about = "what you may do"},
+};
+TYPE(model_whoami, "caller", NULL, "Caller", whoami_fields, "Who asks.");
+
+static const struct field problem_fields[] = {
+    {"type", FIELD_STRING, F_RO | F_REQUIRED, 0, 128, .about = "always about:blank; see code"},
+    {"title", FIELD_STRING, F_RO | F_REQUIRED, 0, 128, .about = "the code in words"},
+    {"status", FIELD_INT, F_RO | F_REQUIRED, 400, 599, .about = "the HTTP status"},
+    {"code", FIELD_STRING, F_RO | F_REQUIRED, 1, 64, .about = "a word that never changes its meaning"},
+    {"detail", FIELD_STRING, F_RO | F_REQUIRED, 0, 512, .about = "what was wrong, with what"},
+    {"hint", FIELD_STRING, F_RO, 0, 256, .about = "what to do"},
+};
+TYPE(model_problem, "problem", NULL, "Problem", problem_fields, "Why a request was refused (RFC 9457).");
+
+const struct object_type *const model_types[] = {
+    &model_instance, &model_image, &model_volume, &model_network, &model_user,    &model_job,
+    &model_event,    &model_audit, &model_error,  &model_stop,    &model_rename,  &model_clone,
+    &model_token,    &model_stats, &model_host,   &model_whoami,  &model_problem, NULL,
+};

@@ -1,0 +1,19 @@
+/*
+ * The kinds of objects: tables of members (core/field.h). Where each is stored, and what is done with them,
+ * is in core.h.
+ */
+#ifndef FONDA_CORE_MODEL_H
+#define FONDA_CORE_MODEL_H
+
+#include "core/field.h"
+
+extern const struct object_type model_instance, model_image, model_volume, model_network, model_user,
+    model_job, model_event, model_audit;
+/* Parts of requests and answers. */
+extern const struct object_type model_error, model_stop, model_rename, model_token, model_stats, model_host,
+    model_problem, model_clone, model_whoami;
+
+/* All of them; ends with NULL. */
+extern const struct object_type *const model_types[];
+
+#endif

@@ -1,0 +1,15 @@
+/* The handlers that routes.c names: objects in handlers.c, instances in handlers_instance.c, the rest in
+ * handlers_misc.c. Each answers, or returns -1 with *fault set. */
+#ifndef FONDA_DAEMON_HANDLERS_H
+#define FONDA_DAEMON_HANDLERS_H
+
+#include "daemon/route.h"
+
+route_fn handle_list, handle_create, handle_get, handle_change, handle_delete;
+route_fn handle_instance_create, handle_instance_delete, handle_instance_start, handle_instance_stop,
+    handle_instance_restart, handle_instance_pause, handle_instance_resume, handle_instance_clone,
+    handle_instance_rename, handle_instance_stats, handle_instance_log;
+route_fn handle_openapi, handle_metrics, handle_host, handle_whoami, handle_token, handle_job,
+    handle_job_cancel, handle_events, handle_audit;
+
+#endif

@@ -1,0 +1,99 @@
+/* The API. */
+#include "base/util.h"
+#include "daemon/handlers.h"
+#include "daemon/route.h"
+
+#define INSTANCE "/v1/instances/{name}"
+
+/* The five routes that most kinds share. */
+#define CRUD(plural, type_, read_role, write_role, One, Many)                                                \
+    {"GET",  "/v1/" plural, read_role,   ROUTE_LIST,         &type_, NULL, 0,                                \
+     &type_, handle_list,   "list" Many, "Lists " plural "."},                                               \
+        {"POST",       "/v1/" plural, write_role,    ROUTE_CREATED, &type_,        &type_,                   \
+         FIELD_CREATE, &type_,        handle_create, "create" One,  "Creates one."},                         \
+        {"GET",       "/v1/" plural "/{name}", read_role, 0, &type_, NULL, 0, &type_, handle_get, "get" One, \
+         "Shows one."},                                                                                      \
+        {"PATCH",                                                                                            \
+         "/v1/" plural "/{name}",                                                                            \
+         write_role,                                                                                         \
+         ROUTE_IF_MATCH,                                                                                     \
+         &type_,                                                                                             \
+         &type_,                                                                                             \
+         FIELD_CHANGE,                                                                                       \
+         &type_,                                                                                             \
+         handle_change,                                                                                      \
+         "change" One,                                                                                       \
+         "Changes the members that are sent (RFC 7396)."},                                                   \
+    {                                                                                                        \
+        "DELETE", "/v1/" plural "/{name}", write_role, ROUTE_IF_MATCH | ROUTE_EMPTY, &type_, NULL, 0, NULL,  \
+            handle_delete, "delete" One, "Deletes one that nothing uses."                                    \
+    }
+
+const struct route routes[] = {
+    {"GET", "/openapi.json", ROLE_NONE, ROUTE_OPEN | ROUTE_TEXT, NULL, NULL, 0, NULL, handle_openapi,
+     "openapi", "This description."},
+    {"GET", "/metrics", ROLE_VIEWER, ROUTE_TEXT, NULL, NULL, 0, NULL, handle_metrics, "metrics",
+     "Counters in Prometheus' text format."},
+    {"GET", "/v1/host", ROLE_VIEWER, 0, NULL, NULL, 0, &model_host, handle_host, "host",
+     "The daemon and its host."},
+    {"GET", "/v1/whoami", ROLE_NONE, 0, NULL, NULL, 0, &model_whoami, handle_whoami, "whoami",
+     "Who the daemon takes the caller for."},
+
+    {"GET", "/v1/instances", ROLE_VIEWER, ROUTE_LIST, &model_instance, NULL, 0, &model_instance, handle_list,
+     "listInstances", "Lists the instances that the caller may see."},
+    {"POST", "/v1/instances", ROLE_OPERATOR, ROUTE_JOB, &model_instance, &model_instance, FIELD_CREATE,
+     &model_job, handle_instance_create, "createInstance", "Creates an instance, stopped."},
+    {"GET", INSTANCE, ROLE_VIEWER, ROUTE_GRANTS, &model_instance, NULL, 0, &model_instance, handle_get,
+     "getInstance", "Shows one."},
+    {"PATCH", INSTANCE, ROLE_OPERATOR, ROUTE_GRANTS | ROUTE_IF_MATCH, &model_instance, &model_instance,
+     FIELD_CHANGE, &model_instance, handle_change, "changeInstance",
+     "Changes the members that are sent (RFC 7396); some take effect after a restart."},
+    {"DELETE", INSTANCE, ROLE_OPERATOR, ROUTE_GRANTS | ROUTE_JOB | ROUTE_IF_MATCH, &model_instance, NULL, 0,
+     &model_job, handle_instance_delete, "deleteInstance", "Deletes one that is stopped. Its volumes stay."},
+    {"POST", INSTANCE "/start", ROLE_OPERATOR, ROUTE_GRANTS | ROUTE_JOB, &model_instance, NULL, 0, &model_job,
+     handle_instance_start, "startInstance", "Starts it."},
+    {"POST", INSTANCE "/stop", ROLE_OPERATOR, ROUTE_GRANTS | ROUTE_JOB | ROUTE_OPTIONAL, &model_instance,
+     &model_stop, FIELD_CREATE, &model_job, handle_instance_stop, "stopInstance",
+     "Asks the guest to end, and ends it by force after a time."},
+    {"POST", INSTANCE "/restart", ROLE_OPERATOR, ROUTE_GRANTS | ROUTE_JOB | ROUTE_OPTIONAL, &model_instance,
+     &model_stop, FIELD_CREATE, &model_job, handle_instance_restart, "restartInstance",
+     "Stops it and starts it."},
+    {"POST", INSTANCE "/pause", ROLE_OPERATOR, ROUTE_GRANTS | ROUTE_JOB, &model_instance, NULL, 0, &model_job,
+     handle_instance_pause, "pauseInstance", "Stands it still."},
+    {"POST", INSTANCE "/resume", ROLE_OPERATOR, ROUTE_GRANTS | ROUTE_JOB, &model_instance, NULL, 0,
+     &model_job, handle_instance_resume, "resumeInstance", "Lets it go on."},
+    {"POST", INSTANCE "/clone", ROLE_OPERATOR, ROUTE_JOB, &model_instance, &model_clone, FIELD_CREATE,
+     &model_job, handle_instance_clone, "cloneInstance", "Copies a stopped instance and its volumes."},
+    {"POST", INSTANCE "/rename", ROLE_OPERATOR, ROUTE_IF_MATCH, &model_instance, &model_rename, FIELD_CREATE,
+     &model_instance, handle_instance_rename, "renameInstance", "Gives a stopped instance another name."},
+    {"GET", INSTANCE "/stats", ROLE_VIEWER, ROUTE_GRANTS | ROUTE_ASIDE, &model_instance, NULL, 0,
+     &model_stats, handle_instance_stats, "instanceStats", "What it uses now."},
+    {"GET", INSTANCE "/log", ROLE_VIEWER, ROUTE_GRANTS | ROUTE_TEXT, &model_instance, NULL, 0, NULL,
+     handle_instance_log, "instanceLog", "The end of what its console has shown (at most ?bytes=)."},
+    {"GET", INSTANCE "/console", ROLE_OPERATOR, ROUTE_GRANTS | ROUTE_WS, &model_instance, NULL, 0, NULL, NULL,
+     "instanceConsole", "Its serial console: binary messages are bytes, both ways."},
+
+    CRUD("images", model_image, ROLE_VIEWER, ROLE_ADMIN, "Image", "Images"),
+    CRUD("volumes", model_volume, ROLE_VIEWER, ROLE_OPERATOR, "Volume", "Volumes"),
+    CRUD("networks", model_network, ROLE_VIEWER, ROLE_ADMIN, "Network", "Networks"),
+    CRUD("users", model_user, ROLE_ADMIN, ROLE_ADMIN, "User", "Users"),
+    {"POST", "/v1/users/{name}/token", ROLE_ADMIN, ROUTE_CREATED, &model_user, NULL, 0, &model_token,
+     handle_token, "createToken", "Makes a new token; the old one is void."},
+
+    {"GET", "/v1/jobs", ROLE_VIEWER, ROUTE_LIST, &model_job, NULL, 0, &model_job, handle_list, "listJobs",
+     "Lists jobs: open ones, and the newest of those that ended."},
+    {"GET", "/v1/jobs/{name}", ROLE_NONE, ROUTE_JOB, &model_job, NULL, 0, &model_job, handle_job, "getJob",
+     "Shows one; with ?wait=SECONDS when it has ended."},
+    {"POST", "/v1/jobs/{name}/cancel", ROLE_NONE, ROUTE_JOB, &model_job, NULL, 0, &model_job,
+     handle_job_cancel, "cancelJob", "Asks it to end early, and to undo what it did."},
+
+    {"GET", "/v1/events", ROLE_VIEWER, ROUTE_AFTER, &model_event, NULL, 0, &model_event, handle_events,
+     "listEvents", "Events behind number ?after=."},
+    {"GET", "/v1/events/stream", ROLE_VIEWER, ROUTE_WS, &model_event, NULL, 0, NULL, NULL, "streamEvents",
+     "Events as they happen, one per text message; ?after= starts behind a number, else with the next one. A "
+     "listener that is too slow gets {\"type\": \"overflow\"} and is cut."},
+    {"GET", "/v1/audit", ROLE_ADMIN, ROUTE_AFTER, &model_audit, NULL, 0, &model_audit, handle_audit,
+     "listAudit", "Who changed what, behind number ?after=."},
+};
+
+const unsigned route_count = ARRAY_SIZE(routes);

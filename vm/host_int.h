@@ -1,0 +1,79 @@
+/*
+ * What the files of the main loop share: host.c (the loop), methods.c (the control socket), saved/save.c and
+ * saved/restore.c. Only for vm/.
+ */
+#ifndef FONDA_VM_HOST_INT_H
+#define FONDA_VM_HOST_INT_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <uv.h>
+
+#include "vm/config.h"
+#include "vm/console.h"
+#include "vm/host.h"
+#include "vm/status.h"
+
+#define HOST_INPUT_BYTES 4096u
+#define HOST_END_SIGNALS 3u
+
+struct channel;
+struct control;
+struct saving;
+struct restoring;
+
+struct host {
+    const struct vm_config *config;
+    const struct engine_ops *engine;
+    struct boot *own_boot; /* since a reboot; NULL: the caller's is in use */
+    bool term_seen;
+    struct boot *boot; /* NULL: restored, and the kernel's files are gone; then a reboot ends the machine */
+    struct mem *mem;
+    struct clock *clock;
+    struct machine *machine;
+    struct devices *devices;
+    struct output *output; /* NULL: --serial none */
+
+    uv_loop_t loop;
+    uv_poll_t timer_poll, input_poll;
+    uv_timer_t timeout;
+    uv_signal_t signals[HOST_END_SIGNALS];
+    uv_async_t async;
+    _Atomic bool stop_wanted, input_wanted; /* why async was sent */
+
+    int timer_fd;
+    pthread_mutex_t timer_lock; /* the deadline's reading and the timer's setting are one step */
+
+    /* Input that the serial port has not taken yet. */
+    int input_fd; /* -1: none, or at its end */
+    bool input_is_terminal, input_pollable, input_polling;
+    struct console console;
+    uint8_t input[HOST_INPUT_BYTES + 1];
+    size_t input_used;
+
+    struct control *control;     /* NULL: no --control */
+    struct channel *channel;     /* the same */
+    bool user_paused;            /* PAUSE_USER was taken by the method "pause" */
+    bool frozen;                 /* machine_freeze holds */
+    struct saving *saving;       /* NULL: nothing is being saved */
+    struct restoring *restoring; /* NULL: the machine was not restored, or its memory is all there */
+    const char *again;           /* behind the end: the state file to start again from, or NULL */
+    uint64_t started_ns;         /* CLOCK_MONOTONIC */
+
+    int status;
+    struct err err;
+};
+
+/* host.c */
+void host_arm_timer(struct host *host);
+
+/* methods.c. Errors: those of the socket. */
+int host_control_open(struct host *host, struct err *err);
+void host_control_close(struct host *host);
+/* To the subscribers: {"state": ...}. */
+void host_state_event(struct host *host);
+/* Holds and lets go a machine with its clock: a person's pause, or a save. Main loop. Errors: -ETIMEDOUT. */
+int host_pause(struct host *host, bool user, struct err *err);
+void host_unpause(struct host *host, bool user);
+
+#endif

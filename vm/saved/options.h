@@ -1,0 +1,28 @@
+/*
+ * A saved machine's configuration: the options that it was made with, as JSON, and back.
+ *
+ *     {"fonda": "0.1.0", "cwd": "/home/u", "tsc_hz": 2500000000, "engine": "bt",
+ *      "options": ["--kernel", "vmlinuz", "--memory", "1G"]}
+ *
+ * Options of a run rather than of the machine (serial, control, name, timeout, no-reboot, stats, engine) are
+ * not saved, and may be given again with --restore; the others may not.
+ *
+ * Threads: main.
+ */
+#ifndef FONDA_VM_SAVED_OPTIONS_H
+#define FONDA_VM_SAVED_OPTIONS_H
+
+#include "base/err.h"
+#include "vm/config.h"
+
+/* From malloc; NULL: no memory. */
+char *saved_options_json(const struct vm_config *config, const char *engine, uint64_t tsc_hz);
+
+/* What a restored machine's command line amounts to: the saved options, then those of this run. Changes into
+ * the directory that saved paths are relative to. ret_config's texts live as long as the process. Errors:
+ * -EINVAL (an option that can't be given), -EBADMSG (a configuration that none has written), those of chdir.
+ */
+int saved_options_merge(const char *json, const struct vm_config *run, struct vm_config *ret_config,
+                        struct err *err);
+
+#endif

@@ -1,0 +1,27 @@
+/*
+ * Snapshots of a machine with its disks: an internal snapshot in each writable qcow2 image, and the saved
+ * machine beside the first of them, as IMAGE.NAME.state. The latter is what makes it one: it comes last, and
+ * goes first.
+ *
+ * Threads: main loop; the machine stands still where disks change.
+ */
+#ifndef FONDA_VM_SAVED_SNAPSHOT_H
+#define FONDA_VM_SAVED_SNAPSHOT_H
+
+#include <stddef.h>
+
+#include "base/err.h"
+
+#define SNAPSHOT_NAME_MAX 64u
+
+struct devices;
+
+/* Where the saved machine lies. Errors: -EINVAL (a bad name), -ENOTSUP (no writable disk, or one that has no
+ * snapshots). */
+int snapshot_path(struct devices *devices, const char *name, char *buf, size_t size, struct err *err);
+/* All disks, or none. Errors: those of the images. */
+int snapshot_save_disks(struct devices *devices, const char *name, struct err *err);
+/* Each disk that has it; goes on after errors and returns the first. err may be NULL. */
+int snapshot_delete_disks(struct devices *devices, const char *name, struct err *err);
+
+#endif
