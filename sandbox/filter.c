@@ -90,7 +90,7 @@ static int export(scmp_filter_ctx ctx, struct sock_fprog *ret_program)
 static int compile(enum role role, unsigned needs)
 {
     scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_KILL_PROCESS);
-    int rc = ctx ? 0 : -ENOMEM;
+    int rc = ctx ? seccomp_attr_set(ctx, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS) : -ENOMEM;
     for (size_t i = 0; i < role_table_len && rc == 0; i++) {
         rc = applies(&role_table[i], role, needs) ? add_row(ctx, &role_table[i]) : 0;
     }

@@ -89,8 +89,8 @@ int jail_split(const struct jail_config *config, struct err *err);
 int jail_grant(const char *path, enum jail_rights rights, struct err *err);
 #define JAIL_GRANTS_MAX 64u
 
-/* Closes the jail. Every directory descriptor that is open becomes the root of a mount of its own: "..", from
- * there, leads nowhere. Errors: -EPERM in JAIL_REQUIRE, with what is missing; -EBUSY when there are other
+/* Closes the jail. Every directory descriptor that is open and granted becomes the root of a mount of its own:
+ * "..", from there, leads nowhere; others become useless. Errors: -EPERM in JAIL_REQUIRE, with what is missing; -EBUSY when there are other
  * threads; others when a layer fails half-way, which leaves the process unfit for a stranger's code. */
 int jail_enter(struct err *err);
 

@@ -102,7 +102,7 @@ int main(int argc, char **argv)
     const char *share = NULL, *share_ro = NULL, *sockets = NULL;
     int i = 1;
     log_init("captive", LOG_LEVEL_WARNING);
-    for (; i + 1 < argc && argv[i][0] == '-'; i += 2) {
+    for (; i + 2 < argc && argv[i][0] == '-'; i += 2) {
         const char *option = argv[i] + 2, *value = argv[i + 1];
         if (strcmp(option, "needs") == 0) {
             config.needs = (unsigned)strtoul(value, NULL, 0);
