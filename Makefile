@@ -10,7 +10,7 @@
 
 BUILD        ?= build
 FUZZ_SECONDS ?= 20
-BENCHES      ?= block disk net debian state images daemon
+BENCHES      ?= block disk net debian state jail images daemon
 SANITIZE     := -Db_sanitize=address,undefined -Db_lundef=false --buildtype=debugoptimized -Dwerror=false
 # What the sanitizers find ends the program. Signals run on stacks that the engine chose (use_sigaltstack), and host faults
 # in translated code are the engine's (allow_user_segv_handler). See docs/sanitizers.md.

@@ -8,7 +8,7 @@ import subprocess
 import time
 
 from control import Control, Refused, Vm, check_refused, engine_usable, restore
-from harness import CLI, KILLED, OFF, TIMEOUT, Failure, Skip, check, check_equal
+from harness import inside, CLI, KILLED, OFF, TIMEOUT, Failure, Skip, check, check_equal
 from savedfile import SavedFile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -265,7 +265,7 @@ def test_no_room(m):
         vm.expect('abcd')
         with vm.control() as control:
             for limit in (0, 100, 5000, 20000, 1 << 20):
-                resource.prlimit(vm.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+                resource.prlimit(inside(vm.pid), resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
                 try:
                     control.job('save', file=path)
                     raise Failure('a limit of %d bytes was passed' % limit)
@@ -274,7 +274,7 @@ def test_no_room(m):
                 check(not os.path.exists(path) and not os.path.exists(path + '.partial'), 'something was left behind')
                 check_equal(control.call('status')['state'], 'running', 'state')
                 vm.expect('[a-p]{20}')
-            resource.prlimit(vm.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            resource.prlimit(inside(vm.pid), resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
             control.job('save', file=path)
         vm.wait()
         text = vm.text
