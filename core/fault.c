@@ -54,6 +54,7 @@ int fault_from_err(struct fault *fault, const struct err *err)
     case -ESTALE: return fault_set(fault, FAULT_CHANGED, "read it again, then change it", "%s", err->text);
     case -EBUSY: return fault_set(fault, FAULT_BUSY, "remove what uses it first", "%s", err->text);
     case -E2BIG: return fault_set(fault, FAULT_TOO_LARGE, NULL, "%s", err->text);
+    case -EFBIG:
     case -EINVAL: return fault_set(fault, FAULT_INVALID, NULL, "%s", err->text);
     case -ENOSPC:
     case -EDQUOT: return fault_set(fault, FAULT_NO_SPACE, "make room, then try again", "%s", err->text);

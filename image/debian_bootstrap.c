@@ -92,7 +92,9 @@ static void on_line(void *opaque, const char *line)
             return;
         }
     }
-    bootstrap->interrupted = bootstrap->interrupted || strstr(line, "received signal");
+    /* It says so of SIGPIPE, too, when one of its own helpers failed. */
+    bootstrap->interrupted =
+        bootstrap->interrupted || strstr(line, "received signal INT") || strstr(line, "received signal TERM");
     if (strncmp(line, "I: ", 3) != 0) {
         if (strncmp(line, "E: ", 3) == 0 && !bootstrap->cause[0]) {
             snprintf(bootstrap->cause, sizeof(bootstrap->cause), "%s", line + 3);

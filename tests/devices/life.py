@@ -43,6 +43,10 @@ BUSY = ('(while true; do dd if=/dev/vda of=/dev/null bs=128k 2>/dev/null; done) 
         '(while true; do nc 10.0.2.2 %d </dev/null >/dev/null 2>&1; done) & b=$!; '
         '(while true; do head -c 65536 /dev/hwrng >/dev/null 2>&1; done) & c=$!; sleep 1; ')
 QUIET = 'kill $a $b $c; wait; '
+# Without network traffic: Linux 6.1 breaks its virtqueues at a reboot, and then may loop for ever in virtnet_poll where frames
+# that were sent have come back (get_buf gives none of a broken queue, enable_cb_delayed still counts them).
+BUSY_WITH_DISK = ('(while true; do dd if=/dev/vda of=/dev/null bs=128k 2>/dev/null; done) & '
+                  '(while true; do head -c 65536 /dev/hwrng >/dev/null 2>&1; done) & sleep 1; ')
 
 
 def test_rebind(t):
@@ -69,7 +73,7 @@ def test_reboot(t):
     with download, vsock, Guest(argv) as guest:
         for when in ('at first', 'after a reboot', 'after a second one'):
             if when != 'at first':
-                guest.send('(' + BUSY % download.port + 'reboot -f) >/dev/null 2>&1\n')
+                guest.send('(' + BUSY_WITH_DISK + 'reboot -f) >/dev/null 2>&1\n')
                 guest.expect('Restarting system')
                 guest.expect(PROMPT)
                 guest.ok('. /lib/guest-setup')

@@ -19,7 +19,8 @@ CASES = [
     (['--disk', 'orphan'], "--disk: image 'orphan', backing chain: cannot open image 'gone': No such file or directory"),
     (['--disk', 'raw,format=qcow2'], "--disk: image 'raw' is not in qcow2 format"),
     (['--disk', 'raw,format=vmdk'], "--disk: image 'raw': unknown format 'vmdk' (there are raw and qcow2)"),
-    (['--disk', 'raw,size=1G'], "--disk: 'size=1G' is not known: there is format=, serial=, readonly, direct" + SEE),
+    (['--disk', 'raw,size=1G'], "--disk: 'size=1G' is not known: there is format=, serial=, readonly, cache=, direct, "
+     "on-error=, iops=, iops-burst=, bps=, bps-burst=" + SEE),
     (['--disk', 'raw,serial=' + 21 * 'x'], "--disk: serial='" + 21 * 'x' + "' has to have 1 to 20 characters" + SEE),
     (['--disk', 'raw', '--disk', 'raw'], "--disk: image 'raw' is in use: another program has it open for writing"),
     (['--net', 'token-ring'], "--net: 'token-ring' is not user, tap=NAME, wire=PATH or none" + SEE),
