@@ -72,34 +72,48 @@ static void drop_grants(struct jail *jail)
     jail->grant_count = 0;
 }
 
-/* Threads that run already would keep everything. Names are compared, not ids, as /proc may be of another pid
- * namespace; io_uring's workers are the kernel's, and run none of our code. */
+/* Whether a thread is the kernel's, made for io_uring or KVM, and runs none of our code: flags of its stat
+ * (proc_pid_stat(5), the ninth), PF_IO_WORKER and PF_USER_WORKER of include/linux/sched.h. */
+static bool is_kernels(const char *stat)
+{
+    unsigned flags = 0;
+    const char *behind_name = strrchr(stat, ')');
+    return behind_name && sscanf(behind_name, ") %*c %*d %*d %*d %*d %*d %u", &flags) == 1 &&
+           (flags & 0x4010);
+}
+
+/* Threads that run already would keep everything. */
+static int check_thread(const char *tid, struct err *err)
+{
+    char path[64], stat[512] = "";
+    snprintf(path, sizeof(path), "/proc/self/task/%.16s/stat", tid);
+    FILE *file = fopen(path, "re");
+    if (!file) {
+        return 0; /* it has ended */
+    }
+    bool known = fgets(stat, sizeof(stat), file);
+    fclose(file);
+    return known && !is_kernels(stat)
+               ? err_set(err, -EBUSY, "the jail can't be closed: a thread runs already: %.40s", stat)
+               : 0;
+}
+
+/* Without /proc nothing can be told. The own thread is found by a link, as /proc may be of another pid
+ * namespace. */
 static int check_alone(struct err *err)
 {
-    DIR *dir = opendir("/proc/self/task");
-    char self[64], path[64], name[32];
-    ssize_t len = readlink("/proc/thread-self", self, sizeof(self) - 1); /* PID/task/TID */
+    char self[64]; /* PID/task/TID */
+    ssize_t len = readlink("/proc/thread-self", self, sizeof(self) - 1);
+    DIR *dir = len > 0 ? opendir("/proc/self/task") : NULL;
     int rc = 0;
-    if (!dir || len < 0) {
-        if (dir) {
-            closedir(dir);
-        }
-        return 0; /* without /proc nothing can be told */
+    if (!dir) {
+        return 0;
     }
     self[len] = '\0';
     const char *own = strrchr(self, '/');
     for (struct dirent *entry; rc == 0 && (entry = readdir(dir));) {
-        if (entry->d_name[0] == '.' || (own && strcmp(own + 1, entry->d_name) == 0)) {
-            continue;
-        }
-        snprintf(path, sizeof(path), "/proc/self/task/%.16s/comm", entry->d_name);
-        FILE *file = fopen(path, "re");
-        if (file && fgets(name, sizeof(name), file) && strncmp(name, "iou-", 4) != 0) {
-            name[strcspn(name, "\n")] = '\0';
-            rc = err_set(err, -EBUSY, "the jail can't be closed: the thread '%s' runs already", name);
-        }
-        if (file) {
-            fclose(file);
+        if (entry->d_name[0] != '.' && !(own && strcmp(own + 1, entry->d_name) == 0)) {
+            rc = check_thread(entry->d_name, err);
         }
     }
     closedir(dir);

@@ -8,7 +8,7 @@ import subprocess
 import time
 
 from control import Control, Refused, Vm, check_refused, engine_usable, restore
-from harness import inside, CLI, KILLED, OFF, TIMEOUT, Failure, Skip, check, check_equal
+from harness import CLI, KILLED, OFF, TIMEOUT, Failure, Skip, check, check_equal, inside
 from savedfile import SavedFile
 
 HERE = os.path.dirname(os.path.abspath(__file__))

@@ -5,7 +5,7 @@ import resource
 import subprocess
 import time
 
-from harness import inside, OFF, USAGE, Skip, check, check_equal
+from harness import OFF, USAGE, Skip, check, check_equal, inside
 
 PROMPT = r'root@fonda:~# '
 MIB = 1 << 20
