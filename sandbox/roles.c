@@ -232,6 +232,8 @@ const struct role_row role_table[] = {
     ROW("fchmodat", M, TREE, "shared directory"),
     ROW("fchownat", M, TREE, "shared directory"),
     ROW("utimensat", M, TREE, "shared directory"),
+    ROW("fadvise64", M, FILS, "a saved machine is read from its beginning to its end"),
+    ROW("geteuid", M, FILS, "who may use the control socket"),
     ROW("access", M, FILS, "is there a file of that name: saved machines"),
     ROW("readlink", M, FILS, "the C library's realpath"),
     ROW("getcwd", M, FILS, "a saved machine says where it ran"),

@@ -3,7 +3,7 @@
  * knows.
  *
  *     supervisor                                       inside (pid 1 of its pid namespace)
- *     fork --------------------------------------------> dies with the supervisor (PR_SET_PDEATHSIG)
+ *     fork, fork (the step between is gone at once) ---> dies with the supervisor (PR_SET_PDEATHSIG)
  *     writes the user map <------------- 'M' ----------- unshares the user namespace
  *                         ---- 0 or an errno ---------->
  *     hands signals on from now on <---- 'R' ----------- the jail is closed
@@ -14,6 +14,7 @@
  * judges.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
@@ -132,7 +133,6 @@ static void take_letter(struct supervisor *sv)
         sv->word[sizeof(sv->word) - 1] = '\0';
         return;
     }
-    sv->word[0] = '\0';
     close(sv->fd);
     sv->fd = -1;
 }
@@ -213,46 +213,117 @@ static void close_others(const struct supervisor *sv)
     close_range(high + 1, ~0u, 0);
 }
 
-int jail_split(const struct jail_config *config, struct err *err)
+struct ends {
+    int fds[2]; /* of the socket pair: outside, inside */
+    int report[2], gate[2];
+};
+
+static int open_ends(struct ends *ends)
 {
-    struct jail *jail = &the_jail;
-    struct supervisor sv = {.jail = jail};
-    int fds[2];
+    *ends = (struct ends){{-1, -1}, {-1, -1}, {-1, -1}};
+    return socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends->fds) < 0 ||
+                   pipe2(ends->report, O_CLOEXEC) < 0 || pipe2(ends->gate, O_CLOEXEC) < 0
+               ? -errno
+               : 0;
+}
+
+/* The step between: takes the namespaces that a process can only give to its children, has the inside as its
+ * child, and goes, so that the supervisor stays what it was and can start the program anew. Returns inside.
+ */
+static void step_between(struct jail *jail, struct ends *ends)
+{
+    char byte;
+    ns_unshare_before_fork(jail);
+    pid_t inside = fork();
+    if (inside != 0) {
+        (void)!write(ends->report[1], &inside, sizeof(inside));
+        _exit(0);
+    }
+    close(ends->gate[1]);
+    while (read(ends->gate[0], &byte, 1) < 0 &&
+           errno == EINTR) { /* until the step between is gone: its end is not the one to die with */
+    }
+    close(ends->gate[0]);
+    close(ends->report[0]);
+    close(ends->report[1]);
+    close(ends->fds[0]);
+}
+
+/* Outside. Returns the inside's process, which is this one's child by now (as its nearest subreaper), or -1.
+ */
+static pid_t await_inside(struct ends *ends, pid_t step)
+{
+    pid_t inside = -1;
+    close(ends->fds[1]);
+    close(ends->report[1]);
+    close(ends->gate[0]);
+    ssize_t n;
+    do {
+        n = read(ends->report[0], &inside, sizeof(inside));
+    } while (n < 0 && errno == EINTR);
+    close(ends->report[0]);
+    while (waitpid(step, NULL, 0) < 0 && errno == EINTR) {
+    }
+    close(ends->gate[1]);
+    return n == sizeof(inside) ? inside : -1;
+}
+
+static void become_inside(struct jail *jail, const struct supervisor *sv, int fd)
+{
+    close(sv->signal_fd);
+    jail->supervisor_fd = fd;
+    jail->split = true;
+    die_with_supervisor(fd);
+    sigprocmask(SIG_SETMASK, &sv->before, NULL);
+    ns_unshare_early(jail);
+}
+
+static int watch_signals(struct supervisor *sv)
+{
     sigset_t watched;
-    jail->config = *config;
-    if (config->mode == JAIL_OFF) {
-        return 0;
-    }
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0) {
-        return err_sys(err, -errno, "cannot make the jail");
-    }
     sigemptyset(&watched);
     sigaddset(&watched, SIGCHLD);
     for (size_t i = 0; i < ARRAY_SIZE(handed_on); i++) {
         sigaddset(&watched, handed_on[i]);
     }
-    sigprocmask(SIG_BLOCK, &watched, &sv.before);
-    sv.signal_fd = signalfd(-1, &watched, SFD_CLOEXEC | SFD_NONBLOCK);
+    sigprocmask(SIG_BLOCK, &watched, &sv->before);
+    sv->signal_fd = signalfd(-1, &watched, SFD_CLOEXEC | SFD_NONBLOCK);
+    return sv->signal_fd < 0 ? -errno : 0;
+}
+
+int jail_split(const struct jail_config *config, struct err *err)
+{
+    struct jail *jail = &the_jail;
+    struct supervisor sv = {.jail = jail};
+    struct ends ends;
+    jail->config = *config;
+    if (config->mode == JAIL_OFF) {
+        return 0;
+    }
     jail->outer_pid = getpid();
     jail->privileged = ns_is_privileged();
     jail->errors[JAIL_LAYER_USER] = jail->privileged ? -EAGAIN : 0; /* the inside takes it */
-    ns_unshare_before_fork(jail);
-    sv.inside = fork();
-    if (sv.inside < 0 || sv.signal_fd < 0) {
+    int rc = open_ends(&ends);
+    rc = rc < 0 ? rc : watch_signals(&sv);
+    if (rc < 0) {
+        return err_sys(err, rc, "cannot make the jail");
+    }
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    pid_t step = fork();
+    if (step < 0) {
         return err_sys(err, -errno, "cannot make the jail");
     }
-    if (sv.inside > 0) {
-        close(fds[1]);
-        sv.fd = fds[0];
-        close_others(&sv);
-        supervise(&sv);
+    if (step == 0) {
+        step_between(jail, &ends);
+        become_inside(jail, &sv, ends.fds[1]);
+        return 0;
     }
-    close(sv.signal_fd);
-    close(fds[0]);
-    jail->supervisor_fd = fds[1];
-    jail->split = true;
-    die_with_supervisor(fds[1]);
-    sigprocmask(SIG_SETMASK, &sv.before, NULL);
-    ns_unshare_early(jail);
-    return 0;
+    sv.inside = await_inside(&ends, step);
+    if (sv.inside < 0) {
+        sigprocmask(SIG_SETMASK, &sv.before, NULL);
+        return err_set(err, -EAGAIN, "cannot make the jail: no process for it");
+    }
+    sv.fd = ends.fds[0];
+    close_others(&sv);
+    supervise(&sv);
 }
