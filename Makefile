@@ -10,7 +10,7 @@
 
 BUILD        ?= build
 FUZZ_SECONDS ?= 20
-BENCHES      ?= block disk net debian state jail images daemon
+BENCHES      ?= block disk net debian state jail images daemon idle
 SANITIZE     := -Db_sanitize=address,undefined -Db_lundef=false --buildtype=debugoptimized -Dwerror=false
 # What the sanitizers find ends the program. Signals run on stacks that the engine chose (use_sigaltstack), and host faults
 # in translated code are the engine's (allow_user_segv_handler). See docs/sanitizers.md.
@@ -39,8 +39,8 @@ run: all
 
 test: all
 	@tools/install-deps test
-	@tools/fetch-guest $(BUILD)/guest devices storage
-	@tools/run-tests --build $(BUILD)
+	@tools/fetch-guest $(BUILD)/guest devices storage soak
+	@tools/run-tests --build $(BUILD) $(TEST_OPTIONS)
 
 test-container: all
 	@tools/install-deps test

@@ -110,12 +110,14 @@ static void show_progress(const struct cli *cli, const json_t *job, char *last, 
     }
 }
 
-static int job_end(const json_t *job)
+static int job_end(struct cli *cli, const json_t *job)
 {
+    cli->job_detail[0] = '\0';
     const json_t *error = json_object_get(job, "error");
     if (strcmp(text_of(job, "state"), "done") == 0) {
         return CLI_OK;
     }
+    snprintf(cli->job_detail, sizeof(cli->job_detail), "%s", text_of(error, "detail"));
     log_error("%s: %s%s%s%s", text_of(job, "target"), text_of(error, "detail"),
               text_of(error, "hint")[0] ? " (" : "", text_of(error, "hint"),
               text_of(error, "hint")[0] ? ")" : "");
@@ -148,7 +150,7 @@ int call_job(struct cli *cli, const char *method, const char *path, json_t *body
     if (last[0] && isatty(STDERR_FILENO)) {
         fprintf(stderr, "\r\033[K");
     }
-    rc = rc == CLI_OK ? job_end(job) : rc;
+    rc = rc == CLI_OK ? job_end(cli, job) : rc;
     json_decref(job);
     return rc;
 }

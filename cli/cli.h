@@ -28,12 +28,14 @@ enum cli_format { FORMAT_TABLE, FORMAT_JSON, FORMAT_YAML, FORMAT_CSV };
 /* Everything that any command takes; a command's entry names which. */
 struct cli_options {
     const char *state, *host, *context, *format, *filter, *sort, *token, *ca, *cert, *key;
-    bool quiet, no_wait, force, follow, start, help, insecure;
+    bool quiet, no_wait, no_open, force, follow, start, help, insecure;
     uint64_t timeout, limit, after;
     const char *memory, *cpus, *kernel, *append, *engine, *restart, *description, *size, *role, *mode,
         *net_options;
     struct option_list initrds, disks, volumes, networks, publish, shares, labels;
-    bool autostart, no_reboot;
+    bool autostart, no_reboot, timestamps, all;
+    uint64_t tail;
+    const char *signal;
 };
 
 struct client;
@@ -45,6 +47,7 @@ struct cli {
     struct client *client;
     int argc; /* arguments that are no options */
     char **argv;
+    char job_detail[512]; /* why the last job failed; "": it did not */
 };
 
 enum cli_complete { COMPLETE_NONE, COMPLETE_INSTANCES, COMPLETE_JOBS, COMPLETE_VERBS, COMPLETE_FILES };
@@ -78,10 +81,25 @@ int cli_engines(int argc, char **argv);
 int cli_jail(int argc, char **argv);
 int cli_image(int argc, char **argv);
 int cli_serve(int argc, char **argv);
+int cli_run_container(int argc, char **argv);
+int cli_exec(int argc, char **argv);
+/* Connects as commands do, by the environment and the context, and calls fn; otherwise the status `failed`.
+ */
+int cli_connected(int (*fn)(struct cli *cli, void *opaque), void *opaque, int failed);
+/* What logs and top are for containers (cmd_container.c). */
+int container_logs(struct cli *cli), container_top(struct cli *cli);
 /* machines.c: over the control sockets of machines that `fonda run --name` started. */
 int cli_vm(int argc, char **argv);
 int cli_save(int argc, char **argv);
 int cli_snapshot(int argc, char **argv);
+/* debug.c */
+int cli_debug(int argc, char **argv);
+
+/* machines.c: a request to a named machine; params is taken over. Returns the exit status, having said what
+ * went wrong; ret_result may be NULL. */
+int cli_machine_request(const char *name, const char *method, json_t *params, json_t **ret_result);
+/* run.c: becomes the program that argv[0] names. */
+int cli_become_program(char **argv);
 
 int cmd_create(struct cli *cli), cmd_launch(struct cli *cli), cmd_ps(struct cli *cli),
     cmd_show(struct cli *cli), cmd_verb(struct cli *cli), cmd_stop(struct cli *cli),
@@ -89,8 +107,9 @@ int cmd_create(struct cli *cli), cmd_launch(struct cli *cli), cmd_ps(struct cli 
     cmd_set(struct cli *cli), cmd_logs(struct cli *cli), cmd_stats(struct cli *cli), cmd_top(struct cli *cli),
     cmd_console(struct cli *cli), cmd_job(struct cli *cli), cmd_events(struct cli *cli),
     cmd_audit(struct cli *cli), cmd_object(struct cli *cli), cmd_doctor(struct cli *cli),
-    cmd_version(struct cli *cli), cmd_context(struct cli *cli), cmd_completion(struct cli *cli),
-    cmd_man(struct cli *cli), cmd_help(struct cli *cli);
+    cmd_version(struct cli *cli), cmd_context(struct cli *cli), cmd_web(struct cli *cli),
+    cmd_completion(struct cli *cli), cmd_attach(struct cli *cli), cmd_kill(struct cli *cli),
+    cmd_wait(struct cli *cli), cmd_cp(struct cli *cli), cmd_man(struct cli *cli), cmd_help(struct cli *cli);
 
 /* ---- help.c ---- */
 void help_command(FILE *out, const struct cli_command *command);
@@ -108,6 +127,5 @@ int call_api(struct cli *cli, const char *method, const char *path, json_t *body
 int call_job(struct cli *cli, const char *method, const char *path, json_t *body);
 /* free() the text. */
 char *url_escape(const char *text);
-
 
 #endif

@@ -27,6 +27,7 @@ struct client {
     bool done, open;
     char pending[4096];
     long pending_len;
+    char *text; /* to be sent before what is pending */
     char error[200];
 };
 
@@ -100,6 +101,22 @@ static int read_some(struct lws *wsi)
 static int write_ws(struct client *client, struct lws *wsi)
 {
     unsigned char buf[LWS_PRE + sizeof(client->pending)];
+    if (client->text) {
+        size_t len = strlen(client->text);
+        unsigned char *copy = malloc(LWS_PRE + len);
+        int sent = -1;
+        if (copy) {
+            memcpy(copy + LWS_PRE, client->text, len);
+            sent = lws_write(wsi, copy + LWS_PRE, len, LWS_WRITE_TEXT);
+        }
+        free(copy);
+        free(client->text);
+        client->text = NULL;
+        if (client->pending_len > 0) {
+            lws_callback_on_writable(wsi);
+        }
+        return sent < 0 ? -1 : 0;
+    }
     if (client->pending_len <= 0) {
         return 0;
     }
@@ -135,7 +152,14 @@ static int callback(struct lws *wsi, enum lws_callback_reasons reason, void *use
         client->open = true;
         client->wsi = wsi;
         return 0;
-    case LWS_CALLBACK_CLIENT_RECEIVE: return client->ws->message(client->ws->opaque, in, len) ? 0 : -1;
+    case LWS_CALLBACK_CLIENT_RECEIVE:
+        if (client->ws->frame) {
+            bool first = lws_is_first_fragment(wsi), final = lws_is_final_fragment(wsi);
+            return client->ws->frame(client->ws->opaque, lws_frame_is_binary(wsi), first, final, in, len)
+                       ? 0
+                       : -1;
+        }
+        return client->ws->message(client->ws->opaque, in, len) ? 0 : -1;
     case LWS_CALLBACK_CLIENT_WRITEABLE: return write_ws(client, wsi);
     case LWS_CALLBACK_WS_PEER_INITIATED_CLOSE:
         if (len > 2) {
@@ -218,6 +242,7 @@ void client_free(struct client *client)
         if (client->context) {
             lws_context_destroy(client->context);
         }
+        free(client->text);
         free(client->token);
         free(client);
     }
@@ -287,11 +312,14 @@ static int serve_input(struct client *client, int *fd)
     struct client_ws *ws = client->ws;
     struct pollfd fds[2] = {{.fd = *fd, .events = POLLIN},
                             {.fd = lws_get_socket_fd(client->wsi), .events = POLLIN}};
-    if (client->pending_len > 0) {
+    if (ws->control && !client->text && (client->text = ws->control(ws->opaque))) {
+        lws_callback_on_writable(client->wsi);
+    }
+    if (client->pending_len > 0 || client->text) {
         return 0;
     }
     int n = poll(fds, 2, LINGER_MS);
-    if (n == 0 && *fd < 0) {
+    if (n == 0 && *fd < 0 && !ws->control) {
         return -1;
     }
     if (n > 0 && fds[0].revents) {
@@ -315,7 +343,7 @@ int client_websocket(struct client *client, const char *path, struct client_ws *
     client->pending_len = 0;
     int rc = begin(client, NULL, path, err);
     int fd = ws->fd;
-    bool input = fd >= 0, ended = false;
+    bool input = fd >= 0 || ws->control, ended = false;
     while (rc == 0 && !client->done && !ended) {
         if (client->open && input && serve_input(client, &fd) < 0) {
             ended = true;

@@ -38,6 +38,10 @@ struct client_ws {
     long (*input)(void *opaque, char *buf, size_t size);
     int fd;
     void *opaque;
+    /* Instead of message, both or none: frames of either kind, and texts to send (free()d; NULL: none now),
+     * asked for whenever a wait ends. The input's end is not the web socket's then. */
+    bool (*frame)(void *opaque, bool binary, bool first, bool final, const char *bytes, size_t len);
+    char *(*control)(void *opaque);
 };
 /* Opens a web socket and serves it until either side ends it. Returns 0, or a negative errno. */
 int client_websocket(struct client *client, const char *path, struct client_ws *ws, struct err *err);

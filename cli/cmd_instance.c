@@ -154,10 +154,10 @@ int cmd_ps(struct cli *cli)
 {
     json_t *items = NULL;
     bool all = cli->format == FORMAT_JSON || cli->format == FORMAT_YAML;
-    int rc =
-        get_list(cli, "/v1/instances", all ? "" : "&fields=name,kind,state,cpus,memory,engine,owner", &items);
+    int rc = get_list(cli, "/v1/instances",
+                      all ? "" : "&fields=name,kind,state,cpus,memory,engine,image,owner", &items);
     if (rc == CLI_OK) {
-        output_list(cli, items, "name kind state cpus memory engine owner");
+        output_list(cli, items, "name kind state cpus memory engine image owner");
         json_decref(items);
     }
     return rc;
@@ -295,6 +295,15 @@ int cmd_set(struct cli *cli)
 int cmd_logs(struct cli *cli)
 {
     char path[600];
+    json_t *instance = NULL;
+    instance_path(cli->argv[0], "", path, sizeof(path));
+    int rc = call_api(cli, "GET", path, NULL, &instance);
+    const char *kind = json_string_value(json_object_get(instance, "kind"));
+    bool container = kind && strcmp(kind, "container") == 0;
+    json_decref(instance);
+    if (rc != CLI_OK || container) {
+        return rc != CLI_OK ? rc : container_logs(cli);
+    }
     struct client_reply reply = {0};
     struct err err = {0};
     instance_path(cli->argv[0], "log", path, sizeof(path));
@@ -313,6 +322,9 @@ int cmd_logs(struct cli *cli)
 
 int cmd_top(struct cli *cli)
 {
+    if (cli->argc) {
+        return container_top(cli);
+    }
     json_t *items = NULL, *item;
     size_t i;
     cli->options.filter = "state=running or state=paused";

@@ -51,7 +51,8 @@ int cmd_console(struct cli *cli)
     auto_free char *name = url_escape(cli->argv[0]);
     bool terminal = isatty(STDIN_FILENO);
     struct termios old;
-    struct client_ws ws = {console_message, console_keys, STDIN_FILENO, &terminal};
+    struct client_ws ws = {
+        .message = console_message, .input = console_keys, .fd = STDIN_FILENO, .opaque = &terminal};
     struct err err = {0};
     snprintf(path, sizeof(path), "/v1/instances/%.400s", name ? name : "");
     json_t *instance = NULL;

@@ -192,7 +192,7 @@ int cmd_events(struct cli *cli)
     if (!cli->options.follow) {
         return show_log(cli, "events", "seq time type subject who");
     }
-    struct client_ws ws = {print_event, NULL, -1, cli};
+    struct client_ws ws = {.message = print_event, .fd = -1, .opaque = cli};
     struct err err = {0};
     char path[128];
     if (cli->options.after) {

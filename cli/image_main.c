@@ -23,7 +23,8 @@ struct command {
 static const struct command commands[] = {
     {"build", "make a bootable disk from Debian's archive", image_cmd_build,
      "  fonda image build debian:bookworm debian.qcow2\n"
-     "  fonda image build --size 20G --package git --ssh-key ~/.ssh/id_ed25519.pub debian:bookworm debian.qcow2\n"},
+     "  fonda image build --size 20G --package git --ssh-key ~/.ssh/id_ed25519.pub debian:bookworm "
+     "debian.qcow2\n"},
     {"create", "make an empty image, or an overlay over another", image_cmd_create,
      "  fonda image create --size 20G disk.qcow2\n"
      "  fonda image create --backing base.qcow2 --backing-format qcow2 overlay.qcow2\n"},
@@ -230,7 +231,8 @@ static bool is_layer_commit(int argc, char **argv)
     return words == 2;
 }
 
-/* "build NAME:SUITE OUT" makes a disk. A Containerfile's image has its name behind -t, and a folder has no colon. */
+/* "build NAME:SUITE OUT" makes a disk. A Containerfile's image has its name behind -t, and a folder has no
+ * colon. */
 static bool is_disk_build(int argc, char **argv)
 {
     bool named = false;

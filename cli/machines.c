@@ -46,8 +46,8 @@ static struct control_client *open_machine(const char *name, int *ret_status)
     return client;
 }
 
-/* A request, and the end of its job if it begins one. Returns the exit status; ret_result may be NULL. */
-static int request(const char *name, const char *method, json_t *params, json_t **ret_result)
+/* A request, and the end of its job if it begins one. */
+int cli_machine_request(const char *name, const char *method, json_t *params, json_t **ret_result)
 {
     int status;
     struct err err = {0};
@@ -112,7 +112,7 @@ static int vm_machine_simple(int argc, char **argv)
                    simple->arguments, simple->about, simple->command);
             return 0;
         }
-        return argc == 2 ? request(argv[1], simple->method, NULL, NULL)
+        return argc == 2 ? cli_machine_request(argv[1], simple->method, NULL, NULL)
                          : usage_error("vm", argc < 2 ? "no machine named" : "too many arguments");
     }
     return VM_STATUS_USAGE;
@@ -132,7 +132,7 @@ static int vm_stop(int argc, char **argv)
     if (argc != 2 && !force) {
         return usage_error("vm", argc < 2 ? "no machine named" : "unexpected arguments");
     }
-    return request(argv[argc - 1], "stop", force ? json_pack("{s:b}", "force", 1) : NULL, NULL);
+    return cli_machine_request(argv[argc - 1], "stop", force ? json_pack("{s:b}", "force", 1) : NULL, NULL);
 }
 
 static char *absolute(const char *path)
@@ -159,7 +159,7 @@ int cli_save(int argc, char **argv)
     }
     auto_free char *path = absolute(argv[2]);
     json_t *result = NULL;
-    int status = request(argv[1], "save", json_pack("{s:s}", "file", path), &result);
+    int status = cli_machine_request(argv[1], "save", json_pack("{s:s}", "file", path), &result);
     if (status == 0) {
         char size[32];
         format_size((uint64_t)json_integer_value(json_object_get(result, "bytes")), size, sizeof(size));
@@ -176,7 +176,7 @@ static int list_snapshots(const char *name)
 {
     json_t *result = NULL, *one;
     size_t i;
-    int status = request(name, "snapshot_list", NULL, &result);
+    int status = cli_machine_request(name, "snapshot_list", NULL, &result);
     if (status != 0) {
         return status;
     }
@@ -212,7 +212,7 @@ int cli_snapshot(int argc, char **argv)
         if (strcmp(argv[1], verbs[i]) == 0) {
             char method[32];
             snprintf(method, sizeof(method), "snapshot_%s", verbs[i]);
-            return request(argv[2], method, json_pack("{s:s}", "name", argv[3]), NULL);
+            return cli_machine_request(argv[2], method, json_pack("{s:s}", "name", argv[3]), NULL);
         }
     }
     return usage_error("snapshot", "save, load, delete or list, and the names, are needed");
@@ -285,7 +285,7 @@ static int vm_stats(int argc, char **argv)
     if (argc != 2) {
         return usage_error("vm", "one machine's name is needed");
     }
-    int status = request(argv[1], "stats", NULL, &result);
+    int status = cli_machine_request(argv[1], "stats", NULL, &result);
     if (status == 0) {
         json_dumpf(result, stdout, JSON_INDENT(2));
         putchar('\n');

@@ -93,9 +93,47 @@ static int connect_and_run(struct cli *cli)
     return status;
 }
 
+int cli_connected(int (*fn)(struct cli *cli, void *opaque), void *opaque, int failed)
+{
+    struct cli cli = {.options.timeout = UINT64_MAX};
+    struct client_config config;
+    struct err err = {0};
+    json_t *contexts = context_load();
+    int rc = context_resolve(contexts, &cli.options, &config, &err);
+    rc = rc < 0 ? rc : client_new(&config, &cli.client, &err);
+    if (rc < 0) {
+        log_error("%s", err.text);
+    }
+    int status = rc < 0 ? failed : fn(&cli, opaque);
+    client_free(cli.client);
+    json_decref(contexts);
+    return status;
+}
+
+/* The letters that people are used to. */
+static void spell_out(int argc, char **argv)
+{
+    static const struct {
+        const char *command, *letter, *name;
+    } letters[] = {
+        {"logs", "-f", "--follow"},     {"logs", "-n", "--tail"},    {"logs", "-t", "--timestamps"},
+        {"rm", "-f", "--force"},        {"delete", "-f", "--force"}, {"ps", "-a", "--all"},
+        {"ps", "-q", "--quiet"},        {"kill", "-s", "--signal"},  {"stop", "-t", "--timeout"},
+        {"restart", "-t", "--timeout"},
+    };
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
+        for (size_t k = 0; k < ARRAY_SIZE(letters); k++) {
+            if (strcmp(argv[0], letters[k].command) == 0 && strcmp(argv[i], letters[k].letter) == 0) {
+                argv[i] = (char *)(uintptr_t)letters[k].name;
+            }
+        }
+    }
+}
+
 static int run_command(int argc, char **argv)
 {
-    struct cli cli = {.command = cli_find(argv[0]), .options.timeout = UINT64_MAX};
+    struct cli cli = {
+        .command = cli_find(argv[0]), .options.timeout = UINT64_MAX, .options.tail = UINT64_MAX};
     struct err err = {0};
     if (!cli.command) {
         log_error("unknown %s '%s' (see 'fonda help')", argv[0][0] == '-' ? "option" : "command", argv[0]);
@@ -104,6 +142,7 @@ static int run_command(int argc, char **argv)
     if (cli.command->become) {
         return cli.command->become(argc, argv);
     }
+    spell_out(argc, argv);
     cli.argv = calloc((size_t)argc + 1, sizeof(*cli.argv));
     int rc = cli.argv ? parse(&cli, argc, argv, &err) : err_set(&err, -ENOMEM, "no memory");
     int status = CLI_USAGE;

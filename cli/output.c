@@ -70,8 +70,8 @@ static const char *colour_of(const char *column, const char *text)
 
 static void print_table(const json_t *items, const struct columns *columns)
 {
-    int widths[COLUMNS_MAX];
-    char text[CELL_MAX];
+    int widths[COLUMNS_MAX] = {0};
+    char text[CELL_MAX] = "";
     size_t i;
     json_t *item;
     bool colour = colours();

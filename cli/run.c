@@ -20,8 +20,7 @@
 static const char *const program_places[] = {"",       "../libexec/fonda/", "../libexec/", "../sbin/",
                                              "../vm/", "../daemon/"};
 
-/* Becomes the program that argv[0] names. */
-static int exec_program(char **argv)
+int cli_become_program(char **argv)
 {
     const char *name = argv[0];
     char self[PATH_MAX];
@@ -48,7 +47,8 @@ static int exec_program(char **argv)
 
 static void print_run_help(void)
 {
-    printf("usage: fonda run DISK [OPTIONS]\n       fonda run --kernel FILE [OPTIONS]\n\n"
+    printf("usage: fonda run DISK [OPTIONS]\n       fonda run --kernel FILE [OPTIONS]\n"
+           "       fonda run --container [OPTIONS] IMAGE [COMMAND...]   (fonda run --container --help)\n\n"
            "Starts a virtual machine and connects this terminal to its serial console. DISK is the first "
            "--disk; "
            "without\n"
@@ -69,6 +69,8 @@ static void print_run_help(void)
            "  fonda run --kernel vmlinuz --initrd test.cpio --append 'console=ttyS0 quiet' --memory 1G\n"
            "  fonda run --kernel tests.elf --serial log.txt --timeout 60 --no-reboot --stats\n"
            "  fonda run --kernel vmlinuz --engine kvm --cpus 2\n"
+           "  fonda run debian.qcow2 --console stdio --serial boot.log\n"
+           "  fonda run debian.qcow2 --port org.qemu.guest_agent.0=unix:/tmp/agent.sock\n"
            "  fonda run --kernel vmlinuz --disk web.qcow2 --name web\n"
            "  fonda run --restore web.fonda --name web\n"
            "  fonda run --kernel vmlinuz --disk db.qcow2 --net none --jail require\n");
@@ -76,6 +78,11 @@ static void print_run_help(void)
 
 int cli_run(int argc, char **argv)
 {
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
+        if (strcmp(argv[i], "--container") == 0) {
+            return cli_run_container(argc, argv);
+        }
+    }
     struct vm_config config;
     struct err err = {0};
     if (vm_config_parse(argc, argv, 1, &config, &err) < 0) {
@@ -87,7 +94,7 @@ int cli_run(int argc, char **argv)
         return 0;
     }
     argv[0] = VMM_NAME;
-    return exec_program(argv);
+    return cli_become_program(argv);
 }
 
 int cli_engines(int argc, char **argv)
@@ -102,7 +109,7 @@ int cli_engines(int argc, char **argv)
         return VM_STATUS_USAGE;
     }
     char *vmm_argv[] = {VMM_NAME, "--list-engines", NULL};
-    return exec_program(vmm_argv);
+    return cli_become_program(vmm_argv);
 }
 
 int cli_jail(int argc, char **argv)
@@ -117,17 +124,17 @@ int cli_jail(int argc, char **argv)
         return VM_STATUS_USAGE;
     }
     char *vmm_argv[] = {VMM_NAME, "--list-jail", NULL};
-    return exec_program(vmm_argv);
+    return cli_become_program(vmm_argv);
 }
 
 int cli_image(int argc, char **argv)
 {
     argv[0] = "fonda-image";
-    return exec_program(argv);
+    return cli_become_program(argv);
 }
 
 int cli_serve(int argc, char **argv)
 {
     argv[0] = "fondad";
-    return exec_program(argv);
+    return cli_become_program(argv);
 }

@@ -279,7 +279,8 @@ static int make_mounts(struct builder *b, json_t *mounts, struct err *err)
     add_mount(mounts, "/dev/shm", "tmpfs", "shm",
               arena_printf(&b->arena, "nosuid,noexec,nodev,mode=1777,size=%lld", (long long)shm));
     add_mount(mounts, "/dev/mqueue", "mqueue", "mqueue", "nosuid,noexec,nodev");
-    if (o->rootless && host_network) { /* a new sysfs belongs to who owns the network namespace */
+    if ((o->rootless || o->bind_devices) &&
+        host_network) { /* a new sysfs belongs to who owns the network namespace */
         add_mount(mounts, "/sys", "bind", "/sys", "rbind,rprivate,nosuid,noexec,nodev,rro");
     } else {
         add_mount(mounts, "/sys", "sysfs", "sysfs",
@@ -391,7 +392,7 @@ static json_t *make_linux(struct builder *b, json_t *mounts, struct err *err)
         json_t *resources = bundle_resources(o, rules, err);
         rc = resources ? json_object_set_new(lnx, "resources", resources) : -EINVAL;
     }
-    if (rc == 0 && o->privileged && !o->rootless) {
+    if (rc == 0 && o->privileged && !o->rootless && !o->bind_devices) {
         add_host_devices(devices);
     }
     rc = rc < 0 ? rc : add_sysctls(o, lnx, err);

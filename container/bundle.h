@@ -54,7 +54,8 @@ struct bundle_options {
     const char *init;            /* path of fonda-init on the host: runs as the first process; NULL: no */
     enum bundle_network network;
     bool terminal, read_only, privileged;
-    bool rootless; /* in a user namespace with the caller's own ids (bundle_own_maps) */
+    bool rootless;     /* in a user namespace with the caller's own ids (bundle_own_maps) */
+    bool bind_devices; /* the caller is in such a namespace already: nodes are bound, not made */
 };
 
 /* The config.json; the caller's. NULL: *err says what was wrong with which option. */

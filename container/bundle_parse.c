@@ -193,7 +193,7 @@ static int one_device(const struct bundle_options *o, const char *text, json_t *
         return err_set(err, -EINVAL, "'%s' is not a device", source);
     }
     const char *type = S_ISCHR(st.st_mode) ? "c" : "b";
-    if (o->rootless) { /* nodes can't be made there */
+    if (o->rootless || o->bind_devices) { /* nodes can't be made there */
         json_array_append_new(mounts, json_pack("{s:s, s:s, s:s, s:[s]}", "destination", target, "type",
                                                 "bind", "source", source, "options", "bind"));
         return 0;

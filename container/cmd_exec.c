@@ -449,6 +449,10 @@ int cmd_exec(const struct globals *g, int argc, char **argv, struct err *err)
             kill(x.pid, SIGKILL);
             waitpid(x.pid, NULL, 0);
         }
+        if (rc == -ENOENT || rc == -EACCES) { /* as shells have it: not found, not executable */
+            log_error("%s", err->text);
+            return rc == -ENOENT ? 127 : 126;
+        }
         return rc;
     }
     if (x.o.detach) {

@@ -13,7 +13,7 @@
 #include "base/util.h"
 #include "core/core_int.h"
 
-const struct driver_ops *const drivers[] = {&driver_vm, NULL};
+const struct driver_ops *const drivers[] = {&driver_vm, &driver_container, NULL};
 
 const struct driver_ops *driver_find(const char *kind)
 {
@@ -134,6 +134,7 @@ int core_open(const struct core_config *config, struct core **ret_core, struct e
     core->epoll_fd = core->wake_fd = -1;
     pthread_mutex_init(&core->lock, NULL);
     pthread_cond_init(&core->job_cond, NULL);
+    pthread_cond_init(&core->sampler_cond, NULL);
     core->state_dir = strdup(config->state_dir);
     int rc = core->state_dir ? open_dirs(core, err) : err_set(err, -ENOMEM, "no memory");
     if (rc == 0) {
@@ -153,6 +154,9 @@ int core_open(const struct core_config *config, struct core **ret_core, struct e
         }
         core_unlock(core);
     }
+    if (rc == 0) {
+        rc = history_open(core, err);
+    }
     if (rc < 0) {
         core_close(core);
         return rc;
@@ -166,6 +170,7 @@ void core_close(struct core *core)
     if (!core) {
         return;
     }
+    history_close(core);
     jobs_close(core);
     supervise_close(core);
     store_close(core->store);

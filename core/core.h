@@ -56,7 +56,9 @@ struct caller {
     char name[64];
     char from[64]; /* "unix", or an address */
     enum role role;
-    json_t *grants; /* instance name to role; NULL: none */
+    json_t *grants;              /* instance name to role; NULL: none */
+    bool session, session_local; /* signed in by a one-time link; as the daemon's own administrator */
+    char session_name[64];
 };
 
 void caller_done(struct caller *caller);
@@ -74,6 +76,25 @@ int user_new_token(struct core *core, const struct caller *caller, const char *n
 /* Whether owner may have `more` (members cpus, memory, size). Locked. */
 int quota_check(struct core *core, const char *owner, const struct object_type *type, const json_t *more,
                 const char *except, struct fault *fault);
+
+/* ---- signing in with a browser (signin.c) ---- */
+
+#define SIGNIN_CODE_LEN   48
+#define SESSION_PREFIX    "fonda_session_"
+#define SESSION_TOKEN_LEN (sizeof(SESSION_PREFIX) - 1 + 64)
+#define SESSIONS_MAX      64u
+
+/* A code that somebody can sign in with as this caller: once, within five minutes. ret_code has
+ * SIGNIN_CODE_LEN + 1 bytes. Locked. */
+int signin_code(struct core *core, const struct caller *caller, char *ret_code, struct fault *fault);
+/* Makes a code a session of 12 hours; ret_token has SESSION_TOKEN_LEN + 1 bytes. Locked. Errors:
+ * FAULT_UNAUTHORIZED. */
+int signin_redeem(struct core *core, const char *code, struct caller *ret_caller, char *ret_token,
+                  struct fault *fault);
+/* Locked. Errors: FAULT_UNAUTHORIZED. */
+int user_from_session(struct core *core, const char *token, struct caller *ret_caller, struct fault *fault);
+/* The caller's session ends; does nothing where it came by other ways. Locked. */
+void signin_end(struct core *core, const struct caller *caller);
 
 /* ---- objects ---- */
 
@@ -132,6 +153,11 @@ int job_get(struct core *core, const char *name, json_t **ret_job, uint64_t *ret
 bool job_ended(struct core *core, const char *name); /* locked */
 unsigned job_count_open(struct core *core);          /* locked */
 
+/* Grows with each step, line and percent of any open job. Locked. */
+uint64_t job_serial(const struct core *core);
+/* The open jobs that changed behind `serial`, as job_get shows them. Locked. */
+json_t *jobs_changed(struct core *core, uint64_t serial);
+
 /* For job functions; unlocked. */
 const char *job_target(const struct job *job); /* the name alone; changes by job_retarget */
 const char *job_who(const struct job *job);
@@ -146,6 +172,9 @@ bool job_canceled(const struct job *job);
 int instance_create(struct core *core, json_t *in, const struct caller *caller, char *ret_job,
                     struct fault *fault);
 int instance_start(struct core *core, const char *name, const char *who, char *ret_job, struct fault *fault);
+/* A container whose program waits until somebody attaches; machines start as ever. */
+int instance_start_held(struct core *core, const char *name, const char *who, char *ret_job,
+                        struct fault *fault);
 int instance_stop(struct core *core, const char *name, const json_t *how, const char *who, char *ret_job,
                   struct fault *fault);
 int instance_restart(struct core *core, const char *name, const json_t *how, const char *who, char *ret_job,
@@ -163,6 +192,18 @@ int instance_rename(struct core *core, const char *name, const char *new_name, u
 int instance_driver(struct core *core, const char *name, struct driver_instance *ret_instance,
                     const struct driver_ops **ret_ops, struct fault *fault);
 void instance_driver_done(struct driver_instance *instance);
+/* ---- what instances used (history.c) ---- */
+
+/* span: "hour" (every 10 s), "day" (every minute) or "month" (every 15 minutes). Locked. */
+int history_read(struct core *core, const char *name, const char *span, json_t **ret_history,
+                 struct fault *fault);
+/* Somebody looks at an instance: it is sampled each second until history_unwatch(id). ret_id: 32 bytes.
+ * Locked. */
+int history_watch(struct core *core, const char *name, char *ret_id, struct fault *fault);
+void history_unwatch(struct core *core, const char *id);
+/* The latest sample as JSON, if it is newer than *serial; else NULL. free() it. Locked. */
+char *history_latest(struct core *core, const char *id, uint64_t *serial);
+
 /* Unlocked; blocks. */
 int instance_stats(const struct driver_instance *instance, const struct driver_ops *ops, json_t **ret_stats,
                    struct fault *fault);

@@ -14,6 +14,14 @@ struct watched {
     int pidfd;
 };
 
+struct signin {
+    char code[SIGNIN_CODE_LEN + 1], user[64];
+    bool local;
+    uint64_t expires_ms; /* monotonic; 0: free */
+};
+
+struct track;
+
 struct core {
     struct core_config config;
     char *state_dir;
@@ -31,6 +39,17 @@ struct core {
     bool closing;
     unsigned trim_in; /* events until the next trim */
 
+    uint64_t job_serial;
+
+    /* signin.c */
+    struct signin signins[16];
+
+    /* history.c */
+    struct track *tracks;
+    pthread_t sampler;
+    pthread_cond_t sampler_cond;
+    bool sampling;
+
     /* supervise.c */
     pthread_t supervisor;
     bool supervising;
@@ -41,6 +60,9 @@ struct core {
 
 int jobs_open(struct core *core, struct err *err); /* ends those of the last daemon; starts workers */
 void jobs_close(struct core *core);
+
+int history_open(struct core *core, struct err *err);
+void history_close(struct core *core);
 
 int supervise_open(struct core *core, struct err *err);
 void supervise_close(struct core *core);
@@ -55,6 +77,8 @@ void recover_autostart(struct core *core);
 
 /* The name of the instance with this id; free() it. NULL: none. Locked. */
 char *instance_name_of(struct core *core, const char *id);
+/* What a machine has unless said otherwise; a container has no limits. */
+void instance_kind_defaults(json_t *in);
 /* Makes the store's references those of the instance's members. Locked, in a transaction. */
 int instance_link(struct core *core, const json_t *instance, struct fault *fault);
 /* An instance's process ended; status -1: unknown. Locked. */

@@ -34,6 +34,26 @@ struct driver_instance {
     char control[DRIVER_PATH_MAX], lock[DRIVER_PATH_MAX], log[DRIVER_PATH_MAX], status[DRIVER_PATH_MAX];
 };
 
+/* How far a long step is. Called on the thread of the step. */
+struct driver_progress {
+    void (*step)(void *opaque, const char *what);
+    void (*bytes)(void *opaque, int64_t done, int64_t total);
+    bool (*canceled)(void *opaque);
+    void *opaque;
+};
+
+/* Bytes to and from something in an instance. Whoever opened it calls driver_stream_done. */
+struct driver_stream {
+    int fds[3];          /* its input (to write), output and errors (to read); -1: not there */
+    pid_t pid;           /* of a process whose end is the stream's; 0: none */
+    bool terminal;       /* output and errors are one */
+    char first[2][4096]; /* of output and errors: bytes that came with the reply */
+    size_t first_len[2];
+    struct control_client *events; /* attach: hears of the end */
+};
+
+struct driver_ops;
+
 enum driver_state { DRIVER_DEAD, DRIVER_RUNNING, DRIVER_PAUSED };
 
 struct driver_status {
@@ -45,7 +65,12 @@ struct driver_ops {
     const char *kind; /* "vm", "container" */
     /* Whether such an instance can be, before anything is made. */
     int (*check)(const json_t *spec, struct fault *fault);
+    /* Brings what start() needs (an image); part of the job that creates. NULL: nothing. */
+    int (*prepare)(const struct driver_instance *instance, const struct driver_progress *progress,
+                   struct fault *fault);
     int (*start)(const struct driver_instance *instance, pid_t *ret_pid, struct fault *fault);
+    /* The same, but its program waits until somebody attaches. NULL: this kind can't. */
+    int (*hold)(const struct driver_instance *instance, pid_t *ret_pid, struct fault *fault);
     int (*adopt)(const struct driver_instance *instance, struct driver_status *ret_status,
                  struct fault *fault);
     int (*status)(const struct driver_instance *instance, struct driver_status *ret_status,
@@ -60,14 +85,23 @@ struct driver_ops {
      * reply. */
     int (*attach)(const struct driver_instance *instance, const char *channel, int *ret_fd, char *first,
                   size_t size, size_t *ret_first, struct fault *fault);
-    /* NULL: this kind can't (machines without an agent). params as the API has them. */
-    int (*exec)(const struct driver_instance *instance, const json_t *params, int *ret_fd,
-                struct fault *fault);
+    /* The following may be NULL: this kind can't (machines without an agent).
+     * Opens a stream: "attach" {no_input}, "exec" {command, env, user, workdir, terminal, rows, columns,
+     * privileged}, "logs" {follow, tail, timestamps}, "export" and "import" {path}: tar. */
+    int (*stream)(const struct driver_instance *instance, const char *verb, const json_t *how,
+                  struct driver_stream *ret_stream, struct fault *fault);
+    int (*resize)(const struct driver_instance *instance, struct driver_stream *stream, unsigned rows,
+                  unsigned columns, struct fault *fault);
+    int (*signal)(const struct driver_instance *instance, const char *signal, struct fault *fault);
+    /* The processes inside: a list of objects. */
+    int (*top)(const struct driver_instance *instance, json_t **ret_list, struct fault *fault);
+    /* How the last run ended, as far as the instance wrote it down; -1: unknown. */
+    int (*exit_status)(const struct driver_instance *instance);
     /* Removes what start() made outside the instance's directory. */
     int (*remove)(const struct driver_instance *instance, struct fault *fault);
 };
 
-extern const struct driver_ops driver_vm;
+extern const struct driver_ops driver_vm, driver_container;
 
 /* All drivers; ends with NULL. */
 extern const struct driver_ops *const drivers[];
@@ -93,5 +127,26 @@ int driver_control_stats(const struct driver_instance *instance, json_t **ret_st
 int driver_control_attach(const struct driver_instance *instance, const char *channel, int *ret_fd,
                           char *first, size_t size, size_t *ret_first, struct fault *fault);
 int driver_control_remove(const struct driver_instance *instance, struct fault *fault);
+
+/* One call of the control protocol; params is taken over. */
+int driver_control_call(const struct driver_instance *instance, const char *method, json_t *params,
+                        json_t **ret_result, struct fault *fault);
+
+/* ---- programs and streams (driver_container.c, driver_exec.c) ---- */
+
+/* The path of one of Fonda's programs, from the daemon's own: installed, or in a build tree. */
+int driver_program(const char *name, char *buf, size_t size, struct fault *fault);
+/* Forks argv with these standard streams (-1: /dev/null) in a session of its own. Negative: it can't. */
+pid_t driver_fork(char *const *argv, const int stdio[3]);
+int driver_container_stream(const struct driver_instance *instance, const char *verb, const json_t *how,
+                            struct driver_stream *ret_stream, struct fault *fault);
+int driver_container_resize(const struct driver_instance *instance, struct driver_stream *stream,
+                            unsigned rows, unsigned columns, struct fault *fault);
+/* No more input comes. */
+void driver_stream_close_input(struct driver_stream *stream);
+/* Behind the end of output and errors: the exit status; -1: unknown. */
+int driver_stream_end(struct driver_stream *stream, const struct driver_instance *instance,
+                      const struct driver_ops *ops);
+void driver_stream_done(struct driver_stream *stream); /* ends what still runs */
 
 #endif

@@ -132,8 +132,8 @@ int driver_await(const struct driver_instance *instance, pid_t pid, struct fault
 
 /* ---- calls ---- */
 
-static int call(const struct driver_instance *instance, const char *method, json_t *params,
-                json_t **ret_result, struct fault *fault)
+int driver_control_call(const struct driver_instance *instance, const char *method, json_t *params,
+                        json_t **ret_result, struct fault *fault)
 {
     struct control_client *client = NULL;
     struct err err = {0};
@@ -175,7 +175,7 @@ int driver_control_status(const struct driver_instance *instance, struct driver_
                           struct fault *fault)
 {
     json_t *result = NULL;
-    if (call(instance, "status", NULL, &result, fault) < 0) {
+    if (driver_control_call(instance, "status", NULL, &result, fault) < 0) {
         return -1;
     }
     ret_status->state = strcmp(obj_text(result, "state"), "paused") == 0 ? DRIVER_PAUSED : DRIVER_RUNNING;
@@ -214,7 +214,7 @@ int driver_control_adopt(const struct driver_instance *instance, struct driver_s
 
 int driver_control_stop(const struct driver_instance *instance, struct fault *fault)
 {
-    return call(instance, "stop", json_pack("{s:b}", "force", 0), NULL, fault);
+    return driver_control_call(instance, "stop", json_pack("{s:b}", "force", 0), NULL, fault);
 }
 
 /* By the lock: what holds it is the instance's process, whatever pids mean by now. */
@@ -229,17 +229,17 @@ int driver_control_kill(const struct driver_instance *instance, struct fault *fa
 
 int driver_control_pause(const struct driver_instance *instance, struct fault *fault)
 {
-    return call(instance, "pause", NULL, NULL, fault);
+    return driver_control_call(instance, "pause", NULL, NULL, fault);
 }
 
 int driver_control_resume(const struct driver_instance *instance, struct fault *fault)
 {
-    return call(instance, "resume", NULL, NULL, fault);
+    return driver_control_call(instance, "resume", NULL, NULL, fault);
 }
 
 int driver_control_stats(const struct driver_instance *instance, json_t **ret_stats, struct fault *fault)
 {
-    return call(instance, "stats", NULL, ret_stats, fault);
+    return driver_control_call(instance, "stats", NULL, ret_stats, fault);
 }
 
 int driver_control_attach(const struct driver_instance *instance, const char *channel, int *ret_fd,

@@ -81,6 +81,10 @@ int instance_driver(struct core *core, const char *name, struct driver_instance 
     instance.name = obj_text(spec, "name");
     instance.id = obj_text(spec, "id");
     instance_paths(core, instance.id, &instance);
+    if (strcmp(obj_text(spec, "kind"), "container") == 0) {
+        snprintf(instance.log, sizeof(instance.log), "%s/instances/%s/monitor/log", core->state_dir,
+                 instance.id);
+    }
     json_t *volumes = json_array(), *networks = json_array();
     instance.volumes = volumes;
     instance.networks = networks;
@@ -181,14 +185,36 @@ static int change_state_with_job(struct core *core, const char *name, const char
     return end_with_job(core, rc, ret_job, fault);
 }
 
+void instance_kind_defaults(json_t *in)
+{
+    if (strcmp(obj_text(in, "kind"), "vm") == 0) {
+        if (!json_object_get(in, "cpus")) {
+            obj_set_int(in, "cpus", 1);
+        }
+        if (!json_object_get(in, "memory")) {
+            obj_set_int(in, "memory", 256 * (int64_t)MiB);
+        }
+        if (!json_object_get(in, "engine")) {
+            obj_set_text(in, "engine", "bt");
+        }
+        return;
+    }
+    json_object_del(in, "rng");
+    json_object_del(in, "reboot");
+    const char *cpus = obj_text(in, "cpu_limit");
+    if (cpus[0] && !json_object_get(in, "cpus")) { /* whole ones count against quotas */
+        double value = atof(cpus);
+        obj_set_int(in, "cpus", value > 31 ? 32 : (int64_t)value + (value > (double)(int64_t)value));
+    }
+}
+
 int instance_create(struct core *core, json_t *in, const struct caller *caller, char *ret_job,
                     struct fault *fault)
 {
     ret_job[0] = '\0';
     const struct driver_ops *ops = driver_find(obj_text(in, "kind"));
     if (!ops) {
-        return fault_set(fault, FAULT_UNSUPPORTED, "use kind \"vm\"",
-                         "this Fonda has no driver for containers");
+        return fault_set(fault, FAULT_UNSUPPORTED, NULL, "this Fonda has no driver for such an instance");
     }
     char id[16];
     random_id(id);
@@ -196,6 +222,7 @@ int instance_create(struct core *core, json_t *in, const struct caller *caller, 
     obj_set_text(in, "owner", caller->name);
     obj_set_now(in, "created_at");
     field_defaults(&model_instance, in);
+    instance_kind_defaults(in);
     if (ops->check(in, fault) < 0 || quota_check(core, caller->name, &model_instance, in, NULL, fault) < 0 ||
         begin(core, fault) < 0) {
         return -1;
@@ -210,6 +237,13 @@ int instance_create(struct core *core, json_t *in, const struct caller *caller, 
         rc = job_add(core, &job_instance_create, &model_instance, name, caller->name, NULL, ret_job, fault);
     }
     return end_with_job(core, rc, ret_job, fault);
+}
+
+int instance_start_held(struct core *core, const char *name, const char *who, char *ret_job,
+                        struct fault *fault)
+{
+    return change_state_with_job(core, name, "start", "stopped or failed", "starting", &job_instance_start,
+                                 json_pack("{s:b}", "hold", 1), who, ret_job, fault);
 }
 
 int instance_start(struct core *core, const char *name, const char *who, char *ret_job, struct fault *fault)
@@ -403,7 +437,10 @@ char *instance_name_of(struct core *core, const char *id)
 static bool wants_restart(const json_t *instance, int status)
 {
     const char *policy = obj_text(instance, "restart_policy");
-    if (strcmp(obj_text(instance, "state"), "stopping") == 0 ||
+    /* A container's monitor restarts it; only one that is gone with it (the host went down) is started here.
+     */
+    if ((strcmp(obj_text(instance, "kind"), "container") == 0 && status >= 0) ||
+        strcmp(obj_text(instance, "state"), "stopping") == 0 ||
         obj_int(instance, "restarts") >= RESTARTS_MAX) {
         return false;
     }
@@ -419,6 +456,7 @@ void instance_ended(struct core *core, const char *id, int status)
         return;
     }
     bool again = wants_restart(instance, status);
+    bool remove = obj_bool(instance, "auto_remove") && strcmp(obj_text(instance, "state"), "deleting") != 0;
     char reason[128] = "";
     if (strcmp(obj_text(instance, "state"), "deleting") != 0) {
         if (strcmp(obj_text(instance, "state"), "stopping") != 0) {
@@ -445,5 +483,7 @@ void instance_ended(struct core *core, const char *id, int status)
     char job[24];
     if (again) {
         instance_start(core, name, "restart-policy", job, &fault);
+    } else if (remove) {
+        instance_delete(core, name, STORE_VERSION_ANY, "auto-remove", job, &fault);
     }
 }

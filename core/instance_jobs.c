@@ -81,6 +81,31 @@ static int make_instance_dir(const struct driver_instance *instance, struct faul
     return 0;
 }
 
+/* ---- create ---- */
+
+struct creating {
+    struct core *core;
+    struct job *job;
+};
+
+static void on_step(void *opaque, const char *what)
+{
+    struct creating *c = opaque;
+    job_step(c->core, c->job, 1, 2, what);
+}
+
+static void on_bytes(void *opaque, int64_t done, int64_t total)
+{
+    struct creating *c = opaque;
+    job_bytes(c->job, (uint64_t)done, (uint64_t)total);
+}
+
+static bool on_canceled(void *opaque)
+{
+    struct creating *c = opaque;
+    return job_canceled(c->job);
+}
+
 static int run_create(struct core *core, struct job *job, struct fault *fault)
 {
     struct driver_instance instance;
@@ -91,6 +116,11 @@ static int run_create(struct core *core, struct job *job, struct fault *fault)
         return -1;
     }
     int rc = job_canceled(job) ? canceled(fault) : make_instance_dir(&instance, fault);
+    if (rc == 0 && ops->prepare) {
+        struct creating creating = {core, job};
+        const struct driver_progress progress = {on_step, on_bytes, on_canceled, &creating};
+        rc = ops->prepare(&instance, &progress, fault);
+    }
     instance_driver_done(&instance);
     if (rc == 0) {
         rc = set_state(core, name, "stopped", NULL, "instance.created", job_who(job), fault);
@@ -143,7 +173,8 @@ static int start(struct core *core, struct job *job, struct fault *fault)
     pid_t pid = 0;
     int rc = make_instance_dir(&instance, fault);
     if (rc == 0) {
-        rc = job_canceled(job) ? canceled(fault) : ops->start(&instance, &pid, fault);
+        bool hold = obj_bool(job_args(job), "hold") && ops->hold;
+        rc = job_canceled(job) ? canceled(fault) : (hold ? ops->hold : ops->start)(&instance, &pid, fault);
     }
     if (rc == 0) {
         rc = record_running(core, name, pid, job_who(job), fault);
@@ -444,6 +475,9 @@ static int run_clone(struct core *core, struct job *job, struct fault *fault)
     if (rc == 0) {
         rc = clone_files(core, job, &instance, fault);
     }
+    if (rc == 0 && ops->prepare) {
+        rc = ops->prepare(&instance, NULL, fault);
+    }
     if (rc == 0) {
         rc = set_state(core, name, "stopped", NULL, "instance.created", job_who(job), fault);
     }
@@ -507,6 +541,18 @@ int instance_stats(const struct driver_instance *instance, const struct driver_o
     json_t *own = NULL;
     struct fault ignored = {0};
     if (ops->stats(instance, &own, &ignored) == 0) {
+        /* A container's are those of its cgroup, not of its monitor. */
+        const json_t *data = json_object_get(own, "data");
+        const json_t *total =
+            json_object_get(json_object_get(json_object_get(data, "cpu"), "usage"), "total");
+        const json_t *usage =
+            json_object_get(json_object_get(json_object_get(data, "memory"), "usage"), "usage");
+        if (json_is_integer(total)) {
+            obj_set_int(stats, "cpu_ns", json_integer_value(total));
+        }
+        if (json_is_integer(usage)) {
+            obj_set_int(stats, "rss", json_integer_value(usage));
+        }
         json_object_set_new(stats, "engine", own);
     }
     *ret_stats = stats;

@@ -23,6 +23,7 @@
 
 struct job {
     struct job *next;
+    struct core *core;
     const struct job_type *type;
     char name[24], target[128]; /* "instances/web" */
     char *who;
@@ -30,6 +31,7 @@ struct job {
     bool committed, running;
     volatile bool canceled;
     uint64_t bytes_done, bytes; /* under the lock of nobody: shown as they are */
+    uint64_t serial;            /* core->job_serial at its last change */
 };
 
 const char *job_target(const struct job *job)
@@ -99,6 +101,7 @@ int job_add(struct core *core, const struct job_type *type, const struct object_
         return fault_set(fault, FAULT_INTERNAL, NULL, "no memory");
     }
     job->type = type;
+    job->core = core;
     job->args = args;
     job->who = strdup(who);
     snprintf(job->name, sizeof(job->name), "j%lld", (long long)++core->job_last);
@@ -184,10 +187,23 @@ void job_step(struct core *core, struct job *job, unsigned done, unsigned steps,
     job_log(core, job, "%s", step);
 }
 
+/* Those who look at the job will see it. Locked. */
+static void changed(struct core *core, struct job *job)
+{
+    job->serial = ++core->job_serial;
+    core->config.wake(core->config.opaque);
+}
+
 void job_bytes(struct job *job, uint64_t done, uint64_t total)
 {
+    bool shows = !total || done * 100 / total != job->bytes_done * 100 / total;
     job->bytes_done = done;
     job->bytes = total;
+    if (shows) {
+        core_lock(job->core);
+        changed(job->core, job);
+        core_unlock(job->core);
+    }
 }
 
 void job_log(struct core *core, struct job *job, const char *fmt, ...)
@@ -203,7 +219,26 @@ void job_log(struct core *core, struct job *job, const char *fmt, ...)
         json_t *line = json_string(text);
         json_array_append_new(log, line ? line : json_string("(not UTF-8)"));
     }
+    changed(core, job);
     core_unlock(core);
+}
+
+uint64_t job_serial(const struct core *core)
+{
+    return core->job_serial;
+}
+
+json_t *jobs_changed(struct core *core, uint64_t serial)
+{
+    json_t *all = json_array();
+    for (const struct job *job = core->jobs; job; job = job->next) {
+        json_t *one = NULL;
+        struct fault ignored = {0};
+        if (job->serial > serial && job_get(core, job->name, &one, NULL, &ignored) == 0) {
+            json_array_append_new(all, one);
+        }
+    }
+    return all;
 }
 
 int job_get(struct core *core, const char *name, json_t **ret_job, uint64_t *ret_version, struct fault *fault)

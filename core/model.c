@@ -18,6 +18,8 @@ static const char *const states[] = {"creating", "stopped",  "starting", "runnin
                                      "stopping", "deleting", "failed",   NULL};
 static const char *const engines[] = {"bt", "kvm", NULL};
 static const char *const policies[] = {"never", "on-failure", "always", NULL};
+static const char *const pulls[] = {"missing", "always", "never", NULL};
+static const char *const container_networks[] = {"user", "none", NULL};
 static const char *const roles[] = {"none", "viewer", "operator", "admin", NULL};
 static const char *const job_states[] = {"queued", "running", "done", "failed", "canceled", NULL};
 static const char *const formats[] = {"raw", "qcow2", NULL};
@@ -49,10 +51,14 @@ static const struct field instance_fields[] = {
     {"restarts", FIELD_INT, F_RO, 0, NUMBER_MAX, .def = "0",
      .about = "how often the restart policy restarted it"},
     {"after_restart", FIELD_BOOL, F_RO, .def = "false", .about = "changes wait for its next start"},
-    {"cpus", FIELD_INT, F_RESTART, 1, 32, .def = "1", .about = "virtual CPUs, 1 to 32"},
-    {"memory", FIELD_SIZE, F_RESTART, 1 << 20, INT64_C(1) << 44, .def = "268435456",
-     .about = "memory in bytes, or a text such as \"512M\"; at least 1M"},
-    {"engine", FIELD_ENUM, F_RESTART, .values = engines, .def = "\"bt\"", .about = "how guest code runs"},
+    {"cpus", FIELD_INT, F_RESTART, 1, 32,
+     .about = "virtual CPUs, 1 to 32; a machine has 1 unless said otherwise"},
+    {"memory", FIELD_SIZE, F_RESTART, 1 << 20, INT64_C(1) << 44,
+     .about = "memory in bytes, or a text such as \"512M\"; at least 1M. A machine has 256M unless said "
+              "otherwise, "
+              "a container no limit"},
+    {"engine", FIELD_ENUM, F_RESTART, .values = engines,
+     .about = "how a machine's code runs: bt unless said otherwise"},
     {"cpu_model", FIELD_STRING, F_RESTART, 1, 64, .about = "the CPU that the guest sees"},
     {"kernel", FIELD_STRING, F_HOST | F_RESTART, 1, PATH_LEN,
      .about = "kernel: an absolute path on the host"},
@@ -76,6 +82,54 @@ static const struct field instance_fields[] = {
      .about = "what happens when it ends by itself"},
     {"stop_timeout", FIELD_INT, 0, 0, 3600, .def = "30",
      .about = "seconds from the power button until it is ended by force"},
+    {"stop_signal", FIELD_STRING, F_RESTART, 1, 32, .about = "container: what asks it to end, such as INT"},
+    {"restart_limit", FIELD_INT, F_RESTART, 0, 1000000,
+     .about = "container: restarts on failure, at most; 0: no limit"},
+    {"auto_remove", FIELD_BOOL, 0, .def = "false", .about = "delete it when it ends"},
+    {"image", FIELD_STRING, F_CREATE, 1, 512, .about = "container: the image, such as \"debian:12\""},
+    {"pull", FIELD_ENUM, F_CREATE, .values = pulls,
+     .about = "container: when to fetch the image: missing (the default), always, never"},
+    {"insecure_registry", FIELD_BOOL, F_CREATE | F_HOST,
+     .about = "container: the registry may speak plain HTTP"},
+    {"command", FIELD_STRINGS, F_RESTART, 0, 256,
+     .about = "container: program and arguments, instead of the image's"},
+    {"entrypoint", FIELD_STRING, F_RESTART, 0, 4096,
+     .about = "container: instead of the image's; \"\": none"},
+    {"env", FIELD_STRINGS, F_RESTART, 0, 256, .about = "container: variables, NAME=VALUE"},
+    {"user", FIELD_STRING, F_RESTART, 1, 128, .about = "container: USER[:GROUP], names or numbers"},
+    {"workdir", FIELD_STRING, F_RESTART, 1, PATH_LEN, .about = "container: the working directory"},
+    {"hostname", FIELD_STRING, F_RESTART, 1, 64, .about = "container: its host name"},
+    {"terminal", FIELD_BOOL, F_RESTART, .about = "container: its standard streams are a terminal"},
+    {"interactive", FIELD_BOOL, F_RESTART, .about = "container: its input stays open for those who attach"},
+    {"mounts", FIELD_STRINGS, F_HOST | F_RESTART, 0, 64,
+     .about = "container: SOURCE:TARGET[:ro]; a source without / is a folder that outlives containers"},
+    {"tmpfs", FIELD_STRINGS, F_RESTART, 0, 32, .about = "container: TARGET[:OPTIONS] in memory"},
+    {"devices", FIELD_STRINGS, F_HOST | F_RESTART, 0, 64, .about = "container: SOURCE[:TARGET][:rwm]"},
+    {"cap_add", FIELD_STRINGS, F_HOST | F_RESTART, 0, 64, .about = "container: further capabilities"},
+    {"cap_drop", FIELD_STRINGS, F_RESTART, 0, 64, .about = "container: capabilities that it does not get"},
+    {"security", FIELD_STRINGS, F_HOST | F_RESTART, 0, 16,
+     .about = "container: no-new-privileges, seccomp=..., apparmor=..., label=..., unmask=ALL"},
+    {"ulimits", FIELD_STRINGS, F_HOST | F_RESTART, 0, 32, .about = "container: NAME=SOFT[:HARD]"},
+    {"sysctls", FIELD_STRINGS, F_HOST | F_RESTART, 0, 32,
+     .about = "container: kernel parameters of its own namespaces"},
+    {"init", FIELD_BOOL, F_RESTART, .about = "container: a small init is the first process"},
+    {"read_only", FIELD_BOOL, F_RESTART, .about = "container: its root can't be written"},
+    {"privileged", FIELD_BOOL, F_HOST | F_RESTART, .about = "container: all capabilities and devices"},
+    {"network_mode", FIELD_ENUM, F_RESTART, .values = container_networks,
+     .about = "container: user (NAT, the default) or none"},
+    {"host_network", FIELD_BOOL, F_HOST | F_RESTART, .about = "container: the host's network"},
+    {"cpu_limit", FIELD_STRING, F_RESTART, 1, 16, .about = "container: CPUs, such as \"1.5\""},
+    {"pids_limit", FIELD_INT, F_RESTART, 0, 4194304, .about = "container: processes at most; 0: no limit"},
+    {"memory_swap", FIELD_SIZE, F_RESTART, 0, INT64_C(1) << 44,
+     .about = "container: memory and swap together"},
+    {"shm_size", FIELD_SIZE, F_RESTART, 0, INT64_C(1) << 44, .about = "container: /dev/shm"},
+    {"health_cmd", FIELD_STRING, F_RESTART, 1, 4096, .about = "container: a shell command that checks on it"},
+    {"health_interval", FIELD_INT, F_RESTART, 1, 86400, .about = "container: seconds between checks"},
+    {"health_timeout", FIELD_INT, F_RESTART, 1, 86400, .about = "container: seconds that a check may take"},
+    {"health_retries", FIELD_INT, F_RESTART, 1, 1000,
+     .about = "container: failures in a row that make it unhealthy"},
+    {"health_start_period", FIELD_INT, F_RESTART, 0, 86400,
+     .about = "container: seconds in which failures don't count"},
     {"changed_by", FIELD_STRING, F_RO, 0, 64, .about = "who changed it last"},
 };
 TYPE(model_instance, "instance", "instances", "Instance", instance_fields, "A machine or a container.");
@@ -194,6 +248,28 @@ static const struct field stop_fields[] = {
 };
 TYPE(model_stop, "stop request", NULL, "Stop", stop_fields, "How to stop.");
 
+static const struct field start_fields[] = {
+    {"hold", FIELD_BOOL, 0, .about = "true: a container's program begins once somebody attaches"},
+};
+TYPE(model_start, "start request", NULL, "Start", start_fields, "How to start.");
+
+static const struct field kill_fields[] = {
+    {"signal", FIELD_STRING, 0, 1, 16,
+     .about = "a name such as TERM, or a number; KILL unless said otherwise"},
+};
+TYPE(model_kill, "kill request", NULL, "Kill", kill_fields, "A signal.");
+
+static const struct field wait_fields[] = {
+    {"state", FIELD_ENUM, F_RO | F_REQUIRED, .values = states, .about = "what it does now"},
+    {"exit_status", FIELD_INT, F_RO, -1, 1024, .about = "how it ended; -1: unknown"},
+};
+TYPE(model_wait, "end", NULL, "End", wait_fields, "How an instance ended, or that it goes on.");
+
+static const struct field top_fields[] = {
+    {"processes", FIELD_ANY, F_RO | F_REQUIRED, .about = "a list of objects"},
+};
+TYPE(model_top, "processes", NULL, "Processes", top_fields, "What runs inside of an instance.");
+
 static const struct field rename_fields[] = {
     {"name", FIELD_NAME, F_REQUIRED, .about = "the new name"},
 };
@@ -218,6 +294,32 @@ static const struct field stats_fields[] = {
     {"engine", FIELD_ANY, F_RO, .about = "what the instance itself counts"},
 };
 TYPE(model_stats, "stats", NULL, "Stats", stats_fields, "What an instance uses.");
+
+static const char *const spans[] = {"hour", "day", "month", NULL};
+static const struct field history_fields[] = {
+    {"span", FIELD_ENUM, F_RO | F_REQUIRED, .values = spans, .about = "how far back"},
+    {"step_ms", FIELD_INT, F_RO | F_REQUIRED, 1, NUMBER_MAX, .about = "between two records"},
+    {"time_ms", FIELD_ANY, F_RO | F_REQUIRED,
+     .about = "when, since 1970; records that are not there are left out"},
+    {"series", FIELD_ANY, F_RO | F_REQUIRED,
+     .about =
+         "for each column as many numbers (null: unknown): cpu (seconds per second), memory (bytes), the "
+         "rest per second"},
+};
+TYPE(model_history, "history", NULL, "History", history_fields, "What an instance used.");
+
+static const struct field web_fields[] = {
+    {"url", FIELD_STRING, F_RO | F_REQUIRED, 1, 256,
+     .about = "a link that signs in once, within five minutes: on this host, or over TLS where the caller "
+              "came by it"},
+    {"code", FIELD_STRING, F_RO | F_REQUIRED, 1, 128, .about = "what the link signs in with"},
+};
+TYPE(model_web, "link", NULL, "WebLink", web_fields, "A one-time link to the web page.");
+
+static const struct field signin_fields[] = {
+    {"code", FIELD_STRING, F_REQUIRED, 1, 128, .about = "the code of a one-time link"},
+};
+TYPE(model_signin, "sign-in", NULL, "SignIn", signin_fields, "A one-time code.");
 
 static const struct field host_fields[] = {
     {"version", FIELD_STRING, F_RO | F_REQUIRED, 1, 64, .about = "of the daemon"},
@@ -247,7 +349,8 @@ static const struct field problem_fields[] = {
 TYPE(model_problem, "problem", NULL, "Problem", problem_fields, "Why a request was refused (RFC 9457).");
 
 const struct object_type *const model_types[] = {
-    &model_instance, &model_image, &model_volume, &model_network, &model_user,    &model_job,
-    &model_event,    &model_audit, &model_error,  &model_stop,    &model_rename,  &model_clone,
-    &model_token,    &model_stats, &model_host,   &model_whoami,  &model_problem, NULL,
+    &model_instance, &model_image, &model_volume, &model_network, &model_user,  &model_job,    &model_event,
+    &model_audit,    &model_error, &model_stop,   &model_rename,  &model_clone, &model_start,  &model_kill,
+    &model_wait,     &model_top,   &model_token,  &model_stats,   &model_host,  &model_whoami, &model_problem,
+    &model_history,  &model_web,   &model_signin, NULL,
 };

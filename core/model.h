@@ -11,7 +11,8 @@ extern const struct object_type model_instance, model_image, model_volume, model
     model_job, model_event, model_audit;
 /* Parts of requests and answers. */
 extern const struct object_type model_error, model_stop, model_rename, model_token, model_stats, model_host,
-    model_problem, model_clone, model_whoami;
+    model_problem, model_clone, model_whoami, model_start, model_kill, model_wait, model_top, model_history,
+    model_web, model_signin;
 
 /* All of them; ends with NULL. */
 extern const struct object_type *const model_types[];

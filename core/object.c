@@ -185,7 +185,9 @@ static bool apply(const struct object_type *type, json_t *object, const json_t *
         const struct field *field = field_find(type, key, strlen(key));
         bool same = json_equal(value, json_object_get(object, key));
         restart |= field && (field->flags & F_RESTART) && !same;
-        if (json_is_null(value)) {
+        if (json_is_null(value) && field && field->def) { /* absence is the default */
+            json_object_set_new(object, key, json_loads(field->def, JSON_DECODE_ANY, NULL));
+        } else if (json_is_null(value)) {
             json_object_del(object, key);
         } else {
             json_object_set(object, key, value);
@@ -205,6 +207,7 @@ static int change_instance(struct core *core, json_t *object, bool restart, stru
         json_object_set_new(object, "after_restart", json_true());
     }
     const struct driver_ops *ops = driver_find(obj_text(object, "kind"));
+    instance_kind_defaults(object);
     if (ops->check(object, fault) < 0 || quota_check(core, obj_text(object, "owner"), &model_instance, object,
                                                      obj_text(object, "name"), fault) < 0) {
         return -1;

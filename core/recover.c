@@ -89,6 +89,9 @@ static void adopt_one(struct core *core, const json_t *spec)
             code = fscanf(file, "%d", &code) == 1 ? code : -1;
             fclose(file);
         }
+        if (code < 0 && ops->exit_status) {
+            code = ops->exit_status(&instance);
+        }
         instance_ended(core, instance.id, code);
     }
     instance_driver_done(&instance);

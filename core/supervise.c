@@ -60,8 +60,12 @@ int supervise_add(struct core *core, const char *id, pid_t pid, struct fault *fa
 static int status_of(struct core *core, const struct watched *watched)
 {
     siginfo_t info = {0};
-    if (waitid(P_PIDFD, (id_t)watched->pidfd, &info, WEXITED) == 0) {
-        return info.si_code == CLD_EXITED ? info.si_status : 128 + info.si_status;
+    bool child = waitid(P_PIDFD, (id_t)watched->pidfd, &info, WEXITED) == 0;
+    if (child && info.si_code != CLD_EXITED) { /* the monitor's own death says nothing of a container's end */
+        return 128 + info.si_status;
+    }
+    if (child) {
+        return info.si_status;
     }
     struct driver_instance paths;
     instance_paths(core, watched->id, &paths);
@@ -73,7 +77,7 @@ static int status_of(struct core *core, const struct watched *watched)
         }
         fclose(file);
     }
-    return status;
+    return status < 0 ? driver_container.exit_status(&paths) : status;
 }
 
 static void ended(struct core *core, int fd)

@@ -98,6 +98,9 @@ static bool first_row(void *arg, const struct store_row *row)
 int user_from_token(struct core *core, const char *token, struct caller *ret_caller, struct fault *fault)
 {
     char hex[2 * SHA256_DIGEST_LENGTH + 1];
+    if (strncmp(token, SESSION_PREFIX, sizeof(SESSION_PREFIX) - 1) == 0) {
+        return user_from_session(core, token, ret_caller, fault);
+    }
     hash_token(token, hex);
     struct store_node node = {.op = STORE_OP_EQ, .path = "token_hash", .type = STORE_TEXT, .text = hex};
     struct store_query query = {.nodes = &node, .count = 1, .limit = 1};

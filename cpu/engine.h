@@ -16,6 +16,7 @@
 #define FONDA_CPU_ENGINE_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/err.h"
@@ -49,12 +50,42 @@ enum exit_reason {
     EXIT_HLT,      /* the guest halted, with interrupts on or off (exit.hlt_if says) */
     EXIT_SHUTDOWN, /* triple fault */
     EXIT_ERROR,    /* the engine cannot go on; exit.text says why */
+    EXIT_DEBUG,    /* what set_debug asked for has happened; exit.debug says what */
+};
+
+/* --- debugging from outside: the guest sees none of it --- */
+
+enum engine_point_kind { ENGINE_POINT_EXEC, ENGINE_POINT_WRITE, ENGINE_POINT_READ, ENGINE_POINT_ACCESS };
+
+/* A place to stop at, by linear address, in every address space. EXEC stops before the instruction that
+ * starts at va, the others behind one that accesses any of the bytes [va, va + size). */
+struct engine_point {
+    uint64_t va;
+    uint32_t size;
+    enum engine_point_kind kind;
+};
+
+#define ENGINE_POINTS_MAX 128
+struct engine_debug {
+    /* Stop behind one instruction, or at the first instruction of the handler that it, or its fault, led to.
+     * External interrupts and NMIs wait meanwhile, but for those that end a HLT. */
+    bool step;
+    unsigned count;
+    struct engine_point points[ENGINE_POINTS_MAX];
+};
+
+struct engine_stop {
+    bool step;
+    bool point; /* one of the points was hit: its kind, and the address that was executed or accessed */
+    enum engine_point_kind kind;
+    uint64_t va;
 };
 
 struct vcpu_exit {
     enum exit_reason reason;
     bool hlt_if; /* EXIT_HLT: RFLAGS.IF at the halt */
     char text[200];
+    struct engine_stop debug; /* EXIT_DEBUG */
 };
 
 #define ENGINE_COUNTERS_MAX 64
@@ -77,8 +108,8 @@ struct engine_ops {
     const char *name;  /* "bt", "kvm" */
     const char *arch;  /* "x86-64" */
     const char *about; /* one line for `fonda engines` */
-    /* The guest's accesses to RAM are the process's own, through mem_ram_base(): page protection and SIGSEGV work
-     * on them (mem/guard.h). */
+    /* The guest's accesses to RAM are the process's own, through mem_ram_base(): page protection and SIGSEGV
+     * work on them (mem/guard.h). */
     bool user_mode_access;
 
     /* 0 when this host can run the engine, else a negative errno and exactly why in err. With 0, err may hold
@@ -102,6 +133,25 @@ struct engine_ops {
     void (*irq_raise)(struct vcpu *vcpu);
     /* A non-maskable interrupt, delivered when NMIs are not blocked. */
     void (*nmi)(struct vcpu *vcpu);
+
+    /* Debugging; called while the vCPU stands still, by the thread that holds it there (so is get_state
+     * then).
+     *
+     * set_debug replaces what was asked for before; nothing (step false, no points) turns debugging off.
+     * Errors: -ENOSPC when the engine has not that many points, -ENOTSUP when not this kind.
+     * walk: the guest-physical address of a linear one, under the current page tables, whatever their access
+     * rights are; nothing is changed. -EFAULT: not mapped. */
+    int (*set_debug)(struct vcpu *vcpu, const struct engine_debug *debug);
+    int (*walk)(struct vcpu *vcpu, uint64_t va, gpa_t *ret_gpa);
+    /* Engines that translate, else NULL. translation: text on the blocks that hold the instruction at a guest
+     * address: its bytes, the host code, and how often they ran; cut to size. -ENOENT: there is none now.
+     * count_blocks: what is translated from now on counts its runs (all is translated anew), or not. */
+    int (*translation)(struct vcpu *vcpu, uint64_t rip, char *buf, size_t size);
+    void (*count_blocks)(struct vcpu *vcpu, bool on);
+    /* The same for bytes that are in no guest; bits is 16, 32 or 64. Errors: -EINVAL: they end in the middle
+     * of an instruction (the text then has what came before). */
+    int (*translate_bytes)(const uint8_t *bytes, size_t len, unsigned bits, char *buf, size_t size,
+                           struct err *err);
 
     int (*get_state)(struct vcpu *vcpu, struct x86_state *ret_state);
     int (*set_state)(struct vcpu *vcpu, const struct x86_state *state);

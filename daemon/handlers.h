@@ -8,8 +8,9 @@
 route_fn handle_list, handle_create, handle_get, handle_change, handle_delete;
 route_fn handle_instance_create, handle_instance_delete, handle_instance_start, handle_instance_stop,
     handle_instance_restart, handle_instance_pause, handle_instance_resume, handle_instance_clone,
-    handle_instance_rename, handle_instance_stats, handle_instance_log;
+    handle_instance_kill, handle_instance_wait, handle_instance_top, handle_instance_rename,
+    handle_instance_stats, handle_instance_history, handle_instance_log;
 route_fn handle_openapi, handle_metrics, handle_host, handle_whoami, handle_token, handle_job,
-    handle_job_cancel, handle_events, handle_audit;
+    handle_job_cancel, handle_events, handle_audit, handle_web, handle_session, handle_session_end;
 
 #endif

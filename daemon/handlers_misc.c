@@ -45,6 +45,49 @@ int handle_whoami(struct request *request, struct fault *fault)
     return 0;
 }
 
+/* ---- signing in with a browser ---- */
+
+int handle_web(struct request *request, struct fault *fault)
+{
+    char code[SIGNIN_CODE_LEN + 1], url[256];
+    unsigned port = 0;
+    if (!request->open_web) {
+        return fault_set(fault, FAULT_UNSUPPORTED, NULL, "there is no page here");
+    }
+    if ((!request->host[0] && request->open_web(request->open_web_opaque, &port, fault) < 0) ||
+        signin_code(request->core, &request->caller, code, fault) < 0) {
+        return -1;
+    }
+    if (request->host[0]) {
+        snprintf(url, sizeof(url), "https://%s/#/signin/%s", request->host, code);
+    } else {
+        snprintf(url, sizeof(url), "http://127.0.0.1:%u/#/signin/%s", port, code);
+    }
+    answer_json(request, 201, json_pack("{s:s, s:s}", "url", url, "code", code));
+    return 0;
+}
+
+int handle_session(struct request *request, struct fault *fault)
+{
+    char token[SESSION_TOKEN_LEN + 1];
+    struct caller caller = {0};
+    if (signin_redeem(request->core, obj_text(request->body, "code"), &caller, token, fault) < 0) {
+        return -1;
+    }
+    snprintf(caller.from, sizeof(caller.from), "%s", request->caller.from);
+    caller_done(&request->caller);
+    request->caller = caller; /* for the audit log */
+    answer_json(request, 201, json_pack("{s:s}", "token", token));
+    return 0;
+}
+
+int handle_session_end(struct request *request, struct fault *fault)
+{
+    signin_end(request->core, &request->caller);
+    request->status = 204;
+    return 0;
+}
+
 int handle_token(struct request *request, struct fault *fault)
 {
     char *token = NULL;

@@ -54,6 +54,12 @@ static json_t *parameters(const struct route *route)
     if (route->flags & ROUTE_AFTER || strcmp(route->id, "streamEvents") == 0) {
         add_param(params, "query", "after", "only behind this number", integer(INT64_MAX));
     }
+    if (strcmp(route->id, "streamEvents") == 0) {
+        add_param(params, "query", "jobs", "1: progress of jobs too", integer(1));
+    }
+    if (strcmp(route->id, "instanceHistory") == 0) {
+        add_param(params, "query", "span", "hour, day or month", text());
+    }
     if (strcmp(route->id, "instanceLog") == 0) {
         add_param(params, "query", "bytes", "at most so many", integer(1024 * 1024));
     }

@@ -37,6 +37,7 @@ struct request {
     } args[REQUEST_ARGS_MAX];
     unsigned arg_count;
     char *if_match;
+    char host[128]; /* what the caller called this daemon; over TLS alone */
     bool json_type; /* Content-Type says JSON, or nothing */
     char *body_text;
     size_t body_len;
@@ -51,7 +52,12 @@ struct request {
     char location[128];
     char job[24]; /* wait for it, if the caller wants that */
     unsigned wait_s;
-    bool retry; /* Retry-After: 1 */
+    bool retry;                /* Retry-After: 1 */
+    const struct asset *asset; /* a file of the web page: gzip, with the page's headers */
+
+    /* Makes the page reachable on this host (server.c). */
+    int (*open_web)(void *opaque, unsigned *ret_port, struct fault *fault);
+    void *open_web_opaque;
 };
 
 const char *request_arg(const struct request *request, const char *name); /* NULL: not given */

@@ -39,6 +39,13 @@ const struct route routes[] = {
     {"GET", "/v1/whoami", ROLE_NONE, 0, NULL, NULL, 0, &model_whoami, handle_whoami, "whoami",
      "Who the daemon takes the caller for."},
 
+    {"POST", "/v1/web", ROLE_NONE, ROUTE_CREATED, NULL, NULL, 0, &model_web, handle_web, "webLink",
+     "Makes a one-time link to the web page, and serves it on this host."},
+    {"POST", "/v1/session", ROLE_NONE, ROUTE_CREATED | ROUTE_OPEN, NULL, &model_signin, FIELD_CREATE,
+     &model_token, handle_session, "signIn", "Makes a one-time code a token that lasts 12 hours."},
+    {"DELETE", "/v1/session", ROLE_NONE, ROUTE_EMPTY, NULL, NULL, 0, NULL, handle_session_end, "signOut",
+     "The token of a one-time code is void from now on."},
+
     {"GET", "/v1/instances", ROLE_VIEWER, ROUTE_LIST, &model_instance, NULL, 0, &model_instance, handle_list,
      "listInstances", "Lists the instances that the caller may see."},
     {"POST", "/v1/instances", ROLE_OPERATOR, ROUTE_JOB, &model_instance, &model_instance, FIELD_CREATE,
@@ -50,8 +57,8 @@ const struct route routes[] = {
      "Changes the members that are sent (RFC 7396); some take effect after a restart."},
     {"DELETE", INSTANCE, ROLE_OPERATOR, ROUTE_GRANTS | ROUTE_JOB | ROUTE_IF_MATCH, &model_instance, NULL, 0,
      &model_job, handle_instance_delete, "deleteInstance", "Deletes one that is stopped. Its volumes stay."},
-    {"POST", INSTANCE "/start", ROLE_OPERATOR, ROUTE_GRANTS | ROUTE_JOB, &model_instance, NULL, 0, &model_job,
-     handle_instance_start, "startInstance", "Starts it."},
+    {"POST", INSTANCE "/start", ROLE_OPERATOR, ROUTE_GRANTS | ROUTE_JOB | ROUTE_OPTIONAL, &model_instance,
+     &model_start, FIELD_CREATE, &model_job, handle_instance_start, "startInstance", "Starts it."},
     {"POST", INSTANCE "/stop", ROLE_OPERATOR, ROUTE_GRANTS | ROUTE_JOB | ROUTE_OPTIONAL, &model_instance,
      &model_stop, FIELD_CREATE, &model_job, handle_instance_stop, "stopInstance",
      "Asks the guest to end, and ends it by force after a time."},
@@ -68,10 +75,26 @@ const struct route routes[] = {
      &model_instance, handle_instance_rename, "renameInstance", "Gives a stopped instance another name."},
     {"GET", INSTANCE "/stats", ROLE_VIEWER, ROUTE_GRANTS | ROUTE_ASIDE, &model_instance, NULL, 0,
      &model_stats, handle_instance_stats, "instanceStats", "What it uses now."},
+    {"GET", INSTANCE "/stats/stream", ROLE_VIEWER, ROUTE_GRANTS | ROUTE_WS, &model_instance, NULL, 0, NULL,
+     NULL, "streamStats", "{time_ms, stats} each second, one per text message."},
+    {"GET", INSTANCE "/history", ROLE_VIEWER, ROUTE_GRANTS, &model_instance, NULL, 0, &model_history,
+     handle_instance_history, "instanceHistory", "What it used over time (?span=hour, day or month)."},
     {"GET", INSTANCE "/log", ROLE_VIEWER, ROUTE_GRANTS | ROUTE_TEXT, &model_instance, NULL, 0, NULL,
      handle_instance_log, "instanceLog", "The end of what its console has shown (at most ?bytes=)."},
     {"GET", INSTANCE "/console", ROLE_OPERATOR, ROUTE_GRANTS | ROUTE_WS, &model_instance, NULL, 0, NULL, NULL,
      "instanceConsole", "Its serial console: binary messages are bytes, both ways."},
+
+    {"GET", INSTANCE "/stream", ROLE_OPERATOR, ROUTE_GRANTS | ROUTE_WS, &model_instance, NULL, 0, NULL, NULL,
+     "instanceStream",
+     "A container's input and output, a program in it, its log, files as tar: the first message says "
+     "which; see docs/api.md."},
+    {"POST", INSTANCE "/kill", ROLE_OPERATOR, ROUTE_GRANTS | ROUTE_ASIDE | ROUTE_OPTIONAL | ROUTE_EMPTY,
+     &model_instance, &model_kill, FIELD_CREATE, NULL, handle_instance_kill, "killInstance",
+     "Sends a signal to a container's first process."},
+    {"GET", INSTANCE "/wait", ROLE_VIEWER, ROUTE_GRANTS | ROUTE_ASIDE, &model_instance, NULL, 0, &model_wait,
+     handle_instance_wait, "waitInstance", "Answers when it has ended, or after ?seconds= (30)."},
+    {"GET", INSTANCE "/top", ROLE_VIEWER, ROUTE_GRANTS | ROUTE_ASIDE, &model_instance, NULL, 0, &model_top,
+     handle_instance_top, "instanceProcesses", "What runs inside of a container."},
 
     CRUD("images", model_image, ROLE_VIEWER, ROLE_ADMIN, "Image", "Images"),
     CRUD("volumes", model_volume, ROLE_VIEWER, ROLE_OPERATOR, "Volume", "Volumes"),
@@ -90,7 +113,10 @@ const struct route routes[] = {
     {"GET", "/v1/events", ROLE_VIEWER, ROUTE_AFTER, &model_event, NULL, 0, &model_event, handle_events,
      "listEvents", "Events behind number ?after=."},
     {"GET", "/v1/events/stream", ROLE_VIEWER, ROUTE_WS, &model_event, NULL, 0, NULL, NULL, "streamEvents",
-     "Events as they happen, one per text message; ?after= starts behind a number, else with the next one. A "
+     "Events as they happen, one per text message; ?after= starts behind a number, else with the next one; "
+     "with "
+     "?jobs=1, {\"type\": \"job.progress\", \"data\": job} of open jobs comes between them, without numbers. "
+     "A "
      "listener that is too slow gets {\"type\": \"overflow\"} and is cut."},
     {"GET", "/v1/audit", ROLE_ADMIN, ROUTE_AFTER, &model_audit, NULL, 0, &model_audit, handle_audit,
      "listAudit", "Who changed what, behind number ?after=."},

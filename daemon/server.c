@@ -3,7 +3,8 @@
  *
  *     HTTP        begin(): method, path, arguments, caller --+--> body --> finish() --> respond() -->
  * writable() |                 | (refused: answered)        +--> parked: waits for a job, a thread upgrade
- * FILTER_PROTOCOL_CONNECTION: origin, caller, role --> ESTABLISHED --> ws_events.c, ws_console.c
+ * FILTER_PROTOCOL_CONNECTION: origin, caller, role --> ESTABLISHED --> ws_events.c, ws_console.c,
+ * ws_stream.c
  *
  * Threads: everything on the main loop, but server_wake(), server_stop() and run_aside().
  */
@@ -23,6 +24,14 @@
 
 #define BODY_TIMEOUT_S 20
 #define CHUNK          (64u * 1024)
+/* Browsers can't send headers with web sockets; they can offer protocols: "fonda" and this with a token. */
+#define TOKEN_PROTOCOL "fonda.token."
+/* Nothing from elsewhere, nothing inline, in nobody's frame; no text ever becomes HTML (trusted types). */
+#define PAGE_POLICY                                                                                          \
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "          \
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+
+static const struct lws_protocols protocols[2];
 
 struct server {
     struct core *core;
@@ -106,6 +115,8 @@ static int identify(struct server *server, struct lws *wsi, struct caller *calle
 {
     unsigned uid = 0;
     bool local = peer_uid(wsi, &uid) == 0;
+    auto_free char *protocol = header(wsi, WSI_TOKEN_PROTOCOL);
+    const char *offered = protocol ? strstr(protocol, TOKEN_PROTOCOL) : NULL;
     snprintf(caller->from, sizeof(caller->from), "unix");
     if (!local) {
         lws_get_peer_simple(wsi, caller->from, sizeof(caller->from));
@@ -118,9 +129,14 @@ static int identify(struct server *server, struct lws *wsi, struct caller *calle
                  ? user_from_token(server->core, auth + 7, caller, fault)
                  : fault_set(fault, FAULT_UNAUTHORIZED, "Authorization: Bearer TOKEN",
                              "only tokens are known here");
+    } else if (offered) {
+        char token[128];
+        snprintf(token, sizeof(token), "%s", offered + sizeof(TOKEN_PROTOCOL) - 1);
+        token[strcspn(token, ", ")] = '\0';
+        rc = user_from_token(server->core, token, caller, fault);
     } else if (local) {
         rc = user_from_uid(server->core, uid, caller, fault);
-    } else {
+    } else if (lws_is_ssl(wsi)) {
         union lws_tls_cert_info_results info;
         if (lws_tls_peer_cert_info(wsi, LWS_TLS_CERT_INFO_VERIFIED, &info, 0) == 0 && info.verified &&
             lws_tls_peer_cert_info(wsi, LWS_TLS_CERT_INFO_COMMON_NAME, &info, sizeof(info.ns.name)) == 0) {
@@ -184,6 +200,13 @@ static int read_head(struct server *server, struct lws *wsi, struct request *req
             }
         }
     }
+    if (!web_host_ok(wsi)) {
+        return fault_set(fault, FAULT_FORBIDDEN, "open the link that 'fonda web' prints",
+                         "this is not the host that was asked for");
+    }
+    if (lws_is_ssl(wsi) && lws_hdr_copy(wsi, request->host, sizeof(request->host), WSI_TOKEN_HOST) < 0) {
+        request->host[0] = '\0';
+    }
     request->if_match = header(wsi, WSI_TOKEN_HTTP_IF_MATCH);
     auto_free char *type = header(wsi, WSI_TOKEN_HTTP_CONTENT_TYPE);
     request->json_type = !type || strncasecmp(type, "application/json", 16) == 0 ||
@@ -213,13 +236,20 @@ static int add_header(struct lws *wsi, const char *name, const char *value, unsi
 static int send_headers(struct session *session)
 {
     struct request *rq = session->request;
-    unsigned char buf[LWS_PRE + 1024], *start = buf + LWS_PRE, *p = start, *end = buf + sizeof(buf) - 1;
+    unsigned char buf[LWS_PRE + 2048], *start = buf + LWS_PRE, *p = start, *end = buf + sizeof(buf) - 1;
     const char *type = rq->type ? rq->type : "application/json";
     char tag[32];
     if (lws_add_http_common_headers(session->wsi, (unsigned)rq->status, rq->status == 204 ? NULL : type,
                                     rq->status == 204 ? 0 : (lws_filepos_t)rq->len, &p, end) ||
         add_header(session->wsi, "x-content-type-options:", "nosniff", &p, end) ||
-        add_header(session->wsi, "cache-control:", "no-store", &p, end)) {
+        add_header(session->wsi, "cache-control:", rq->asset ? "no-cache" : "no-store", &p, end)) {
+        return -1;
+    }
+    if (rq->asset && (add_header(session->wsi, "etag:", rq->asset->etag, &p, end) ||
+                      add_header(session->wsi, "referrer-policy:", "no-referrer", &p, end) ||
+                      add_header(session->wsi, "cross-origin-opener-policy:", "same-origin", &p, end) ||
+                      add_header(session->wsi, "content-security-policy:", PAGE_POLICY, &p, end) ||
+                      (rq->len && add_header(session->wsi, "content-encoding:", "gzip", &p, end)))) {
         return -1;
     }
     snprintf(tag, sizeof(tag), "\"%llu\"", (unsigned long long)rq->version);
@@ -417,10 +447,14 @@ static void look_around(struct server *server)
             if (ready(session) && respond(session) < 0) {
                 lws_set_timeout(session->wsi, PENDING_TIMEOUT_USER_OK, LWS_TO_KILL_ASYNC);
             }
-        } else if (session->kind == SESSION_EVENTS ? events_pending(session) : console_pending(session)) {
+        } else if (session->kind == SESSION_EVENTS   ? events_pending(session)
+                   : session->kind == SESSION_STATS  ? stats_pending(session)
+                   : session->kind == SESSION_STREAM ? session->stream && stream_pending(session)
+                                                     : console_pending(session)) {
             lws_callback_on_writable(session->wsi);
         }
-        if (session->kind == SESSION_CONSOLE && console_wants_input(session)) {
+        if ((session->kind == SESSION_CONSOLE && console_wants_input(session)) ||
+            (session->kind == SESSION_STREAM && session->stream && stream_wants_input(session))) {
             lws_rx_flow_control(session->wsi, 1);
         }
     }
@@ -447,6 +481,14 @@ static int finish(struct session *session)
 
 /* ---- the callback ---- */
 
+static int open_web(void *opaque, unsigned *ret_port, struct fault *fault)
+{
+    struct server *server = opaque;
+    struct err err = {0};
+    return web_listen(server, server->context, protocols, ret_port, &err) < 0 ? fault_from_err(fault, &err)
+                                                                              : 0;
+}
+
 static int begin(struct session *session, struct lws *wsi)
 {
     struct fault fault = {0};
@@ -471,6 +513,13 @@ static int begin(struct session *session, struct lws *wsi)
     }
     if (rc < 0) {
         return refuse(session, &fault);
+    }
+    session->request->open_web = open_web;
+    session->request->open_web_opaque = session->server;
+    auto_free char *known = header(wsi, WSI_TOKEN_HTTP_IF_NONE_MATCH);
+    if (asset_answer(session->request, known)) {
+        session->dispatched = true;
+        return respond(session);
     }
     if (bytes) {
         session->request->body_text = malloc(bytes);
@@ -555,9 +604,20 @@ static int established(struct server *server, struct session *session, struct lw
         session->kind = SESSION_CONSOLE;
         list_session(session);
         rc = console_open(session, rq.name);
-    } else {
+    } else if (strcmp(route->id, "instanceStream") == 0) {
+        session->kind = SESSION_STREAM;
+        rc = stream_open(session, rq.name);
+        if (rc == 0) {
+            list_session(session);
+        }
+    } else if (strcmp(route->id, "streamStats") == 0) {
+        session->kind = SESSION_STATS;
         list_session(session);
-        rc = events_open(session, after);
+        rc = stats_open(session, rq.name);
+    } else {
+        const char *jobs = request_arg(&rq, "jobs");
+        list_session(session);
+        rc = events_open(session, after, jobs && strcmp(jobs, "1") == 0);
     }
     request_done(&rq);
     return rc;
@@ -594,9 +654,13 @@ static int callback(struct lws *wsi, enum lws_callback_reasons reason, void *use
     case LWS_CALLBACK_FILTER_PROTOCOL_CONNECTION: return filter_upgrade(server, wsi);
     case LWS_CALLBACK_ESTABLISHED: return established(server, session, wsi);
     case LWS_CALLBACK_SERVER_WRITEABLE:
-        return session->kind == SESSION_EVENTS ? events_writable(session) : console_writable(session);
+        return session->kind == SESSION_EVENTS   ? events_writable(session)
+               : session->kind == SESSION_STATS  ? stats_writable(session)
+               : session->kind == SESSION_STREAM ? session->stream ? stream_writable(session) : -1
+                                                 : console_writable(session);
     case LWS_CALLBACK_RECEIVE:
-        if (session->kind == SESSION_CONSOLE && !console_input(session, in, len)) {
+        if ((session->kind == SESSION_CONSOLE && !console_input(session, in, len)) ||
+            (session->kind == SESSION_STREAM && session->stream && !stream_input(session, in, len))) {
             lws_rx_flow_control(wsi, 0);
         }
         return 0;
@@ -605,6 +669,10 @@ static int callback(struct lws *wsi, enum lws_callback_reasons reason, void *use
             if (session->console) {
                 console_close(session);
             }
+            if (session->stream) {
+                stream_close(session);
+            }
+            stats_close(session);
             unlist_session(session);
             server->websockets--;
         }
@@ -613,7 +681,7 @@ static int callback(struct lws *wsi, enum lws_callback_reasons reason, void *use
     }
 }
 
-static const struct lws_protocols protocols[] = {
+static const struct lws_protocols protocols[2] = {
     {"fonda", callback, sizeof(struct session), 32 * 1024, 0, NULL, 0},
     {NULL, NULL, 0, 0, 0, NULL, 0},
 };
@@ -705,6 +773,7 @@ int server_new(struct core *core, const struct server_config *config, struct ser
         server_free(server);
         return rc;
     }
+    web_listen_again(server, server->context, protocols);
     *ret_server = server;
     return 0;
 }

@@ -1,6 +1,6 @@
 /*
  * fondad's sockets: HTTP and web sockets by libwebsockets, over a unix socket and, where asked for, TLS.
- * Inside daemon/ (server.c: requests; ws_events.c, ws_console.c: web sockets).
+ * Inside daemon/ (server.c: requests; ws_events.c, ws_console.c, ws_stream.c: web sockets).
  */
 #ifndef FONDA_DAEMON_SERVER_H
 #define FONDA_DAEMON_SERVER_H
@@ -15,6 +15,7 @@
 
 struct server;
 struct console;
+struct stream;
 
 struct server_config {
     const char *socket_path;
@@ -22,7 +23,7 @@ struct server_config {
     const char *tls_cert, *tls_key, *tls_client_ca;
 };
 
-enum session_kind { SESSION_HTTP, SESSION_EVENTS, SESSION_CONSOLE };
+enum session_kind { SESSION_HTTP, SESSION_EVENTS, SESSION_STATS, SESSION_CONSOLE, SESSION_STREAM };
 
 /* Per connection; libwebsockets keeps it, zeroed at first. */
 struct session {
@@ -40,7 +41,12 @@ struct session {
     bool established;
     uint64_t seq; /* events: the last one sent */
     bool overflow;
+    bool jobs;           /* events: progress of jobs too */
+    uint64_t job_serial; /* of what was sent */
+    char stats_id[32];   /* stats: whose; seq is the last sample sent */
     struct console *console;
+    struct stream *stream;
+    bool opened; /* the stream: its first message came */
 };
 
 /* Listens. Errors: -EADDRINUSE and the like. */
@@ -54,11 +60,36 @@ void server_free(struct server *server);
 
 struct core *server_core(struct server *server);
 
+/* ---- the web page (assets.c; the files are in web/) ---- */
+
+struct asset {
+    const char *path, *type, *etag;
+    const unsigned char *gzip;
+    unsigned len;
+};
+/* Answers a request for a file of the page: they are anybody's, as what is in them is in the source. known:
+ * the ETag that the browser has, or NULL. False: there is none at this path. */
+bool asset_answer(struct request *request, const char *known);
+
+/* Serves the page on 127.0.0.1, at the port of the last time if there was one (web_listen.c). */
+int web_listen(struct server *server, struct lws_context *context, const struct lws_protocols *protocols,
+               unsigned *ret_port, struct err *err);
+/* The same when the daemon starts, where it was so when the last one ended. */
+void web_listen_again(struct server *server, struct lws_context *context,
+                      const struct lws_protocols *protocols);
+/* Whether a connection to the page's port names this host: others were led here by a foreign name. */
+bool web_host_ok(struct lws *wsi);
+
 /* ---- web sockets: on the main loop ---- */
 
-int events_open(struct session *session, uint64_t after);
+int events_open(struct session *session, uint64_t after, bool jobs);
 int events_writable(struct session *session); /* -1: close */
 bool events_pending(struct session *session);
+
+int stats_open(struct session *session, const char *instance);
+int stats_writable(struct session *session);
+bool stats_pending(struct session *session);
+void stats_close(struct session *session);
 
 int console_open(struct session *session, const char *instance);
 int console_writable(struct session *session);
@@ -67,5 +98,12 @@ bool console_pending(struct session *session);
 bool console_input(struct session *session, const void *bytes, size_t len);
 bool console_wants_input(struct session *session);
 void console_close(struct session *session);
+
+int stream_open(struct session *session, const char *instance);
+int stream_writable(struct session *session);
+bool stream_pending(struct session *session);
+bool stream_input(struct session *session, const void *bytes, size_t len);
+bool stream_wants_input(struct session *session);
+void stream_close(struct session *session);
 
 #endif

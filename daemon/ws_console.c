@@ -104,6 +104,9 @@ static void *run(void *arg)
         memcpy(console->out + LWS_PRE, first, first_len);
         console->out_len = first_len;
         pthread_mutex_unlock(&console->lock);
+        if (first_len) {
+            server_wake(console->server);
+        }
         pump(console, fd);
         close(fd);
     }

@@ -12,13 +12,14 @@
 #define EVENTS_BEHIND_MAX 2000u /* of them unsent */
 #define EVENTS_BATCH      64u
 
-int events_open(struct session *session, uint64_t after)
+int events_open(struct session *session, uint64_t after, bool jobs)
 {
     struct core *core = server_core(session->server);
     core_lock(core);
     uint64_t last = store_log_last(core_store(core), EVENTS_LOG);
     core_unlock(core);
     session->seq = MIN(after, last);
+    session->jobs = jobs;
     lws_callback_on_writable(session->wsi);
     return 0;
 }
@@ -28,8 +29,9 @@ bool events_pending(struct session *session)
     struct core *core = server_core(session->server);
     core_lock(core);
     uint64_t last = store_log_last(core_store(core), EVENTS_LOG);
+    bool news = last > session->seq || (session->jobs && job_serial(core) > session->job_serial);
     core_unlock(core);
-    return last > session->seq;
+    return news;
 }
 
 struct batch {
@@ -56,6 +58,34 @@ static int send_text(struct session *session, unsigned char *text, size_t len)
     return lws_write(session->wsi, text + LWS_PRE, len, LWS_WRITE_TEXT) < (int)len ? -1 : 0;
 }
 
+/* What open jobs do now; each change replaces the one before, so a slow listener misses nothing that counts.
+ */
+static int send_progress(struct session *session)
+{
+    struct core *core = server_core(session->server);
+    size_t i;
+    json_t *job;
+    int rc = 0;
+    core_lock(core);
+    json_t *changed = jobs_changed(core, session->job_serial);
+    session->job_serial = job_serial(core);
+    core_unlock(core);
+    json_array_foreach(changed, i, job)
+    {
+        json_t *message = json_pack("{s:s, s:O}", "type", "job.progress", "data", job);
+        size_t len = json_dumpb(message, NULL, 0, JSON_COMPACT);
+        unsigned char *text = malloc(LWS_PRE + len + 1);
+        if (text && rc == 0) {
+            json_dumpb(message, (char *)text + LWS_PRE, len, JSON_COMPACT);
+            rc = send_text(session, text, len);
+        }
+        free(text);
+        json_decref(message);
+    }
+    json_decref(changed);
+    return rc;
+}
+
 int events_writable(struct session *session)
 {
     struct core *core = server_core(session->server);
@@ -72,6 +102,9 @@ int events_writable(struct session *session)
         session->overflow = true;
         lws_callback_on_writable(session->wsi);
         return send_text(session, buf, sizeof(told) - 1);
+    }
+    if (session->jobs && send_progress(session) < 0) {
+        return -1;
     }
     for (unsigned i = 0; i < EVENTS_BATCH; i++) {
         struct batch batch = {.session = session};

@@ -36,10 +36,10 @@ struct device_ops {
     void (*free)(struct device *dev);
     /* A few lines for a person: the registers that matter. Returns the bytes written. */
     unsigned (*describe)(const struct device *dev, char *buf, unsigned size);
-    /* Saves or loads (base/state.h): one function for both, with the section begun by the caller. No vCPU runs,
-     * and the clock stands. When loading, every device was reset before, and those made earlier are loaded:
-     * lines are not raised anew, as each device saves what it sees of its inputs. NULL: there is nothing to
-     * save. */
+    /* Saves or loads (base/state.h): one function for both, with the section begun by the caller. No vCPU
+     * runs, and the clock stands. When loading, every device was reset before, and those made earlier are
+     * loaded: lines are not raised anew, as each device saves what it sees of its inputs. NULL: there is
+     * nothing to save. */
     void (*state)(struct device *dev, struct state *s);
 };
 

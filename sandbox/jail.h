@@ -89,9 +89,11 @@ int jail_split(const struct jail_config *config, struct err *err);
 int jail_grant(const char *path, enum jail_rights rights, struct err *err);
 #define JAIL_GRANTS_MAX 64u
 
-/* Closes the jail. Every directory descriptor that is open and granted becomes the root of a mount of its own:
- * "..", from there, leads nowhere; others become useless. Errors: -EPERM in JAIL_REQUIRE, with what is missing; -EBUSY when there are other
- * threads; others when a layer fails half-way, which leaves the process unfit for a stranger's code. */
+/* Closes the jail. Every directory descriptor that is open and granted becomes the root of a mount of its
+ * own:
+ * "..", from there, leads nowhere; others become useless. Errors: -EPERM in JAIL_REQUIRE, with what is
+ * missing; -EBUSY when there are other threads; others when a layer fails half-way, which leaves the process
+ * unfit for a stranger's code. */
 int jail_enter(struct err *err);
 
 /* Inside: what the supervisor's again() gets when this process has ended with exit(). Errors: -ENOSYS (there

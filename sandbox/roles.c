@@ -132,6 +132,7 @@ const struct role_row role_table[] = {
     FCNTL(F_OFD_GETLK, "who else has an image"),
     IOCTL(M, 0, FIONBIO, "makes a descriptor not block"),
     IOCTL(M, 0, FIONREAD, "user-mode NAT: how much there is to read"),
+    IOCTL(M, 0, TIOCGWINSZ, "the window's size, for the guest's console"),
     IOCTL(M, 0, TCGETS, "is it a terminal"),
     IOCTL(M, 0, TCSETS, "the terminal as it was"),
     IOCTL(M, 0, TCSETSW, "the same, behind the output"),
@@ -173,6 +174,7 @@ const struct role_row role_table[] = {
     IOCTL(V | M, JAIL_NEED_KVM, KVM_SET_MSRS, "the same"),
     IOCTL(V | M, JAIL_NEED_KVM, KVM_GET_DEVICE_ATTR, "the same: the TSC's offset"),
     IOCTL(V | M, JAIL_NEED_KVM, KVM_SET_DEVICE_ATTR, "the same: the TSC's offset"),
+    IOCTL(V | M, JAIL_NEED_KVM, KVM_TRANSLATE, "a debugger's addresses"),
     IOCTL(V | M, JAIL_NEED_KVM, KVM_SET_GUEST_DEBUG,
           "a single step, behind an instruction that blocks interrupts"),
 

@@ -6,6 +6,7 @@
 
 #include "base/util.h"
 #include "vm/device_options.h"
+#include "vm/gdb/where.h"
 #include "vm/rundir.h"
 
 #define OPT(name, kind, member, min, max, metavar, help)                                                     \
@@ -20,7 +21,8 @@ const struct option_spec vm_options[] = {
     OPT("initrd", OPTION_LIST, initrds, 0, 0, "FILE",
         "initial RAM disk; given again: joined (Linux) or a further module"),
     OPT("append", OPTION_STRING, append, 0, 0, "TEXT",
-        "the kernel's command line (Linux default: console=ttyS0 panic=-1);\n"
+        "the kernel's command line (Linux default: console=ttyS0 panic=-1,\n"
+        "with --console stdio console=hvc0 panic=-1);\n"
         "with a kernel from the disk: added to root=UUID=... ro and those"),
     OPT("memory", OPTION_SIZE, memory_bytes, MiB, 65536 * GiB, "SIZE",
         "guest RAM, such as 512M or 1.5G (default: 512M)"),
@@ -30,7 +32,14 @@ const struct option_spec vm_options[] = {
     OPT("cpu-model", OPTION_STRING, cpu_model, 0, 0, "NAME",
         "what the guest's CPUID offers: host, x86-64-v2, x86-64-v3\n(default: host)"),
     OPT("serial", OPTION_STRING, serial, 0, 0, "WHERE",
-        "the first serial port: stdio, none, or a file to write to\n(default: stdio)"),
+        "the first serial port: stdio, none, or a file to write to\n"
+        "(default: stdio; none with --console stdio)"),
+    OPT("console", OPTION_STRING, console, 0, 0, "WHERE",
+        "a virtio console (/dev/hvc0): stdio, unix:PATH for a socket to listen\n"
+        "on, or a file to write to; with --append console=hvc0 it is Linux's"),
+    OPT("port", OPTION_LIST, ports, 0, 0, "PORT",
+        "a channel to the host: NAME=unix:PATH, where a socket listens; there:\n"
+        "/dev/virtio-ports/NAME, such as --port org.qemu.guest_agent.0=unix:qga"),
     OPT("disk", OPTION_LIST, disks, 0, 0, "FILE",
         "a disk: FILE[,format=raw|qcow2][,serial=TEXT][,readonly]\n"
         "[,cache=writeback|none|writethrough|unsafe] (direct is cache=none)\n"
@@ -70,6 +79,10 @@ const struct option_spec vm_options[] = {
         "don't offer the guest's drivers a feature, for tests:\n"
         "KIND[INDEX]:FEATURE[,FEATURE]...; net:mrg_rxbuf, blk0:flush,\n"
         "all:event_idx"),
+    OPT("gdb", OPTION_STRING, gdb, 0, 0, "WHERE",
+        "let gdb connect to this port of 127.0.0.1 (0: a free one), or to\nunix:PATH; there: target remote "
+        ":PORT"),
+    OPT("gdb-wait", OPTION_FLAG, gdb_wait, 0, 0, NULL, "start only when gdb says continue"),
     OPT("timeout", OPTION_UINT, timeout_s, 1, 86400ull * 365, "S",
         "end the machine after S seconds, with status 124"),
     OPT("jail", OPTION_STRING, jail, 0, 0, "HOW",
@@ -84,6 +97,38 @@ const struct option_spec vm_options[] = {
     OPT("help", OPTION_FLAG, help, 0, 0, NULL, "print this help"),
 };
 const unsigned vm_option_count = ARRAY_SIZE(vm_options);
+
+static int check_ports(const struct vm_config *config, struct err *err)
+{
+    struct port_options one, two;
+    if (config->console && console_options_parse(config->console, &one, err) < 0) {
+        return err_prefix(err, "--console");
+    }
+    for (unsigned i = 0; i < config->ports.count; i++) {
+        if (port_options_parse(config->ports.values[i], &one, err) < 0) {
+            return err_prefix(err, "--port");
+        }
+        for (unsigned j = 0; j < i; j++) {
+            if (port_options_parse(config->ports.values[j], &two, err) == 0 &&
+                strcmp(one.name, two.name) == 0) {
+                return err_set(err, -EINVAL, "--port: the name '%s' is given twice", one.name);
+            }
+        }
+    }
+    if (config->ports.count == OPTION_LIST_MAX && config->console) {
+        return err_set(err, -EINVAL, "--port: beside a console there is room for %d ports",
+                       OPTION_LIST_MAX - 1);
+    }
+    if (vm_config_console_on_terminal(config) && strcmp(config->serial, "stdio") == 0) {
+        return err_set(err, -EINVAL, "--console: the terminal is the serial port's already (--serial stdio)");
+    }
+    return 0;
+}
+
+bool vm_config_console_on_terminal(const struct vm_config *config)
+{
+    return config->console && strcmp(config->console, "stdio") == 0;
+}
 
 /* Two NICs with one address, or two directories with one tag. */
 static int check_pairs(const struct vm_config *config, struct err *err)
@@ -145,7 +190,8 @@ static int check_devices(const struct vm_config *config, struct err *err)
     if (!known) {
         return err_set(err, -EINVAL, "--jail: '%s' is not on, quiet, require or off", config->jail);
     }
-    return check_pairs(config, err);
+    int rc = check_ports(config, err);
+    return rc ? rc : check_pairs(config, err);
 }
 
 /* Options, and one disk among them by its name alone: it is the first. */
@@ -176,13 +222,8 @@ static int parse_arguments(struct vm_config *config, int argc, char **argv, int 
 
 int vm_config_parse(int argc, char **argv, int first, struct vm_config *ret_config, struct err *err)
 {
-    struct vm_config config = {.memory_bytes = 512 * MiB,
-                               .cpus = 1,
-                               .engine = "bt",
-                               .cpu_model = "host",
-                               .serial = "stdio",
-                               .rng = "on",
-                               .jail = "on"};
+    struct vm_config config = {
+        .memory_bytes = 512 * MiB, .cpus = 1, .engine = "bt", .cpu_model = "host", .rng = "on", .jail = "on"};
     int rc = parse_arguments(&config, argc, argv, first, err);
     if (rc < 0) {
         return rc;
@@ -200,8 +241,17 @@ int vm_config_parse(int argc, char **argv, int first, struct vm_config *ret_conf
     if (config.meta_data && !config.user_data) {
         return err_set(err, -EINVAL, "--meta-data needs --user-data");
     }
+    if (!config.serial) {
+        config.serial = vm_config_console_on_terminal(&config) ? "none" : "stdio";
+    }
     if (config.serial[0] == '\0') {
         return err_set(err, -EINVAL, "--serial: '' is not stdio, none or a file");
+    }
+    if (config.gdb && gdb_where_parse(config.gdb, NULL, err) < 0) {
+        return err_prefix(err, "--gdb");
+    }
+    if (config.gdb_wait && !config.gdb) {
+        return err_set(err, -EINVAL, "--gdb-wait needs --gdb WHERE");
     }
     if (config.balloon_bytes >= config.memory_bytes) {
         return err_set(err, -EINVAL, "--balloon-size: the balloon is as large as the guest's memory");

@@ -28,9 +28,13 @@ struct vm_config {
     const char *vsock;                               /* NULL: none */
     struct option_list save_dirs;
     const char *jail;                                /* "on", "quiet", "require", "off" */
+    const char *console;                             /* virtio; NULL: none */
+    struct option_list ports;                        /* texts for vm/device_options.h */
     const char *user_data, *meta_data;               /* files of a NoCloud seed; NULL: none */
     bool ephemeral;                                  /* what is written to disks goes with the machine */
     bool balloon;
+    const char *gdb; /* NULL: none */
+    bool gdb_wait;
     const char *control, *name; /* the control socket's path; or a name that stands for one (vm/rundir.h) */
     const char *restore;        /* a saved machine's file */
     int argc;                   /* the arguments as they were given, behind the program's name */
@@ -40,6 +44,9 @@ struct vm_config {
     uint64_t timeout_s;     /* 0: none */
     bool stats, no_reboot, help;
 };
+
+/* Whether the terminal belongs to the virtio console instead of the serial port. */
+bool vm_config_console_on_terminal(const struct vm_config *config);
 
 extern const struct option_spec vm_options[];
 extern const unsigned vm_option_count;

@@ -246,3 +246,38 @@ int share_options_parse(const char *text, struct share_options *ret, struct err 
     memcpy(ret->tag, colon + 1, tag_len);
     return 0;
 }
+
+int console_options_parse(const char *text, struct port_options *ret, struct err *err)
+{
+    memset(ret, 0, sizeof(*ret));
+    if (strcmp(text, "stdio") == 0) {
+        ret->kind = PORT_TERMINAL;
+        return 0;
+    }
+    bool is_unix = strncmp(text, "unix:", 5) == 0;
+    const char *path = is_unix ? text + 5 : text;
+    if (!path[0] || strlen(path) >= sizeof(ret->path)) {
+        return err_set(err, -EINVAL, "'%s' is not stdio, a file, or unix:PATH", text);
+    }
+    ret->kind = is_unix ? PORT_UNIX : PORT_FILE;
+    strcpy(ret->path, path);
+    return 0;
+}
+
+int port_options_parse(const char *text, struct port_options *ret, struct err *err)
+{
+    static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+    memset(ret, 0, sizeof(*ret));
+    size_t len = strspn(text, allowed);
+    if (len == 0 || len >= sizeof(ret->name) || strncmp(text + len, "=unix:", 6) != 0 || !text[len + 6] ||
+        strlen(text + len + 6) >= sizeof(ret->path)) {
+        return err_set(
+            err, -EINVAL,
+            "'%s' is not NAME=unix:PATH, with a name of up to %u letters, digits, '.', '_' and '-'", text,
+            PORT_NAME_BYTES - 1);
+    }
+    memcpy(ret->name, text, len);
+    ret->kind = PORT_UNIX;
+    strcpy(ret->path, text + len + 6);
+    return 0;
+}

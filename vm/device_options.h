@@ -1,6 +1,6 @@
 /*
- * The values of --disk, --net and --share, taken apart: "FILE,key=value,flag". Shared by `fonda run` and
- * fonda-vmm.
+ * The values of --disk, --net, --share, --console and --port, taken apart: "FILE,key=value,flag". Shared by
+ * `fonda run` and fonda-vmm.
  */
 #ifndef FONDA_VM_DEVICE_OPTIONS_H
 #define FONDA_VM_DEVICE_OPTIONS_H
@@ -13,6 +13,7 @@
 
 #define DEVICE_TEXT_MAX 4096u
 #define DISK_IOPS_MAX   1000000000u
+#define PORT_NAME_BYTES 64u
 
 struct disk_options {
     char path[DEVICE_TEXT_MAX];
@@ -41,9 +42,19 @@ struct share_options {
     bool read_only;
 };
 
+enum port_kind { PORT_TERMINAL, PORT_FILE, PORT_UNIX };
+
+struct port_options {
+    char name[PORT_NAME_BYTES]; /* "": a console */
+    enum port_kind kind;
+    char path[DEVICE_TEXT_MAX];
+};
+
 /* Return 0 or -EINVAL with a sentence. */
 int disk_options_parse(const char *text, struct disk_options *ret, struct err *err);
 int nic_options_parse(const char *text, struct nic_options *ret, struct err *err);
 int share_options_parse(const char *text, struct share_options *ret, struct err *err);
+int console_options_parse(const char *text, struct port_options *ret, struct err *err);
+int port_options_parse(const char *text, struct port_options *ret, struct err *err);
 
 #endif

@@ -39,7 +39,9 @@ struct devices {
     uv_timer_t stats;
     struct blk_loop *blk_loop; /* NULL: no disks */
     uv_poll_t blk_poll;
-    struct vdev *balloon; /* NULL: none; else stats is running */
+    const struct ports_terminal *terminal; /* while devices are made */
+    struct ports *ports;                   /* NULL: no virtio console */
+    struct vdev *balloon;                  /* NULL: none; else stats is running */
     unsigned handles;
     unsigned count, disk_count;
     struct vdev *vdevs[PCI_SLOTS];
@@ -286,6 +288,14 @@ static int make_vsock(struct devices *devices, struct err *err)
     return path ? add(devices, vsock_new(devices->mem, devices->loop, path, err), err) : 0;
 }
 
+static int make_ports(struct devices *devices, struct err *err)
+{
+    struct vdev *dev;
+    int rc = ports_new(devices->config, devices->loop, devices->mem, devices->terminal, &devices->ports, &dev,
+                       err);
+    return rc == 0 && dev ? add(devices, dev, err) : rc;
+}
+
 static int make_shares(struct devices *devices, struct err *err)
 {
     int rc = 0;
@@ -306,11 +316,11 @@ static const struct {
     int (*make)(struct devices *devices, struct err *err);
 } makers[] = {
     {"--rng", make_rng},         {"--disk", make_disks},  {"--net", make_nics}, {"--share", make_shares},
-    {"--balloon", make_balloon}, {"--vsock", make_vsock}, {NULL, make_seed},
+    {"--balloon", make_balloon}, {"--vsock", make_vsock}, {NULL, make_ports},   {NULL, make_seed},
 };
 
 int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem, struct machine *machine,
-                struct devices **ret_devices, struct err *err)
+                const struct ports_terminal *terminal, struct devices **ret_devices, struct err *err)
 {
     struct devices *devices = calloc(1, sizeof(*devices));
     if (!devices || uv_async_init(loop, &devices->async, on_async) < 0) {
@@ -321,6 +331,7 @@ int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem
     devices->loop = loop;
     devices->mem = mem;
     devices->machine = machine;
+    devices->terminal = terminal;
     devices->async.data = devices;
     *ret_devices = devices; /* also when this fails: what was made wakes it */
     for (unsigned i = 0; i < config->withheld.count; i++) {
@@ -346,6 +357,11 @@ void devices_rest(struct devices *devices)
     if (devices->blk_loop) {
         blk_loop_rest(devices->blk_loop);
     }
+}
+
+struct ports *devices_ports(struct devices *devices)
+{
+    return devices->ports;
 }
 
 void devices_settle(struct devices *devices)
@@ -442,6 +458,7 @@ static void on_block_closed(uv_handle_t *handle)
 void devices_free(struct devices *devices)
 {
     if (devices) {
+        ports_free(devices->ports);
         devices->handles = 1 + (devices->balloon ? 1 : 0) + (devices->blk_loop ? 1 : 0);
         if (devices->blk_loop) {
             uv_poll_stop(&devices->blk_poll);

@@ -11,6 +11,7 @@
 #include "base/err.h"
 #include "dev/virtio/balloon.h"
 #include "vm/config.h"
+#include "vm/ports.h"
 
 struct blk_node;
 struct devices;
@@ -19,10 +20,12 @@ struct mem;
 struct vdev;
 
 /* Makes the devices of config and puts them on the machine's bus. Call before vCPUs run, and pc_reset after
- * it. The loop has to outlive the machine. Errors: -EINVAL and those of the back ends; what was made so far
- * belongs to the machine. */
+ * it. The loop has to outlive the machine. terminal is the console's, if it has the terminal. Errors: -EINVAL
+ * and those of the back ends; what was made so far belongs to the machine. */
 int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem, struct machine *machine,
-                struct devices **ret_devices, struct err *err);
+                const struct ports_terminal *terminal, struct devices **ret_devices, struct err *err);
+/* The virtio console and its ports; NULL: none. */
+struct ports *devices_ports(struct devices *devices);
 /* Ends the threads that the back ends have, until they need them again. */
 void devices_rest(struct devices *devices);
 /* The vCPUs stand still: does what the guest asked for, and waits until nothing is in flight. */

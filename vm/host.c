@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/timerfd.h>
 #include <uv.h>
 
@@ -23,6 +24,7 @@
 #include "sandbox/jail.h"
 #include "vm/channel.h"
 #include "vm/devices.h"
+#include "vm/gdb/server.h"
 #include "vm/jail.h"
 #include "vm/kernel.h"
 #include "vm/machine.h"
@@ -100,13 +102,20 @@ static void on_signal(uv_signal_t *handle, int number)
     machine_request_stop(host->machine, VM_STATUS_KILLED);
 }
 
-/* --- the serial port's output --- */
+/* --- output of the serial port and the console --- */
+
+/* The virtio console's, on the main loop. */
+static size_t on_console_sink(void *opaque, const uint8_t *bytes, size_t len)
+{
+    struct host *host = opaque;
+    return output_write(host->terminal, bytes, len);
+}
 
 /* Under mem_lock(). */
 static size_t on_serial_sink(void *opaque, const uint8_t *bytes, size_t len)
 {
     struct host *host = opaque;
-    size_t taken = host->output ? output_write(host->output, bytes, len) : len;
+    size_t taken = host->serial ? output_write(host->serial, bytes, len) : len;
     if (host->channel) {
         channel_feed(host->channel, bytes, taken);
     }
@@ -114,7 +123,7 @@ static size_t on_serial_sink(void *opaque, const uint8_t *bytes, size_t len)
 }
 
 /* The output's thread. */
-static void on_output_room(void *opaque)
+static void on_serial_drained(void *opaque)
 {
     struct host *host = opaque;
     mem_lock(host->mem);
@@ -122,11 +131,23 @@ static void on_output_room(void *opaque)
     mem_unlock(host->mem);
 }
 
+/* The output's thread. */
+static void on_terminal_room(void *opaque)
+{
+    struct host *host = opaque;
+    if (host->console_on_terminal) {
+        atomic_store(&host->output_room, true);
+        uv_async_send(&host->async);
+    } else {
+        on_serial_drained(host);
+    }
+}
+
 /* --- its input --- */
 
 static void on_input(uv_poll_t *poll, int status, int events);
 
-/* Under mem_lock(), any thread. */
+/* Under mem_lock(), any thread; the virtio console's on the main loop. */
 static void on_serial_room(void *opaque)
 {
     struct host *host = opaque;
@@ -139,9 +160,14 @@ static void deliver_input(struct host *host)
     if (host->input_used == 0) {
         return;
     }
-    mem_lock(host->mem);
-    size_t taken = pc_serial_input(machine_pc(host->machine), host->input, host->input_used);
-    mem_unlock(host->mem);
+    size_t taken;
+    if (host->console_on_terminal) {
+        taken = ports_terminal_input(devices_ports(host->devices), host->input, host->input_used);
+    } else {
+        mem_lock(host->mem);
+        taken = pc_serial_input(machine_pc(host->machine), host->input, host->input_used);
+        mem_unlock(host->mem);
+    }
     host->input_used -= taken;
     memmove(host->input, host->input + taken, host->input_used);
 }
@@ -247,6 +273,13 @@ static void on_stopping(void *opaque)
     uv_async_send(&host->async);
 }
 
+/* A vCPU's thread. */
+static void on_debug_stopped(void *opaque)
+{
+    struct host *host = opaque;
+    gdb_server_notify(host->gdb);
+}
+
 /* A vCPU that ignores its kick is a defect of the engine; the user gets the terminal back all the same. */
 static _Noreturn void leave_vcpu_behind(int status)
 {
@@ -287,17 +320,26 @@ static void stop(struct host *host)
         leave_vcpu_behind(VM_STATUS_ENGINE);
     }
     host_save_cancel(host); /* what is being saved is no more, or comes to its end here */
-    if (status == MACHINE_RESET && host->config->kernel && !host->boot && !host->config->no_reboot) {
+    bool reset = status == MACHINE_RESET || status == MACHINE_WATCHDOG;
+    bool again = reset && !host->config->no_reboot;
+    if (again && host->config->kernel && !host->boot) {
         log_warning("the machine was restored, and its kernel's files are not there: a reboot ends it");
-    } else if (status == MACHINE_RESET && !host->config->no_reboot) {
+    } else if (again) {
         if (renew_kernel(host) == 0 && machine_restart(host->machine, &host->err) == 0) {
             forget_kernel(host, host->own_boot);
             host_state_event(host);
             return;
         }
         status = VM_STATUS_HOST;
+        reset = false;
     }
-    host->status = status == MACHINE_RESET ? VM_STATUS_OFF : status;
+    if (reset) {
+        status = status == MACHINE_WATCHDOG && !again ? VM_STATUS_WATCHDOG : VM_STATUS_OFF;
+    }
+    host->status = status;
+    if (host->gdb) {
+        gdb_server_ended(host->gdb, host->status);
+    }
     uv_stop(&host->loop);
 }
 
@@ -313,33 +355,83 @@ static void on_async(uv_async_t *async)
             channel_room(host->channel);
         }
     }
+    if (atomic_exchange(&host->output_room, false)) {
+        ports_terminal_room(devices_ports(host->devices));
+    }
 }
 
 /* --- set-up --- */
 
-/* The terminal is in raw mode already (main.c). */
+static void tell_window_size(struct host *host)
+{
+    struct winsize size;
+    if (host->console_on_terminal && ioctl(STDIN_FILENO, TIOCGWINSZ, &size) == 0) {
+        ports_terminal_resize(devices_ports(host->devices), size.ws_col, size.ws_row);
+    }
+}
+
+static void on_resized(uv_signal_t *handle, int number)
+{
+    tell_window_size(handle->data);
+}
+
+/* It is in raw mode already (main.c). */
+static int open_terminal(struct host *host, struct err *err)
+{
+    host->input_fd = STDIN_FILENO;
+    host->input_is_terminal = isatty(STDIN_FILENO);
+    auto_close int fd = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
+    if (fd < 0) {
+        return err_sys(err, -errno, "cannot use the standard output");
+    }
+    int rc = output_new(fd, on_terminal_room, host, &host->terminal, err);
+    if (rc == 0) {
+        (void)take_fd(&fd);
+    }
+    return rc;
+}
+
 static int open_serial(struct host *host, struct err *err)
 {
     const char *where = host->config->serial;
-    int fd = -1;
     if (strcmp(where, "none") == 0) {
         return 0;
     }
     if (strcmp(where, "stdio") == 0) {
-        host->input_fd = STDIN_FILENO;
-        host->input_is_terminal = isatty(STDIN_FILENO);
-        fd = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
-    } else {
-        fd = open(where, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+        host->serial = host->terminal;
+        return 0;
     }
+    auto_close int fd = open(where, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (fd < 0) {
         return err_sys(err, -errno, "--serial: cannot open '%s'", where);
     }
-    int rc = output_new(fd, on_output_room, host, &host->output, err);
-    if (rc < 0) {
-        close(fd);
+    int rc = output_new(fd, on_serial_drained, host, &host->serial, err);
+    if (rc == 0) {
+        (void)take_fd(&fd);
     }
     return rc;
+}
+
+static int open_outputs(struct host *host, struct err *err)
+{
+    bool used = host->console_on_terminal || strcmp(host->config->serial, "stdio") == 0;
+    int rc = used ? open_terminal(host, err) : 0;
+    return rc == 0 ? open_serial(host, err) : rc;
+}
+
+static int start_outputs(struct host *host, struct err *err)
+{
+    int rc = output_start(host->terminal, err);
+    return rc < 0 || host->serial == host->terminal ? rc : output_start(host->serial, err);
+}
+
+static void close_outputs(struct host *host)
+{
+    if (host->serial != host->terminal) {
+        output_free(host->serial, OUTPUT_DRAIN_MS);
+    }
+    output_free(host->terminal, OUTPUT_DRAIN_MS);
+    host->serial = host->terminal = NULL;
 }
 
 static int open_loop(struct host *host, struct err *err)
@@ -366,6 +458,11 @@ static int open_loop(struct host *host, struct err *err)
         host->signals[i].data = host;
         rc = uv_signal_start(&host->signals[i], on_signal, end_signals[i]);
     }
+    uv_signal_init(&host->loop, &host->resized);
+    host->resized.data = host;
+    if (rc == 0 && host->console_on_terminal) {
+        rc = uv_signal_start(&host->resized, on_resized, SIGWINCH);
+    }
     if (rc < 0) {
         return err_sys(err, rc, "cannot set up the main loop");
     }
@@ -391,14 +488,15 @@ static void host_done(struct host *host)
         clock_set_wake(host->clock, NULL, NULL);
     }
     host_control_close(host);
-    output_free(host->output, OUTPUT_DRAIN_MS);
-    host->output = NULL;
+    close_outputs(host);
+    gdb_server_close(host->gdb);
     host_restore_done(host);
     machine_free(host->machine);
     devices_free(host->devices);
     uv_walk(&host->loop, close_handle, NULL);
     uv_run(&host->loop, UV_RUN_DEFAULT);
     uv_loop_close(&host->loop);
+    gdb_server_free(host->gdb);
     if (host->timer_fd >= 0) {
         close(host->timer_fd);
     }
@@ -426,6 +524,7 @@ static int make_machine(struct host *host, const struct engine_ops *engine, stru
         .stopping = on_stopping,
         .serial_sink = on_serial_sink,
         .serial_room = on_serial_room,
+        .debug_stopped = host->config->gdb ? on_debug_stopped : NULL,
         .opaque = host,
     };
     return machine_new(&config, &host->machine, err);
@@ -440,12 +539,11 @@ static bool wants_report(int status)
 
 static void report_end(struct host *host)
 {
-    output_drain(host->output, OUTPUT_DRAIN_MS); /* makes room for what the serial port still holds */
+    output_drain(host->serial, OUTPUT_DRAIN_MS); /* makes room for what the serial port still holds */
     mem_lock(host->mem);
     pc_serial_flush(machine_pc(host->machine));
     mem_unlock(host->mem);
-    output_free(host->output, OUTPUT_DRAIN_MS);
-    host->output = NULL;
+    close_outputs(host);
     terminal_restore();
     if (host->err.code) {
         log_error("%s", host->err.text);
@@ -475,7 +573,8 @@ int host_run(const struct vm_config *config, const struct engine_ops *engine, st
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ,
            SIG_IGN); /* a disk's write beyond ulimit -f then fails with EFBIG, for the guest to see */
-    int rc = open_serial(&host, err);
+    host.console_on_terminal = vm_config_console_on_terminal(config);
+    int rc = open_outputs(&host, err);
     if (rc < 0) {
         host_done(&host);
         return VM_STATUS_USAGE;
@@ -487,12 +586,20 @@ int host_run(const struct vm_config *config, const struct engine_ops *engine, st
     }
     rc = open_loop(&host, err);
     if (rc == 0) {
-        rc = devices_new(config, &host.loop, mem, host.machine, &host.devices, err);
+        const struct ports_terminal terminal = {on_console_sink, on_serial_room, &host};
+        rc = devices_new(config, &host.loop, mem, host.machine, &terminal, &host.devices, err);
         if (rc < 0) {
             host_done(&host);
             return VM_STATUS_USAGE;
         }
         pc_reset(machine_pc(host.machine)); /* with the devices in their slots */
+    }
+    if (rc == 0 && config->gdb) {
+        rc = gdb_server_new(config->gdb, config->gdb_wait, &host.loop, host.machine, mem, &host.gdb, err);
+        if (rc < 0) {
+            host_done(&host);
+            return VM_STATUS_USAGE;
+        }
     }
     if (rc == 0) {
         rc = host_control_open(&host, err);
@@ -506,7 +613,7 @@ int host_run(const struct vm_config *config, const struct engine_ops *engine, st
         rc = vm_jail_enter(config, err);
     }
     if (rc == 0) {
-        rc = output_start(host.output, err);
+        rc = start_outputs(&host, err);
     }
     if (rc == 0) {
         rc = config->restore ? host_restore(&host, saved, err) : machine_start(host.machine, err);
@@ -517,6 +624,7 @@ int host_run(const struct vm_config *config, const struct engine_ops *engine, st
         }
         host_state_event(&host);
         arm_timer(&host);
+        tell_window_size(&host);
         pump_input(&host);
         uv_run(&host.loop, UV_RUN_DEFAULT);
         report_end(&host);

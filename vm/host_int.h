@@ -5,6 +5,7 @@
 #ifndef FONDA_VM_HOST_INT_H
 #define FONDA_VM_HOST_INT_H
 
+#include <jansson.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <uv.h>
@@ -32,14 +33,18 @@ struct host {
     struct clock *clock;
     struct machine *machine;
     struct devices *devices;
-    struct output *output; /* NULL: --serial none */
+    struct output *terminal; /* NULL: nothing is on it */
+    struct output *serial;   /* NULL: none; may be the terminal's */
+    bool console_on_terminal;
+    struct gdb_server *gdb; /* NULL: no --gdb */
 
     uv_loop_t loop;
     uv_poll_t timer_poll, input_poll;
     uv_timer_t timeout;
     uv_signal_t signals[HOST_END_SIGNALS];
     uv_async_t async;
-    _Atomic bool stop_wanted, input_wanted; /* why async was sent */
+    uv_signal_t resized;
+    _Atomic bool stop_wanted, input_wanted, output_room; /* why async was sent */
 
     int timer_fd;
     pthread_mutex_t timer_lock; /* the deadline's reading and the timer's setting are one step */
@@ -66,6 +71,11 @@ struct host {
 
 /* host.c */
 void host_arm_timer(struct host *host);
+
+/* debug_methods.c: methods "translate" and "count". */
+struct control_call;
+void host_method_translate(struct control_call *call, json_t *params, void *opaque);
+void host_method_count(struct control_call *call, json_t *params, void *opaque);
 
 /* methods.c. Errors: those of the socket. */
 int host_control_open(struct host *host, struct err *err);

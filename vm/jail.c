@@ -4,6 +4,8 @@
  *     /etc/resolv.conf       libslirp, whenever the guest asks for a name
  *     a wire's directory     a wire that ended is connected again, or listened on; removed at the end
  *     a vsock's directory    connections to PATH_PORT; PATH is removed at the end
+ *     a port's or debugger's directory
+ *                            connections to its unix socket, which is removed at the end
  *     a shared directory     beneath its descriptor
  *     the directories of the control socket, of disks and of --save-dir:
  *                            saved machines, snapshots; the socket is removed at the end
@@ -22,6 +24,7 @@
 #include "base/util.h"
 #include "sandbox/jail.h"
 #include "vm/device_options.h"
+#include "vm/gdb/where.h"
 #include "vm/rundir.h"
 #include "vm/saved/save.h"
 #include "vm/status.h"
@@ -55,9 +58,20 @@ static bool is_controlled(const struct vm_config *config)
     return config->control || config->name;
 }
 
+/* A debugger's TCP port is in the host's network. */
+static unsigned gdb_needs(const struct vm_config *config)
+{
+    struct gdb_where where;
+    if (!config->gdb || gdb_where_parse(config->gdb, &where, NULL) < 0) {
+        return 0;
+    }
+    return where.path ? JAIL_NEED_UNIX : JAIL_NEED_INTERNET;
+}
+
 static unsigned needs_of(const struct vm_config *config)
 {
-    return nic_needs(config) | (config->vsock ? JAIL_NEED_UNIX : 0) |
+    return nic_needs(config) | gdb_needs(config) |
+           (config->console || config->ports.count || config->vsock ? JAIL_NEED_UNIX : 0) |
            (is_controlled(config) ? JAIL_NEED_UNIX | JAIL_NEED_FILES : 0) |
            (config->shares.count ? JAIL_NEED_TREE | JAIL_NEED_OWNERS : 0) |
            (strcmp(config->engine, "kvm") == 0 ? JAIL_NEED_KVM : 0);
@@ -145,6 +159,27 @@ static int grant_nics(const struct vm_config *config, struct err *err)
     return rc;
 }
 
+static int grant_ports(const struct vm_config *config, struct err *err)
+{
+    struct gdb_where where;
+    int rc = 0;
+    for (unsigned i = 0; i < config->ports.count && rc == 0; i++) {
+        struct port_options port;
+        if (port_options_parse(config->ports.values[i], &port, NULL) == 0 && port.kind == PORT_UNIX) {
+            rc = grant_directory_of(port.path, JAIL_GRANT_SOCKETS, err);
+        }
+    }
+    struct port_options console;
+    if (rc == 0 && config->console && console_options_parse(config->console, &console, NULL) == 0 &&
+        console.kind == PORT_UNIX) {
+        rc = grant_directory_of(console.path, JAIL_GRANT_SOCKETS, err);
+    }
+    if (rc == 0 && config->gdb && gdb_where_parse(config->gdb, &where, NULL) == 0 && where.path) {
+        rc = grant_directory_of(where.path, JAIL_GRANT_SOCKETS, err);
+    }
+    return rc;
+}
+
 static int grant_shares(const struct vm_config *config, struct err *err)
 {
     int rc = 0;
@@ -194,6 +229,9 @@ int vm_jail_enter(const struct vm_config *config, struct err *err)
     }
     if (rc == 0) {
         rc = grant_saving(config, err);
+    }
+    if (rc == 0) {
+        rc = grant_ports(config, err);
     }
     if (rc == 0) {
         rc = jail_enter(err);

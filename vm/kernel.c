@@ -9,9 +9,13 @@
 #include "vm/bootdisk/bootdisk.h"
 #include "vm/device_options.h"
 
-/* panic=-1: at once; console: the serial port is the only one. */
-#define LINUX_APPEND "console=ttyS0 panic=-1"
-#define FD_PATH_MAX  32u
+/* panic=-1: at once; console: the one on the terminal. */
+static const char *linux_append(const struct vm_config *config)
+{
+    return vm_config_console_on_terminal(config) ? "console=hvc0 panic=-1" : "console=ttyS0 panic=-1";
+}
+
+#define FD_PATH_MAX 32u
 
 static int open_found(const struct vm_config *config, const char *disk, const struct bootdisk *found,
                       struct boot **ret_boot, struct err *err)
@@ -29,8 +33,8 @@ static int open_found(const struct vm_config *config, const char *disk, const st
     snprintf(kernel, sizeof(kernel), "/proc/self/fd/%d", found->kernel_fd);
     snprintf(initrd, sizeof(initrd), "/proc/self/fd/%d", found->initrd_fd);
     snprintf(name, sizeof(name), "%s:%s", disk, found->kernel);
-    int n = snprintf(append, sizeof(append), "%s ro " LINUX_APPEND "%s%s", own_root ? "" : found->root,
-                     config->append ? " " : "", config->append ? config->append : "");
+    int n = snprintf(append, sizeof(append), "%s ro %s%s%s", own_root ? "" : found->root,
+                     linux_append(config), config->append ? " " : "", config->append ? config->append : "");
     if ((size_t)n >= sizeof(append)) {
         return err_set(err, -E2BIG, "--append: the kernel's command line has %d bytes", n);
     }
@@ -45,12 +49,12 @@ static int open_found(const struct vm_config *config, const char *disk, const st
 int kernel_open(const struct vm_config *config, struct blk_node *node, struct boot **ret_boot, struct err *err)
 {
     struct disk_options disk;
-    struct bootdisk found;
+    struct bootdisk found = {0};
     if (config->kernel) {
         const struct boot_config boot = {.kernel_path = config->kernel,
                                          .initrd_paths = config->initrds.values,
                                          .initrd_count = config->initrds.count,
-                                         .cmdline = config->append ? config->append : LINUX_APPEND};
+                                         .cmdline = config->append ? config->append : linux_append(config)};
         return boot_open(&boot, MIN(config->memory_bytes, MEM_LOW_RAM_MAX), ret_boot, err);
     }
     int rc = disk_options_parse(config->disks.values[0], &disk, err);

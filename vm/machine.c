@@ -25,6 +25,11 @@ static void on_reset(void *opaque)
     machine_request_stop(opaque, MACHINE_RESET);
 }
 
+static void on_watchdog(void *opaque)
+{
+    machine_request_stop(opaque, MACHINE_WATCHDOG);
+}
+
 static void on_panic(void *opaque)
 {
     machine_request_stop(opaque, VM_STATUS_PANIC);
@@ -84,6 +89,7 @@ static int make_pc(struct machine *machine, struct err *err)
         .lapic_cpus = lapic_cpus,
         .power_off = on_power_off,
         .reset = on_reset,
+        .watchdog = on_watchdog,
         .panic = on_panic,
         .exit = on_exit_port,
         .serial_sink = on_serial_sink,
@@ -224,7 +230,7 @@ void machine_request_stop(struct machine *machine, int status)
     int current = -1;
     if (!atomic_compare_exchange_strong(&machine->stop_status, &current, status)) {
         /* A guest that resets again and again must not outrun the one who ends it. */
-        if (current == MACHINE_RESET) {
+        if (current == MACHINE_RESET || current == MACHINE_WATCHDOG) {
             atomic_compare_exchange_strong(&machine->stop_status, &current, status);
         }
         return;

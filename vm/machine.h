@@ -21,7 +21,8 @@
 #include "vm/boot/boot.h"
 
 /* A stop that is none: the guest asked for a reset. Beyond every enum vm_status and exit-port status. */
-#define MACHINE_RESET 0x10000
+#define MACHINE_RESET    0x10000
+#define MACHINE_WATCHDOG 0x10001 /* a reset by the watchdog */
 
 struct machine;
 struct clock;
@@ -40,6 +41,9 @@ struct machine_config {
     /* The serial port's other end: dev/legacy/ns16550.h. Under mem_lock(). */
     size_t (*serial_sink)(void *opaque, const uint8_t *bytes, size_t len);
     void (*serial_room)(void *opaque);
+    /* A vCPU stopped for a debugger (debug.h). A vCPU's thread; must not block. NULL: nobody wants to know.
+     */
+    void (*debug_stopped)(void *opaque);
     void *opaque;
 };
 
@@ -76,7 +80,7 @@ const char *machine_error_text(const struct machine *machine);
 
 /* For reports. The counters are summed over vCPUs and machine-wide ones follow; any time. */
 unsigned machine_counters(struct machine *machine, struct engine_counter *ret_counters, unsigned max);
-/* Behind machine_join. */
+/* Behind machine_join, or while the machine stands still (pause.h). */
 int machine_get_state(struct machine *machine, unsigned cpu, struct x86_state *ret_state);
 unsigned machine_last_exits(struct machine *machine, unsigned cpu, char *buf, unsigned size);
 unsigned machine_cpus(const struct machine *machine);

@@ -32,6 +32,10 @@ struct machine_vcpu {
     _Atomic int sipi_vector; /* SIPI_NONE: none */
     _Atomic bool nmi_wanted; /* ends a halt; the engine has the NMI itself */
 
+    /* A debugger's (debug.c): it stays where it is; it has stopped, and why. */
+    _Atomic bool debug_held, debug_stopped;
+    struct engine_stop debug_stop; /* behind debug_stopped */
+
     /* The vCPU's own. */
     bool wait_for_sipi;
 
@@ -57,6 +61,7 @@ struct machine {
     pthread_mutex_t error_lock;
     pthread_mutex_t pause_lock;
     unsigned pause_counts[PAUSE_REASONS]; /* pause_lock */
+    _Atomic bool debug_paused;            /* PAUSE_DEBUG is taken */
     _Atomic unsigned pause_reasons;       /* bit i: pause_counts[i] is not 0 */
     unsigned cpus;
     struct machine_vcpu vcpus[VM_CPUS_MAX];
@@ -71,6 +76,9 @@ struct lapic_cpu machine_vcpu_lapic_cpu(struct machine_vcpu *mv);
 void machine_vcpu_kick(struct machine_vcpu *mv);
 /* The thread's main function. */
 void *machine_vcpu_main(void *opaque);
+
+/* debug.c: the vCPU's thread, at EXIT_DEBUG. */
+void machine_vcpu_debug_stop(struct machine_vcpu *mv, const struct engine_stop *stop);
 
 /* machine.c: ends the machine if no vCPU can ever run again. Under mem_lock(). */
 void machine_check_halted(struct machine *machine);

@@ -24,6 +24,8 @@
 #include "vm/status.h"
 #include "vm/terminal.h"
 
+#define TRANSLATE_BYTES_MAX 1024u
+#define TRANSLATE_TEXT_MAX  (1u << 20)
 static int list_engines(void)
 {
     for (size_t i = 0; engines[i]; i++) {
@@ -34,6 +36,53 @@ static int list_engines(void)
                rc == 0 ? "can be used here" : "can't be used here: ", rc == 0 ? "" : err.text);
     }
     return 0;
+}
+
+/* "48 89 e5", with or without spaces. Returns how many bytes, or -1. */
+static int read_hex(const char *text, uint8_t *bytes, size_t max)
+{
+    size_t n = 0;
+    while (*text) {
+        int used = 0;
+        if (*text == ' ') {
+            text++;
+            continue;
+        }
+        if (n == max || sscanf(text, "%2hhx%n", &bytes[n], &used) != 1 || used != 2) {
+            return -1;
+        }
+        text += used;
+        n++;
+    }
+    return (int)n;
+}
+
+/* What `fonda debug translate --bytes` becomes. */
+static int translate(const char *hex, const char *bits)
+{
+    static uint8_t bytes[TRANSLATE_BYTES_MAX];
+    static char text[TRANSLATE_TEXT_MAX];
+    int len = read_hex(hex, bytes, sizeof(bytes));
+    uint64_t mode;
+    struct err err = {0};
+    if (len <= 0 || parse_uint(bits, &mode, &err) < 0) {
+        log_error("--bytes: '%.60s' is not 1 to %u bytes, two hexadecimal digits each", hex,
+                  TRANSLATE_BYTES_MAX);
+        return VM_STATUS_USAGE;
+    }
+    for (size_t i = 0; engines[i]; i++) {
+        if (engines[i]->translate_bytes) {
+            int rc =
+                engines[i]->translate_bytes(bytes, (size_t)len, (unsigned)mode, text, sizeof(text), &err);
+            fputs(text, stdout);
+            if (rc < 0) {
+                log_error("%s", err.text);
+            }
+            return rc < 0 ? VM_STATUS_USAGE : 0;
+        }
+    }
+    log_error("no engine of this build translates");
+    return VM_STATUS_USAGE;
 }
 
 static const struct engine_ops *find_engine(const char *name, struct err *err)
@@ -138,7 +187,7 @@ static int open_saved(struct vm_config *config, struct saved_reader **ret_saved,
 /* What the options and a saved file say is known now; from here on the process is the machine's. */
 static int start(const struct vm_config *config, struct saved_reader *saved, struct err *err)
 {
-    int rc = strcmp(config->serial, "stdio") == 0 ? terminal_raw(STDIN_FILENO) : 0;
+    int rc = vm_config_console_on_terminal(config) || strcmp(config->serial, "stdio") == 0 ? terminal_raw(STDIN_FILENO) : 0;
     if (rc < 0) {
         err_sys(err, rc, "cannot set up the terminal");
         return VM_STATUS_HOST;
@@ -154,6 +203,9 @@ int main(int argc, char **argv)
     }
     if (argc == 2 && strcmp(argv[1], "--list-jail") == 0) {
         return jail_report(stdout) == 0 ? 0 : 1;
+    }
+    if (argc == 4 && strcmp(argv[1], "--translate") == 0) {
+        return translate(argv[2], argv[3]);
     }
     struct vm_config config;
     struct err err = {0};

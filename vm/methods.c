@@ -15,6 +15,7 @@
 #include "control/control.h"
 #include "sandbox/jail.h"
 #include "cpu/engine.h"
+#include "dev/pci/pci.h"
 #include "dev/virtio/balloon.h"
 #include "dev/virtio/virtio.h"
 #include "vm/channel.h"
@@ -153,8 +154,8 @@ static json_t *balloon_stats(struct vdev *balloon)
 {
     struct vbal_info info;
     vbal_get_info(balloon, &info);
-    return json_pack("{s:I, s:I, s:I, s:I}", "target_bytes", (json_int_t)(info.target_pages * 4096),
-                     "actual_bytes", (json_int_t)(info.actual_pages * 4096), "given_bytes",
+    return json_pack("{s:I, s:I, s:I, s:I}", "target_bytes", (json_int_t)info.target_pages * 4096,
+                     "actual_bytes", (json_int_t)info.actual_pages * 4096, "given_bytes",
                      (json_int_t)info.given_bytes, "reported_bytes", (json_int_t)info.reported_bytes);
 }
 
@@ -300,6 +301,27 @@ static void on_balloon(struct control_call *call, json_t *params, void *opaque)
     control_reply(call, NULL);
 }
 
+static void on_nic_plug(struct control_call *call, json_t *params, void *opaque)
+{
+    struct host *host = opaque;
+    struct nic_plug {
+        uint64_t nic;
+        bool plugged;
+    } p = {0};
+    static const struct control_param table[] = {
+        {"nic", CONTROL_UINT, true, offsetof(struct nic_plug, nic), 0, PCI_SLOTS - 1},
+        {"plugged", CONTROL_BOOL, true, offsetof(struct nic_plug, plugged), 0, 0}};
+    if (!control_params(call, params, table, ARRAY_SIZE(table), &p)) {
+        return;
+    }
+    if (devices_nic_plug(host->devices, (unsigned)p.nic, p.plugged) < 0) {
+        control_fail(call, "not_found", "NICs count from 0, in the order of --net",
+                     "the machine has no such NIC");
+        return;
+    }
+    control_reply(call, NULL);
+}
+
 static void on_save(struct control_call *call, json_t *params, void *opaque)
 {
     struct {
@@ -352,6 +374,8 @@ static void on_snapshot_list(struct control_call *call, json_t *params, void *op
 }
 
 static const struct control_method methods[] = {
+    {"translate", "what the translator made of a guest address: {address, cpu}", host_method_translate},
+    {"count", "whether new blocks count their runs: {on}", host_method_count},
     {"status", "what the machine is and does", on_status},
     {"pause", "holds the vCPUs and the machine's clock", on_pause},
     {"resume", "takes pause back", on_resume},
@@ -363,6 +387,7 @@ static const struct control_method methods[] = {
     {"attach", "the connection becomes the serial port: {channel: \"serial\"}", on_attach},
     {"resize", "not for a serial port", on_resize},
     {"balloon", "how many bytes the guest is to give back: {bytes}", on_balloon},
+    {"nic_plug", "plugs a NIC's cable, or unplugs it: {nic, plugged}", on_nic_plug},
     {"save", "a job: saves the machine and ends it: {file}", on_save},
     {"snapshot_save", "a job: memory and disks as they are now: {name}", on_snapshot_save},
     {"snapshot_list", "the snapshots", on_snapshot_list},

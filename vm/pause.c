@@ -81,6 +81,6 @@ unsigned machine_pause_reasons(const struct machine *machine)
 const char *pause_reason_name(enum pause_reason reason)
 {
     static const char *const names[PAUSE_REASONS] = {
-        [PAUSE_USER] = "user", [PAUSE_DISK] = "disk", [PAUSE_STATE] = "state"};
+        [PAUSE_USER] = "user", [PAUSE_DISK] = "disk", [PAUSE_STATE] = "state", [PAUSE_DEBUG] = "debug"};
     return names[reason];
 }

@@ -20,6 +20,7 @@ enum pause_reason {
     PAUSE_USER,  /* somebody asked for it */
     PAUSE_DISK,  /* a disk's request waits for the host: no room, or an error that was to stop the machine */
     PAUSE_STATE, /* the state is being saved, loaded or sent */
+    PAUSE_DEBUG, /* a debugger holds it (debug.h) */
     PAUSE_REASONS,
 };
 
@@ -40,7 +41,7 @@ int machine_pause_wait(struct machine *machine, unsigned timeout_ms);
 /* One bit, 1 << enum pause_reason, for each reason that there is. 0: the vCPUs run. Any thread. */
 unsigned machine_pause_reasons(const struct machine *machine);
 
-/* "user", "disk" or "state". */
+/* "user", "disk", "state" or "debug". */
 const char *pause_reason_name(enum pause_reason reason);
 
 #endif

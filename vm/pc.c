@@ -287,7 +287,7 @@ static void on_watchdog(void *opaque)
 {
     struct pc *pc = opaque;
     log_warning("the guest's watchdog ran out: the machine is reset");
-    pc->config.reset(pc->config.opaque);
+    pc->config.watchdog(pc->config.opaque);
 }
 
 static int make_watchdog(struct pc *pc, struct err *err)

@@ -38,6 +38,7 @@ struct pc_config {
     /* The guest's requests; run under mem_lock() on a vCPU thread. */
     void (*power_off)(void *opaque);
     void (*reset)(void *opaque);
+    void (*watchdog)(void *opaque); /* a reset, too: the watchdog ran out */
     void (*panic)(void *opaque);
     void (*exit)(void *opaque, uint32_t status);
     /* The serial port; see dev/legacy/ns16550.h. */

@@ -130,7 +130,5 @@ int seed_make(const char *user_data, const char *meta_data, struct err *err)
     if (rc < 0) {
         return rc;
     }
-    rc = fd;
-    fd = -1;
-    return rc;
+    return take_fd(&fd);
 }

@@ -209,7 +209,8 @@ static void awake(struct machine_vcpu *mv)
 
 static bool must_stand_still(const struct machine_vcpu *mv)
 {
-    return machine_pause_reasons(mv->machine) && !machine_stopping(mv->machine);
+    return (machine_pause_reasons(mv->machine) || atomic_load(&mv->debug_held)) &&
+           !machine_stopping(mv->machine);
 }
 
 /* Sleeps until there is a request, an NMI, or (where it counts) an interrupt. A pause lets none of them
@@ -279,6 +280,7 @@ static void handle_exit(struct machine_vcpu *mv, const struct vcpu_exit *exit)
     case EXIT_HLT: halt(mv, exit->hlt_if); break;
     case EXIT_SHUTDOWN: machine_request_stop(mv->machine, VM_STATUS_SHUTDOWN); break;
     case EXIT_ERROR: machine_fail(mv->machine, VM_STATUS_ENGINE, exit->text); break;
+    case EXIT_DEBUG: machine_vcpu_debug_stop(mv, &exit->debug); break;
     }
 }
 

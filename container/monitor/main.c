@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/close_range.h>
 #include <malloc.h>
 #include <signal.h>
 #include <stddef.h>
@@ -297,13 +298,15 @@ int main(int argc, char **argv)
             return STATUS_FAILED;
         }
     }
+    /* What it was started with, such as a lock, ends with it: nothing it starts gets that. */
+    (void)close_range(3, ~0u, CLOSE_RANGE_CLOEXEC);
     int rc = options_parse(specs, ARRAY_SIZE(specs), argc, argv, 1, &m.o, &err);
     if (m.o.help) {
         usage(stdout);
         return 0;
     }
     rc = rc < 0 ? rc : rc < argc ? err_set(&err, -EINVAL, "'%s' is not an option", argv[rc]) : 0;
-    if (rc < 0 || (rc = check_options(&m, &err)) < 0 || (rc = read_config(&m, &err)) < 0) {
+    if (rc < 0 || check_options(&m, &err) < 0 || read_config(&m, &err) < 0) {
         log_error("%s", err.text);
         return STATUS_USAGE;
     }
@@ -314,7 +317,7 @@ int main(int argc, char **argv)
         (void)mkdir(m.o.oci_root, 0700); /* fonda-oci says what is wrong with it */
         m.o.oci_root = absolute(m.o.oci_root, root);
     }
-    if ((rc = open_dir(&m, &err)) < 0 || (!m.o.foreground && pipe2(report, O_CLOEXEC) < 0)) {
+    if (open_dir(&m, &err) < 0 || (!m.o.foreground && pipe2(report, O_CLOEXEC) < 0)) {
         log_error("%s", err.text);
         return STATUS_FAILED;
     }

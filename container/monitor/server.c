@@ -55,7 +55,7 @@ static void watch(struct client *c)
 
 static bool flush(struct client *c)
 {
-    while (c->out_size) {
+    while (c->out && c->out_size) {
         ssize_t n = send(c->source.fd, c->out, c->out_size, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (n < 0) {
             return errno == EAGAIN || errno == EINTR;

@@ -226,7 +226,8 @@ struct bt_block {
     struct bt_exit *in;    /* links into this block */
     struct bt_exit *exits; /* nexits of them */
     uint8_t nexits;
-    struct bt_map *map; /* insns entries, in code order */
+    struct bt_cell *count; /* its target is how often the block ran; NULL: not counted */
+    struct bt_map *map;    /* insns entries, in code order */
 };
 
 /* --- jump cache --- */
@@ -260,6 +261,7 @@ enum {
     BT_SLOW,    /* memory slow path only: run the instruction as a block of one in BT_MODE_SLOW */
     BT_NOGROUP, /* memory slow path only: go on from this instruction in BT_MODE_NOGROUP */
     BT_CHAIN,   /* from bt_op_dispatch only: go to v->chain at once */
+    BT_STOP,    /* a debugger's point; v->stop says which */
     BT_DONE,    /* like BT_NEXT, but modes, mappings or shadows changed: end the block */
 };
 
@@ -378,7 +380,7 @@ struct bt_vcpu {
         uint64_t ptr;  /* host address of the operand's first byte */
         _Alignas(64) uint8_t buf[4096 + 128];
     } bounce;
-    uint64_t kmask; /* opmask register of a masked memory operand */
+    uint64_t kmask;                     /* opmask register of a masked memory operand */
     _Alignas(64) uint8_t crossing[128]; /* copy of a load's operand that lies on two pages */
 
     /* Ours. */
@@ -427,10 +429,16 @@ struct bt_vcpu {
     bool fill_jc;              /* enter the next block in the jump cache */
     bool raised;               /* cpu.exc is to be delivered */
     bool killed;               /* a block was invalidated: maybe the current one */
-    bool no_step;            /* the instruction entered an interrupt handler: no single-step trap behind it */
-    bool mid_string;         /* BT_AGAIN is between two elements of a string instruction */
-    unsigned pauses;         /* PAUSE instructions executed */
-    uint64_t data_hits;      /* DR6 bits of data breakpoints hit by the current instruction */
+    bool no_step;       /* the instruction entered an interrupt handler: no single-step trap behind it */
+    bool mid_string;    /* BT_AGAIN is between two elements of a string instruction */
+    unsigned pauses;    /* PAUSE instructions executed */
+    uint64_t data_hits; /* DR6 bits of data breakpoints hit by the current instruction */
+    struct engine_debug debug; /* what a debugger asked for */
+    bool debug_exec;           /* some points are EXEC: blocks end before them */
+    bool debug_alone;          /* stepping or watching: one instruction at a time */
+    bool debug_watch;
+    bool count_blocks; /* new blocks count their runs */
+    struct engine_stop stop;
     struct vcpu_platform vm; /* the machine's, behind functions that save the vector state first */
     uint32_t xsave_mask, mxcsr_mask;
     uint32_t xsave_offset[10], xsave_size[10]; /* of each component, in the standard format */
@@ -600,6 +608,19 @@ int bt_op_bounce_begin(struct bt_vcpu *v, const struct bt_op *op);
 int bt_op_bounce_commit(struct bt_vcpu *v, const struct bt_op *op);
 uint64_t bt_op_ea(const struct bt_vcpu *v, const struct bt_op *op); /* offset within the segment */
 int bt_op_dispatch(struct bt_vcpu *v, const struct bt_op *op);      /* what the op stub calls */
+
+/* --- debug.c: a debugger's steps and points (general registers only) --- */
+
+int bt_set_debug(struct vcpu *vcpu, const struct engine_debug *debug);
+int bt_walk(struct vcpu *vcpu, uint64_t va, gpa_t *ret_gpa);
+/* Whether a debugger wants to stop before the instruction at this linear address. */
+bool bt_debug_exec_at(const struct bt_vcpu *v, uint64_t linear);
+/* Executed in place of such an instruction. */
+int bt_op_stop(struct bt_vcpu *v, const struct bt_op *op);
+/* An access that the current instruction makes. */
+void bt_debug_accessed(struct bt_vcpu *v, uint64_t va, unsigned size, bool write);
+/* Behind an instruction, or the delivery of its fault: whether to stop here. */
+bool bt_debug_stops(struct bt_vcpu *v, struct vcpu_exit *exit);
 
 /* --- fpu.c --- */
 

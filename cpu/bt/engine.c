@@ -8,6 +8,7 @@
 
 #include "cpu/bt/bt.h"
 #include "cpu/bt/bt_int.h"
+#include "cpu/bt/explain.h"
 
 static int engine_probe(struct err *err)
 {
@@ -323,6 +324,11 @@ const struct engine_ops bt_engine_ops = {
     .kick = vcpu_kick,
     .irq_raise = vcpu_irq_raise,
     .nmi = vcpu_nmi,
+    .set_debug = bt_set_debug,
+    .walk = bt_walk,
+    .translation = bt_translation,
+    .count_blocks = bt_count_blocks,
+    .translate_bytes = bt_translate_bytes,
     .get_state = vcpu_get_state,
     .set_state = vcpu_set_state,
     .counters = vcpu_counters,

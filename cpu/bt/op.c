@@ -26,6 +26,9 @@ static void data_breakpoint(struct bt_vcpu *v, uint64_t va, unsigned size, bool 
     if (__builtin_expect(v->cpu.s.dr7 & 0xff, 0)) {
         v->data_hits |= x86_match_breakpoint_data(&v->cpu, va, size, write);
     }
+    if (__builtin_expect(v->debug_watch, 0)) {
+        bt_debug_accessed(v, va, size, write);
+    }
 }
 
 /* #AC (SDM vol. 3A, 6.15): at CPL 3 with CR0.AM and RFLAGS.AC. */
@@ -350,7 +353,8 @@ static int chain(struct bt_vcpu *v, int r)
     const struct bt_jc_entry *e = bt_jc_slot(v, cpu->s.rip);
     bool quiet = !atomic_load_explicit(&v->pending, memory_order_relaxed) && !(v->irq_wait && v->iflag) &&
                  !cpu->s.nmi_pending && !cpu->s.sti_shadow && !cpu->s.movss_shadow && !v->mode_once &&
-                 !(cpu->s.rflags & (X86_TF | X86_RF)) && !(cpu->s.dr7 & 0xff) && !bt_alignment_checked(v);
+                 !(cpu->s.rflags & (X86_TF | X86_RF)) && !(cpu->s.dr7 & 0xff) && !v->debug_alone &&
+                 !bt_alignment_checked(v);
     if (!quiet || e->neg_key + cpu->s.rip + v->mode_ctx != 0) {
         v->fill_jc = true;
         return BT_JUMP;

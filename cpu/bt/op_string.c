@@ -83,7 +83,7 @@ static int string_linear(struct bt_vcpu *v, const struct bt_op *op, unsigned seg
 static bool chunks_allowed(const struct bt_vcpu *v, const struct bt_op *op)
 {
     return (v->mode & (BT_MODE_CODE64 | BT_MODE_FLAT)) && op->addrsize >= 4 && !(v->cpu.s.dr7 & 0xff) &&
-           !(v->cpu.s.rflags & X86_TF) && !bt_alignment_checked(v);
+           !v->debug_alone && !(v->cpu.s.rflags & X86_TF) && !bt_alignment_checked(v);
 }
 
 /* Keeps 32-bit offsets from wrapping inside of a chunk. */
@@ -149,7 +149,7 @@ static int next_turn(struct bt_vcpu *v, const struct bt_op *op, uint64_t *done, 
         return BT_NEXT;
     }
     if (*done >= ELEMENTS_PER_TURN || atomic_load_explicit(&v->pending, memory_order_relaxed) ||
-        (v->cpu.s.rflags & X86_TF)) {
+        (v->cpu.s.rflags & X86_TF) || v->debug_alone) {
         v->mid_string = true;
         return BT_AGAIN;
     }

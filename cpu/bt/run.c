@@ -92,14 +92,19 @@ static enum served serve_pending(struct bt_vcpu *v, struct vcpu_exit *exit)
     if (bits & BT_PENDING_IRQ) {
         v->irq_wait = true;
     }
-    if (cpu->s.nmi_pending && !cpu->s.nmi_blocked && !cpu->s.movss_shadow && !v->mode_once) {
+    /* A debugger's step is one of the program, not of what interrupts it. */
+    bool hold = v->debug.step && !cpu->s.halted;
+    if (hold) {
+        v->irq_wait = true;
+    }
+    if (!hold && cpu->s.nmi_pending && !cpu->s.nmi_blocked && !cpu->s.movss_shadow && !v->mode_once) {
         cpu->s.nmi_pending = false;
         cpu->s.nmi_blocked = true;
         if (!deliver_interrupt(v, X86_NMI)) {
             return SERVED_SHUTDOWN;
         }
     }
-    if (v->irq_wait && v->iflag && !cpu->s.sti_shadow && !cpu->s.movss_shadow &&
+    if (!hold && v->irq_wait && v->iflag && !cpu->s.sti_shadow && !cpu->s.movss_shadow &&
         !(v->mode_once & ~BT_MODE_NOGROUP)) {
         bt_fpu_save(v);
         int vector = cpu->platform.irq_ack(cpu->platform.opaque);
@@ -199,6 +204,11 @@ static bool after_result(struct bt_vcpu *v, int result, struct vcpu_exit *exit)
         v->mode_once = BT_MODE_NOGROUP;
         note_group_exit(v);
         return true;
+    case BT_STOP:
+        exit->reason = EXIT_DEBUG;
+        exit->debug = v->stop;
+        v->stop = (struct engine_stop){.step = false};
+        return false;
     case BT_HALT:
         cpu->s.rip = cpu->next_rip;
         cpu->s.halted = true;
@@ -245,7 +255,8 @@ static bool debug_traps(struct bt_vcpu *v, bool was_tf, bool was_rf)
 
 static bool debugging(const struct bt_vcpu *v)
 {
-    return (v->cpu.s.rflags & X86_TF) || (v->cpu.s.dr7 & 0xff) || (v->cpu.s.rflags & X86_RF);
+    return (v->cpu.s.rflags & X86_TF) || (v->cpu.s.dr7 & 0xff) || (v->cpu.s.rflags & X86_RF) ||
+           v->debug_alone;
 }
 
 /* One turn: look up, enter, deal with the exit. False: leave with *exit. */
@@ -262,9 +273,9 @@ static bool turn(struct bt_vcpu *v, struct vcpu_exit *exit)
         was_tf = (cpu->s.rflags & X86_TF) != 0;
         was_rf = (cpu->s.rflags & X86_RF) != 0;
         alone = true;
-        once |= BT_MODE_ONE | (cpu->s.dr7 & 0xff ? BT_MODE_SLOW : 0);
+        once |= BT_MODE_ONE | ((cpu->s.dr7 & 0xff) || v->debug_watch ? BT_MODE_SLOW : 0);
         if ((cpu->s.dr7 & 0xff) && !cpu->s.movss_shadow && breakpoint_hit(v)) {
-            return deliver_or_stop(v, exit);
+            return deliver_or_stop(v, exit) && !bt_debug_stops(v, exit);
         }
     }
     if (bt_alignment_checked(v)) {
@@ -276,7 +287,7 @@ static bool turn(struct bt_vcpu *v, struct vcpu_exit *exit)
     v->fill_jc = false;
     struct bt_block *b = bt_block_get(v, v->mode | once);
     if (!b) {
-        return deliver_or_stop(v, exit);
+        return deliver_or_stop(v, exit) && !bt_debug_stops(v, exit);
     }
     if (!(once & ~BT_MODE_NOGROUP) && !b->dead) {
         if (from && !once == (from->kind != BT_EXIT_GROUP) && v->link_flushes == v->counters[BT_C_FLUSHES] &&
@@ -323,14 +334,16 @@ static bool turn(struct bt_vcpu *v, struct vcpu_exit *exit)
     }
     if (v->raised) {
         v->data_hits = 0;
-        return deliver_or_stop(v, exit);
+        v->stop.point = false; /* the access did not happen */
+        return deliver_or_stop(v, exit) && !bt_debug_stops(v, exit);
     }
-    if (alone && !(v->mode_once & BT_MODE_SLOW) && why != BT_LEAVE_MEM &&
-        (v->op_result != BT_AGAIN || v->mid_string) && !v->no_step && !debug_traps(v, was_tf, was_rf)) {
+    bool completed = alone && !(v->mode_once & BT_MODE_SLOW) && why != BT_LEAVE_MEM &&
+                     (v->op_result != BT_AGAIN || v->mid_string);
+    if (completed && !v->no_step && !debug_traps(v, was_tf, was_rf)) {
         exit->reason = EXIT_SHUTDOWN;
         return false;
     }
-    return true;
+    return !completed || !bt_debug_stops(v, exit);
 }
 
 static bool wakes(struct bt_vcpu *v)

@@ -305,8 +305,7 @@ static uint8_t *fill(struct bt_vcpu *v, unsigned mmu, uint64_t va, unsigned acce
 static uint8_t *plain_ram(struct bt_vcpu *v, unsigned mmu, uint64_t va, unsigned access)
 {
     unsigned i = (unsigned)(va >> MEM_PAGE_SHIFT) & ((1u << v->tlb_bits) - 1);
-    const struct bt_tlb_entry *t =
-        access & X86_ACCESS_WRITE ? &v->tlb[mmu].write[i] : &v->tlb[mmu].read[i];
+    const struct bt_tlb_entry *t = access & X86_ACCESS_WRITE ? &v->tlb[mmu].write[i] : &v->tlb[mmu].read[i];
     if (t->tag == ((va & ~(uint64_t)(MEM_PAGE_SIZE - 1)) | v->asid[mmu])) {
         return (uint8_t *)(va + t->addend); /* NOLINT(performance-no-int-to-ptr) */
     }
@@ -318,10 +317,12 @@ static uint8_t *plain_ram(struct bt_vcpu *v, unsigned mmu, uint64_t va, unsigned
 }
 
 /*
- * An access across two pages. Where these are neighbours in RAM, too, it is one access there; a load can have a copy of the
- * bytes, as long as nothing else uses the address. BT_SLOW: neither, or a page that faults or is not plain RAM.
+ * An access across two pages. Where these are neighbours in RAM, too, it is one access there; a load can have
+ * a copy of the bytes, as long as nothing else uses the address. BT_SLOW: neither, or a page that faults or
+ * is not plain RAM.
  */
-static int miss_crossing(struct bt_vcpu *v, unsigned mmu, uint64_t va, unsigned size, unsigned access, bool group)
+static int miss_crossing(struct bt_vcpu *v, unsigned mmu, uint64_t va, unsigned size, unsigned access,
+                         bool group)
 {
     uint64_t second = (va | (MEM_PAGE_SIZE - 1)) + 1;
     if (v->mode & BT_MODE_CODE64 ? !x86_is_canonical(va + size - 1) : second > UINT32_MAX) {

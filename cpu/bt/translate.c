@@ -232,6 +232,7 @@ static int read_block(struct gen *g, const uint8_t *code, unsigned avail, const 
     unsigned at = 0;
     unsigned side_exits = 0;
     bool after_sti = false;
+    uint64_t cs_base = g->mode & BT_MODE_CODE64 ? 0 : v->cpu.s.seg[X86_CS].base;
     while (g->n < max && at < limit) {
         struct gen_insn *gi = &g->insn[g->n];
         if (total < limit && total < at + ZYDIS_MAX_INSTRUCTION_LENGTH) { /* most blocks are short */
@@ -256,6 +257,14 @@ static int read_block(struct gen *g, const uint8_t *code, unsigned avail, const 
             }
         }
         gen_classify(effective_mode(g->mode, &gi->in), gi);
+        if (v->debug_exec && bt_debug_exec_at(v, g->b->rip + at + cs_base)) {
+            if (g->n > 0) {
+                break;
+            }
+            gi->kind = GEN_OP;
+            gi->ends = true;
+            gi->fn = bt_op_stop;
+        }
         if (gi->kind == GEN_JCC && side_exits < SIDE_EXITS_MAX && goes_on(g, &gi->in, at + len)) {
             gi->ends = false;
             side_exits++;
@@ -324,6 +333,21 @@ static void gen_insn(struct gen *g, const struct gen_insn *gi)
     g->mode = mode;
 }
 
+/* One more run, without touching the flags. */
+static void gen_count(struct gen *g)
+{
+    struct bt_vcpu *v = g->v;
+    if (v->cells_used == v->cells_max) {
+        g->e.full = true;
+        return;
+    }
+    g->b->count = &v->cells[v->cells_used++];
+    g->b->count->target = 0;
+    emit_load(&g->e, H_S1, (uint64_t)&g->b->count->target);
+    emit_lea(&g->e, H_S1, H_S1, 1);
+    emit_store(&g->e, (uint64_t)&g->b->count->target, H_S1);
+}
+
 int bt_translate(struct bt_vcpu *v, struct bt_block *b, const uint8_t *code, unsigned avail,
                  const uint8_t *code2)
 {
@@ -350,6 +374,9 @@ int bt_translate(struct bt_vcpu *v, struct bt_block *b, const uint8_t *code, uns
     b->exits = v->exits + v->exits_used;
     b->nexits = 0;
     unsigned maps_first = g->nmaps;
+    if (v->count_blocks) {
+        gen_count(g);
+    }
     for (g->at = 0; g->at < g->n; g->at++) {
         const struct gen_insn *gi = &g->insn[g->at];
         struct bt_map *m = &g->maps[g->nmaps++];

@@ -69,6 +69,8 @@ struct vcpu {
 
     bool halted; /* in HLT; the kernel keeps no such state without its own interrupt controller */
     bool wait_for_sipi;
+    struct kvm_guest_debug debug; /* what a debugger asked for */
+    struct engine_point points[4];
 
     /* Shared with other threads. */
     atomic_bool kicked;
@@ -99,6 +101,12 @@ unsigned kvm_vcpu_last_exits(struct vcpu *vcpu, char *buf, unsigned size);
 int kvm_settle(struct vcpu *vcpu);
 /* Makes the signal that interrupts KVM_RUN harmless for this process. */
 int kvm_signal_setup(void);
+
+/* debug.c */
+int kvm_set_debug(struct vcpu *vcpu, const struct engine_debug *debug);
+int kvm_walk(struct vcpu *vcpu, uint64_t va, gpa_t *ret_gpa);
+/* What KVM_EXIT_DEBUG tells; false: no debugger asked for it. */
+bool kvm_debug_exit(struct vcpu *vcpu, struct engine_stop *ret_stop);
 
 /* state.c */
 int kvm_get_state(struct vcpu *vcpu, struct x86_state *ret_state);

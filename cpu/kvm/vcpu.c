@@ -217,7 +217,9 @@ static enum step handle_exit(struct vcpu *vcpu, struct vcpu_exit *ret_exit)
         exit_msr(vcpu, note);
         return STEP_CONTINUE;
     case KVM_EXIT_SET_TPR: count(vcpu, KVM_COUNT_TPR, 1); return STEP_CONTINUE;
-    case KVM_EXIT_DEBUG: count(vcpu, KVM_COUNT_DEBUG, 1); return STEP_CONTINUE;
+    case KVM_EXIT_DEBUG:
+        count(vcpu, KVM_COUNT_DEBUG, 1);
+        return kvm_debug_exit(vcpu, &ret_exit->debug) ? report(ret_exit, EXIT_DEBUG) : STEP_CONTINUE;
     case KVM_EXIT_HLT:
         count(vcpu, KVM_COUNT_HLT, 1);
         vcpu->halted = true;
@@ -330,8 +332,7 @@ static bool holds_event(const struct kvm_vcpu_events *events)
 int kvm_settle(struct vcpu *vcpu)
 {
     struct kvm_guest_debug step_on = {.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP};
-    struct kvm_guest_debug step_off = {.control = 0};
-    struct vcpu_exit exit;
+    struct vcpu_exit exit = {.reason = EXIT_KICK};
     vcpu->run->request_interrupt_window = 0;
     for (unsigned i = 0; i < KVM_SETTLE_STEPS_MAX; i++) {
         /* Finishes an I/O instruction whose exit was answered, and executes nothing. */
@@ -352,10 +353,10 @@ int kvm_settle(struct vcpu *vcpu)
         }
         set_immediate_exit(vcpu, 0);
         enum step step = enter(vcpu, &exit);
-        if (ioctl(vcpu->fd, KVM_SET_GUEST_DEBUG, &step_off) < 0) {
+        if (ioctl(vcpu->fd, KVM_SET_GUEST_DEBUG, &vcpu->debug) < 0) {
             return -errno;
         }
-        if (step == STEP_REPORT) {
+        if (step == STEP_REPORT && exit.reason != EXIT_DEBUG) {
             return -EIO;
         }
     }

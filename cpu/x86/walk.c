@@ -304,3 +304,16 @@ int x86_walk(struct x86_cpu *cpu, uint64_t va, unsigned access, struct x86_walk 
     }
     return status;
 }
+
+bool x86_walk_quietly(const struct x86_cpu *cpu, uint64_t va, gpa_t *ret_gpa)
+{
+    struct x86_cpu quiet;
+    x86_copy_bytes(&quiet, cpu, sizeof(quiet));
+    quiet.s.cr4 &= ~(uint64_t)X86_CR4_SMAP;
+    struct x86_walk walk;
+    if (x86_walk(&quiet, va, X86_ACCESS_READ | X86_ACCESS_NO_AD, &walk) < 0) {
+        return false;
+    }
+    *ret_gpa = walk.gpa;
+    return true;
+}

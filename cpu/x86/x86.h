@@ -128,6 +128,9 @@ struct x86_walk {
  * SMEP, SMAP, NX, WP; sets accessed and dirty bits atomically. -1 with #PF in cpu->exc. SDM vol. 3A ch. 4. */
 int x86_walk(struct x86_cpu *cpu, uint64_t va, unsigned access, struct x86_walk *ret);
 
+/* For a debugger: translates without access rights, A and D bits or exceptions. False: not mapped. */
+bool x86_walk_quietly(const struct x86_cpu *cpu, uint64_t va, gpa_t *ret_gpa);
+
 /* Linear-address access of 1-8 bytes (or any length for the _buf forms), may cross pages; all or nothing. */
 int x86_load(struct x86_cpu *cpu, uint64_t va, unsigned size, unsigned access, uint64_t *ret);
 int x86_store(struct x86_cpu *cpu, uint64_t va, unsigned size, unsigned access, uint64_t value);

@@ -104,8 +104,8 @@ static void timer_deassert(struct hpet_timer *timer)
     }
 }
 
-/* Nothing but its comparator tells that a timer matched: none is armed for it, and the comparator is worked out when
- * somebody looks. Linux leaves such a one running at its tick's rate. */
+/* Nothing but its comparator tells that a timer matched: none is armed for it, and the comparator is worked
+ * out when somebody looks. Linux leaves such a one running at its tick's rate. */
 static bool timer_silent(const struct hpet_timer *timer)
 {
     return !(timer->config & (T_ENABLE | T_LEVEL));

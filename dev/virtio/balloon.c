@@ -243,6 +243,11 @@ void vbal_get_info(const struct vdev *dev, struct vbal_info *ret)
     mem_unlock(dev->mem);
 }
 
+/* 5.5.6.4 */
+static const char *const stat_names[VBAL_STATS] = {
+    "swap-in", "swap-out",  "major-faults", "minor-faults",     "free",
+    "total",   "available", "disk-caches",  "huge-allocations", "huge-failures"};
+
 static unsigned bal_describe(const struct vdev *dev, char *buf, unsigned size)
 {
     struct vbal_info info;
@@ -253,7 +258,15 @@ static unsigned bal_describe(const struct vdev *dev, char *buf, unsigned size)
         (unsigned long long)info.target_pages, (unsigned long long)info.actual_pages,
         (unsigned long long)info.given_bytes, (unsigned long long)info.reported_bytes,
         (unsigned long long)info.hinted_bytes);
-    return (unsigned)MAX(n, 0);
+    unsigned len = MIN((unsigned)MAX(n, 0), size);
+    for (unsigned tag = 0; tag < VBAL_STATS && len < size; tag++) {
+        if (info.stats[tag] != UINT64_MAX) {
+            n = snprintf(buf + len, size - len, "  statistic %s=%llu\n", stat_names[tag],
+                         (unsigned long long)info.stats[tag]);
+            len += (unsigned)MAX(n, 0);
+        }
+    }
+    return MIN(len, size);
 }
 
 static void bal_free(struct vdev *dev)

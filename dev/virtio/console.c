@@ -44,6 +44,7 @@ _Static_assert(sizeof(struct control) == CONTROL_BYTES, "5.3.6.2");
 struct port {
     struct vcon_port config;
     bool guest_ready, guest_open;
+    bool host_open;
     bool starved_input; /* the host had more than the guest had buffers for */
     uint64_t out_done;  /* bytes of the chain at the queue's head that the sink has taken */
 };
@@ -129,7 +130,9 @@ static void on_control(struct vcon *con, const struct control *message)
                 send_message(con, message->port, RESIZE, 1);
             }
         }
-        send_message(con, message->port, PORT_OPEN, 1);
+        if (port->host_open) {
+            send_message(con, message->port, PORT_OPEN, 1);
+        }
     } else if (message->event == PORT_OPEN) {
         port->guest_open = message->value;
         if (port->guest_open && port->config.room) {
@@ -214,6 +217,20 @@ size_t vcon_input(struct vdev *dev, unsigned index, const uint8_t *bytes, size_t
     return done;
 }
 
+void vcon_set_open(struct vdev *dev, unsigned index, bool open)
+{
+    struct vcon *con = CONTAINER_OF(dev, struct vcon, dev);
+    struct port *port = &con->ports[index];
+    if (port->host_open == open) {
+        return;
+    }
+    port->host_open = open;
+    if (dev->live && multiport(con) && port->guest_ready) {
+        send_message(con, index, PORT_OPEN, open);
+        flush_messages(con);
+    }
+}
+
 void vcon_resize(struct vdev *dev, uint16_t columns, uint16_t rows)
 {
     struct vcon *con = CONTAINER_OF(dev, struct vcon, dev);
@@ -278,9 +295,42 @@ static void con_free(struct vdev *dev)
     free(CONTAINER_OF(dev, struct vcon, dev));
 }
 
+/* What the host has open is not the machine's: a restored guest hears what is open now. */
 static void con_state(struct vdev *dev, struct state *s)
 {
-    state_fail(s, -ENOTSUP, "a machine with this device can't be saved");
+    struct vcon *con = CONTAINER_OF(dev, struct vcon, dev);
+    uint64_t messages[MESSAGES_MAX] = {0};
+    uint32_t count = con->message_count;
+    memcpy(messages, con->messages, count * sizeof(messages[0]));
+    state_field(s, "message_count", &count);
+    state_array(s, "messages", messages);
+    state_require(s, count <= MESSAGES_MAX, "message_count");
+    for (unsigned i = 0; i < con->port_count; i++) {
+        struct port *port = &con->ports[i];
+        state_prefix(s, "port%u.", i);
+        state_field(s, "guest_ready", &port->guest_ready);
+        state_field(s, "guest_open", &port->guest_open);
+        state_field(s, "starved_input", &port->starved_input);
+        state_field(s, "out_done", &port->out_done);
+    }
+    state_no_prefix(s);
+    if (!state_loaded(s)) {
+        return;
+    }
+    con->message_count = 0;
+    for (unsigned i = 0; i < count; i++) {
+        struct control message;
+        memcpy(&message, &messages[i], sizeof(message));
+        bool named = message.port < con->port_count && con->ports[message.port].config.name;
+        if (message.port < con->port_count && (message.event != PORT_NAME || named)) {
+            con->messages[con->message_count++] = message;
+        }
+    }
+    for (unsigned i = 0; i < con->port_count && dev->live && multiport(con); i++) {
+        if (con->ports[i].guest_ready) {
+            send_message(con, i, PORT_OPEN, con->ports[i].host_open); /* the first kick sends it */
+        }
+    }
 }
 
 static const struct vdev_ops con_ops = {
@@ -306,6 +356,7 @@ struct vdev *vcon_new(struct mem *mem, const struct vcon_port *ports, unsigned c
     con->space.max_ports = count;
     for (unsigned i = 0; i < count; i++) {
         con->ports[i].config = ports[i];
+        con->ports[i].host_open = !ports[i].closed;
     }
     vdev_init(&con->dev, &con_ops, mem, count == 1 ? 4 : 2 + 2 * count, F_SIZE | F_MULTIPORT, &con->space,
               sizeof(con->space));

@@ -18,6 +18,7 @@ struct vcon_port {
     size_t (*sink)(void *opaque, const uint8_t *bytes, size_t len);
     void (*room)(void *opaque); /* the guest may take input again; may be NULL */
     void *opaque;
+    bool closed; /* nobody on the host has it open yet: see vcon_set_open */
 };
 
 struct vdev *vcon_new(struct mem *mem, const struct vcon_port *ports, unsigned count, struct err *err);
@@ -26,6 +27,9 @@ struct vdev *vcon_new(struct mem *mem, const struct vcon_port *ports, unsigned c
 size_t vcon_input(struct vdev *dev, unsigned port, const uint8_t *bytes, size_t len);
 /* The sink takes bytes again. */
 void vcon_room(struct vdev *dev, unsigned port);
+/* Main loop. Whether a program on the host has the port open. The guest is told (PORT_OPEN): Linux lets
+ * nobody write to a named port that is closed, and reads end. A sink is called all the same. */
+void vcon_set_open(struct vdev *dev, unsigned port, bool open);
 /* The terminal's size changed. */
 void vcon_resize(struct vdev *dev, uint16_t columns, uint16_t rows);
 

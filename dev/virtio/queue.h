@@ -86,8 +86,8 @@ bool vq_wants_interrupt(struct vq *vq);
  * in meanwhile: the caller then has to look again. */
 bool vq_enable_notify(struct vq *vq);
 void vq_disable_notify(struct vq *vq);
-/* Asks to be notified of chains beyond those that are there and don't suffice. Whoever calls it then has to look
- * again, as some may have come meanwhile. */
+/* Asks to be notified of chains beyond those that are there and don't suffice. Whoever calls it then has to
+ * look again, as some may have come meanwhile. */
 void vq_await_more(struct vq *vq);
 bool vq_empty(const struct vq *vq);
 

@@ -174,7 +174,7 @@ def abuse(daemon):
     head = connection.sock.recv(4096)
     check('a huge body is refused before it is sent', b' 413 ' in head.split(b'\r\n')[0], head[:80])
     connection.close()
-    for climbing in ('/v1/instances/../../etc/passwd', '/v1/instances/%2e%2e%2f%2e%2e', '/../../etc/passwd', '/v1/instances/..%2fx/log'):
+    for climbing in ('/v1/instances/../../etc/passwd', '/v1/instances/%2e%2e%2f%2e%2e%2f%2e%2e%2fetc', '/../../etc/passwd', '/v1/instances/..%2fx/log'):
         sock = socket.socket(socket.AF_UNIX)
         sock.settimeout(10)
         sock.connect(daemon.socket)
@@ -260,8 +260,26 @@ def instances(daemon):
         now = daemon.call('GET', '/v1/instances/one')[1]
         check(verb, now['state'] == state, now)
     check('nothing waits after a restart', now['after_restart'] is False)
+    ws = WebSocket(daemon.socket, '/v1/instances/one/stats/stream')
+    samples = [json.loads(ws.receive()[1]) for _ in range(2)]
+    check('samples of what is looked at', samples[1]['time_ms'] > samples[0]['time_ms'] and samples[0]['stats']['rss'] > 0, samples)
+    ws.close()
+    for span, step in (('hour', 10000), ('day', 60000), ('month', 900000)):
+        status, history, _ = daemon.call('GET', '/v1/instances/one/history?span=' + span)
+        columns = {len(values) for values in history['series'].values()}
+        check('history of one %s' % span, status == 200 and history['step_ms'] == step and columns == {len(history['time_ms'])}, history)
+    check('history of another span', daemon.call('GET', '/v1/instances/one/history?span=year')[0] == 400)
+    ws = WebSocket(daemon.socket, '/v1/events/stream?jobs=1')
+    daemon.call('POST', '/v1/instances/one/restart?wait=20')
+    types = []
+    while 'job.done' not in types:
+        types.append(json.loads(ws.receive()[1])['type'])
+    check('progress of jobs, where it is wanted', 'job.progress' in types, types)
+    ws.close()
+    now = daemon.call('GET', '/v1/instances/one')[1]
     ws = WebSocket(daemon.socket, '/v1/instances/one/console')
-    got = b''
+    got = ws.receive()[1]
+    check('the console says something by itself', got.startswith(b'hello'), got)
     ws.send(b'echo me\n')
     while b'echo me' not in got:
         got += ws.receive()[1]

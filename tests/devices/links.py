@@ -4,7 +4,8 @@ import re
 import subprocess
 import time
 
-from guest import NET, Skip
+from control import Control, Refused
+from guest import NET, Server, Skip, sender
 
 WIRE_IP = 'ip addr add 192.168.9.%d/24 dev %s && ip link set %s up'
 
@@ -52,6 +53,29 @@ def test_wire(t):
             t.see(moved(text, 30), 'iperf3 with offloads at both ends', text)
             two.off()
         one.off()
+
+
+def test_cable(t):
+    """A cable that is pulled and plugged by the control socket; only that NIC's, and traffic goes on behind it."""
+    socket_path = t.path('control')
+    with Server(sender(b'over the cable\n')) as server, \
+            t.boot('--net', 'user', '--net', 'user', '--control', socket_path) as guest, Control(socket_path) as control:
+        fetch = 'nc -w 20 10.0.2.2 %d </dev/null' % server.port
+        guest.ok('ip link set eth1 up; up eth0')
+        t.same(guest.ok(fetch).strip(), 'over the cable', 'plugged at first')
+        for n in (1, 2):
+            control.call('nic_plug', nic=0, plugged=False)
+            t.see(carrier(guest, 'eth0', '0'), 'unplugged, time %d: the guest sees it' % n)
+            t.see(carrier(guest, 'eth1', '1'), 'the other NIC is as it was')
+            control.call('nic_plug', nic=0, plugged=True)
+            t.see(carrier(guest, 'eth0', '1'), 'plugged again, time %d' % n)
+            t.same(guest.ok(fetch).strip(), 'over the cable', 'traffic goes on')
+        try:
+            control.call('nic_plug', nic=2, plugged=True)
+            t.see(False, 'a NIC that is not there is refused')
+        except Refused as e:
+            t.same((e.code, str(e)), ('not_found', 'the machine has no such NIC'), 'a NIC that is not there is refused')
+        guest.off()
 
 
 def namespace_works():

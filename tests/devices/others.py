@@ -1,5 +1,6 @@
 """Entropy, balloon, sockets between guest and host."""
 import os
+import re
 import socket
 import time
 
@@ -50,6 +51,20 @@ def test_balloon_reporting(t):
     with t.boot('--balloon', '--memory', '512M', '--stats') as guest:
         t.same(guest.features('balloon', BALLOON), [set(BALLOON) | {'event_idx', 'version_1'}], 'features (Linux has no indirect_desc here)')
         grow_and_free(t, guest, 'free page reporting')
+        memory = dict(re.findall(r'(\w+): +(\d+) kB', guest.ok('cat /proc/meminfo')))
+        told = {}
+        for _ in range(60):  # they are asked for every 10 seconds
+            guest.send('\x01s')
+            guest.expect('# chips:|^chips:')
+            time.sleep(0.5)
+            guest.read(0.1)
+            told = dict(re.findall(r'statistic ([\w-]+)=(\d+)', guest.text))
+            if 'total' in told and int(told['available']) <= int(memory['MemTotal']) * 1024:
+                break
+        t.same(int(told.get('total', 0)), int(memory['MemTotal']) * 1024, "statistics: the guest's total, to the byte")
+        near = {'free': 'MemFree', 'available': 'MemAvailable'}
+        for name, key in near.items():
+            t.see(abs(int(told.get(name, 0)) - int(memory[key]) * 1024) < 64 * MIB, 'statistics: %s is %s' % (name, key), (told, memory))
         guest.off()
         t.see(' 0 reported' not in guest.text and 'reported' in guest.text, 'and is counted', guest.text[-1500:])
 

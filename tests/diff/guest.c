@@ -424,6 +424,7 @@ static void guest_run(const struct diff_case *c, struct diff_result *result)
         result->outcome = DIFF_ERROR;
         snprintf(result->text, sizeof(result->text), "triple fault");
         break;
+    case EXIT_DEBUG: /* nobody asked for a stop */
     case EXIT_ERROR:
         result->outcome = DIFF_ERROR;
         snprintf(result->text, sizeof(result->text), "%.199s", exit.text);

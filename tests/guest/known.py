@@ -87,6 +87,17 @@ KNOWN = {
         ("msr", "XRSTOR of reserved MXCSR bits*", _TCG_NO),
         ("msr", "XSAVE with CR0.TS: #NM", _TCG_NO),
         ("msr", "TSC, PAE, CX8, APIC*", "QEMU took the bad IA32_APIC_BASE, which disabled the APIC for good"),
+        ("apic", "an illegal vector in the ICR*", "QEMU delivers illegal vectors"),
+        ("apic", "and no interrupt", "QEMU delivers illegal vectors"),
+        ("apic", "nor is it kept", "QEMU accepts interrupts while the APIC is software-disabled"),
+        ("apic", "an illegal vector raises the error interrupt", "QEMU delivers illegal vectors"),
+        ("features", "rtm: hidden*", "QEMU executes XBEGIN without the feature"),
+        ("features", "rdseed: hidden*", "QEMU executes RDSEED whenever it has RDRAND"),
+        ("features", "waitpkg: hidden*", "QEMU decodes TPAUSE as another instruction"),
+        ("features", "xop: hidden*", "QEMU decodes XOP as POP"),
+        ("features", "tbm: hidden*", "QEMU decodes XOP as POP"),
+        ("features", "ends", "QEMU takes any value for CR4, and the guest dies"),
+        ("features", "CR4.PCIDE: hidden: #GP(0)", "QEMU accepts CR4.PCIDE without having PCID"),
         ("paging", "CR4.PCIDE without the feature: #GP", "QEMU accepts CR4.PCIDE without having PCID"),
     ],
     "qemu-kvm": [],
@@ -96,6 +107,9 @@ KNOWN = {
 
 # Guests that end in shutdown (triple fault) on purpose, and the status with which the machine then ends.
 SHUTDOWN = {"triple": {"fonda": 112}}
+
+# Guests that also run under these CPU models (on Fonda).
+MODELS = {"features": ["x86-64-v2", "x86-64-v3"]}
 
 # Guests that want more than one processor.
 CPUS = {"smp": 4}

@@ -2,6 +2,7 @@
 import os
 import random
 import re
+import socket
 import subprocess
 import time
 
@@ -13,15 +14,15 @@ ROUNDS = int(os.environ.get('FONDA_STATE_ROUNDS', '6'))
 # Checksums of memory, processes, and of a disk past the guest's page cache; each says what goes wrong.
 WORK = r'''
 mkdir -p /tmp/w; cd /tmp/w; dd if=/dev/urandom of=m bs=64k count=64 2>/dev/null; sha256sum m > m.sum
-( while true; do sha256sum -c m.sum >/dev/null 2>&1 || echo "=BAD memory"; done ) &
-( i=0; while true; do i=$((i+1)); [ "$(echo $i | (read a; echo $a))" = $i ] || echo "=BAD process"; done ) &
+( while true; do sha256sum -c m.sum >/dev/null 2>&1 || echo "=B""AD memory"; done ) &
+( i=0; while true; do i=$((i+1)); [ "$(echo $i | (read a; echo $a))" = $i ] || echo "=B""AD process"; done ) &
 ( n=0; while true; do n=$((n+1)); dd if=/dev/urandom of=d bs=64k count=8 2>/dev/null; s=$(sha256sum < d)
-  dd if=d of=/dev/vda bs=64k seek=$((n % 100 * 8)) oflag=direct conv=fsync 2>/dev/null || echo "=BAD write"
-  [ "$(dd if=/dev/vda bs=64k skip=$((n % 100 * 8)) count=8 iflag=direct 2>/dev/null | sha256sum)" = "$s" ] || echo "=BAD disk"
+  dd if=d of=/dev/vda bs=64k seek=$((n % 100 * 8)) oflag=direct conv=fsync 2>/dev/null || echo "=B""AD write"
+  [ "$(dd if=/dev/vda bs=64k skip=$((n % 100 * 8)) count=8 iflag=direct 2>/dev/null | sha256sum)" = "$s" ] || echo "=B""AD disk"
   done ) &
 ( last=0; n=0; while true; do read up rest < /proc/uptime; c=${up%.*}${up#*.}
-  [ $c -ge $last ] || echo "=BAD clock $last $c"; [ $((c - last)) -lt 1000 ] || [ $last = 0 ] || echo "=BAD gap $last $c"
-  last=$c; n=$((n+1)); [ $((n % 50)) = 0 ] && echo "=tick $n"; usleep 10000; done ) &
+  [ $c -ge $last ] || echo "=B""AD clock $last $c"; [ $((c - last)) -lt 1000 ] || [ $last = 0 ] || echo "=B""AD gap $last $c"
+  last=$c; n=$((n+1)); [ $((n % 50)) = 0 ] && echo "=ti""ck $n"; usleep 10000; done ) &
 '''
 
 
@@ -112,5 +113,41 @@ def test_ephemeral(m):
         vm.wait()
         after = subprocess.run(['sha256sum', disk], capture_output=True, check=True).stdout
         check_equal(after, before, 'the disk')
+    finally:
+        vm.close()
+
+
+def test_ports(m):
+    """A channel to the host works behind a restore; the guest learns that whoever had it open before is gone."""
+    agent = m.path('agent')
+    vm, _ = start(m, '--port', 'agent=unix:' + agent)
+
+    def say(line):
+        """Sends a line as a program of the host's; returns what the guest answers."""
+        with socket.socket(socket.AF_UNIX) as conn:
+            conn.settimeout(60)
+            conn.connect(agent)
+            conn.sendall(line)
+            return conn.makefile('rb').readline()
+
+    try:
+        vm.command('a=/dev/$(cd /sys/class/virtio-ports; grep -lx agent */name | cut -d/ -f1); echo $a')
+        vm.send('(exec 5<>$a; while true; do if read x <&5; then echo "answer $x" >&5; else usleep 50000; fi; done) & sleep 1\n')
+        check_equal(say(b'one\n'), b'answer one\n', 'before')
+        with socket.socket(socket.AF_UNIX) as left:
+            left.connect(agent)
+            path = m.path('ports.fonda')
+            vm.save(path)
+            check_equal(vm.wait(), OFF, 'status of the saved machine')
+        vm.close()
+        vm = Vm(m, '--restore', path)
+        with vm.control() as control:
+            control.call('status')
+        check_equal(say(b'two\n'), b'answer two\n', 'behind the restore')
+        check_equal(say(b'three\n'), b'answer three\n', 'and again')
+        check_well(vm)
+        with vm.control() as control:
+            control.call('quit')
+        vm.wait()
     finally:
         vm.close()

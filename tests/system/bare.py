@@ -1,11 +1,12 @@
 """How machines end, and what the terminal does: shown with guests of a few instructions."""
 import os
 import signal
+import struct
 import subprocess
 import termios
 import time
 
-from harness import (CLI, HALTED, HANG, HLT, KILLED, OFF, PANIC, SHUTDOWN, TIMEOUT, UD2, Session, check,
+from harness import (CLI, HALTED, HANG, HLT, KILLED, OFF, PANIC, SHUTDOWN, TIMEOUT, UD2, WATCHDOG, Session, check,
                      check_equal, out, say)
 
 REPORT = r'vCPU 0:\n  RIP [0-9a-f]{16}'
@@ -55,6 +56,22 @@ def test_panic_port(m):
     status, _, errors = m.run(m.argv(m.bare('panic', out(0x505, 1) + HANG)))
     check_equal(status, PANIC, 'status')
     check('panicked' in errors, 'no reason in: ' + errors)
+
+
+def test_watchdog(m):
+    """Nobody feeds it: a reset, which under --no-reboot has a status of its own."""
+    def out32(port, value):  # mov dx, port; mov eax, value; out dx, eax
+        return b'\x66\xba' + struct.pack('<H', port) + b'\xb8' + struct.pack('<I', value) + b'\xef'
+    # COUNT and CONTROL of dev/legacy/watchdog.h: two periods of 100 ms
+    image = m.bare('watchdog', say('up\n') + out32(0x624, 2) + out32(0x620, 1) + HANG)
+    status, text, errors = m.run(m.argv(image, '--no-reboot'))
+    check_equal((status, text), (WATCHDOG, 'up\n'), 'status and output under --no-reboot')
+    check("the guest's watchdog ran out" in errors, 'no reason in: ' + errors)
+    with Session(m.argv(image)) as s:
+        s.expect('up\n')
+        s.expect('up\n')  # started again
+        s.send('\x01x')
+        check_equal(s.wait(), KILLED, 'status')
 
 
 def test_timeout_with_interrupts_off(m):

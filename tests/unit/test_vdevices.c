@@ -51,7 +51,8 @@ static void room(void *opaque)
 
 static int open_console(void **state)
 {
-    static const struct vcon_port ports[] = {{NULL, sink, room, NULL}, {"agent", sink, room, NULL}};
+    static const struct vcon_port ports[] = {{.sink = sink, .room = room},
+                                             {.name = "agent", .sink = sink, .room = room}};
     sink_len = 0;
     sink_room = SIZE_MAX;
     vdrv_open_bus(&drv);
@@ -98,6 +99,29 @@ static void test_console(void **state)
     assert_int_equal(rooms, before + 1);
     assert_int_equal(vcon_input(drv.dev, 1, (const uint8_t *)"hello", 5), 4);
     assert_int_equal(vdrv_get(&drv, BUFFER(20), 4), 0x6c6c6568);
+}
+
+/* The guest hears of a port's other end coming and going, and at its own start of what is there then. */
+static void test_console_open(void **state)
+{
+    uint32_t used = 0;
+    vdrv_start(&drv, UINT64_MAX);
+    vcon_set_open(drv.dev, 1, false); /* nobody asked yet: nothing to tell */
+    for (unsigned i = 0; i < 8; i++) {
+        put_in(2, BUFFER(8 + i), 80);
+    }
+    vdrv_kick(&drv, 2);
+    control(1, 3, 1);
+    assert_true(vdrv_used(&drv, 2, &used)); /* the name */
+    assert_false(vdrv_used(&drv, 2, &used));
+    vcon_set_open(drv.dev, 1, true);
+    assert_true(vdrv_used(&drv, 2, &used));
+    assert_true(vdrv_get(&drv, BUFFER(9), 8) == (1 | 6ull << 32 | 1ull << 48));
+    vcon_set_open(drv.dev, 1, true);
+    assert_false(vdrv_used(&drv, 2, &used));
+    vcon_set_open(drv.dev, 1, false);
+    assert_true(vdrv_used(&drv, 2, &used));
+    assert_true(vdrv_get(&drv, BUFFER(10), 8) == (1 | 6ull << 32));
 }
 
 static void test_console_output(void **state)
@@ -698,6 +722,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         T(test_console, open_console, close_device),
+        T(test_console_open, open_console, close_device),
         T(test_console_output, open_console, close_device),
         T(test_console_hammer, open_console, close_device),
         T(test_balloon, open_balloon, close_device),

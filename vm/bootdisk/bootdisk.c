@@ -39,8 +39,7 @@ static int copy_out(struct ext4 *fs, const struct ext4_file *file, const char *n
             return err_sys(err, -ENOMEM, "cannot read '%s'", name);
         }
     }
-    *ret_fd = fd;
-    fd = -1;
+    *ret_fd = take_fd(&fd);
     return 0;
 }
 
