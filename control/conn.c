@@ -527,7 +527,10 @@ static void refuse(struct control *control)
 {
     uv_os_fd_t fd;
     if (uv_fileno((const uv_handle_t *)&control->listener, &fd) == 0) {
-        auto_close int client = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
+        int client = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
+        if (client >= 0) {
+            close(client);
+        }
     }
 }
 

@@ -146,7 +146,9 @@ def random_requests(daemon, spec):
                 try:
                     validate(content['schema'], reply)
                 except jsonschema.ValidationError as e:
-                    wrong.append((method, url, status, e.message[:200]))
+                    # ?fields= leaves out members that the schema calls required
+                    if e.validator != 'required' or not any(q.startswith('fields=') for q in query):
+                        wrong.append((method, url, query, status, e.message[:200]))
                 if status >= 400 and 'problem+json' not in headers['content-type']:
                     wrong.append((method, url, status, headers['content-type']))
     check('%d random requests answered as described (FONDA_SEED=%d)' % (CASES, seed), not wrong, wrong[:3])

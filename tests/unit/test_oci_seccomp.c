@@ -232,8 +232,7 @@ static void test_bad_profiles(void **unused)
         "{\"defaultAction\":\"SCMP_ACT_ALLOW\",\"defaultErrnoRet\":1}",
         "{\"defaultAction\":\"SCMP_ACT_ERRNO\",\"defaultErrnoRet\":70000}",
         "{\"defaultAction\":\"SCMP_ACT_ALLOW\",\"syscalls\":[{\"names\":[],\"action\":\"SCMP_ACT_KILL\"}]}",
-        "{\"defaultAction\":\"SCMP_ACT_ALLOW\",\"syscalls\":[{\"names\":\"x\",\"action\":\"SCMP_ACT_KILL\"}]"
-        "}",
+        "{\"syscalls\":[{\"names\":\"x\",\"action\":\"SCMP_ACT_KILL\"}],\"defaultAction\":\"SCMP_ACT_LOG\"}",
         "{\"defaultAction\":\"SCMP_ACT_NOTIFY\",\"listenerPath\":\"/x\"}",
     };
     for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
