@@ -422,7 +422,10 @@ static int open_outputs(struct host *host, struct err *err)
 static int start_outputs(struct host *host, struct err *err)
 {
     int rc = output_start(host->terminal, err);
-    return rc < 0 || host->serial == host->terminal ? rc : output_start(host->serial, err);
+    if (rc == 0 && host->serial != host->terminal) {
+        rc = output_start(host->serial, err);
+    }
+    return rc < 0 ? rc : ports_start(devices_ports(host->devices), err);
 }
 
 static void close_outputs(struct host *host)
