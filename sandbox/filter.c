@@ -33,6 +33,7 @@ static void on_thread(const char *role)
     for (unsigned i = 0; i < ROLES; i++) {
         if (strcmp(role_names[i], role) == 0 && i != ROLE_MAIN) {
             if (install(i) == 0) {
+                JAIL_TAKEN(role);
                 return;
             }
             break;

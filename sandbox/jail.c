@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -14,10 +15,9 @@
 #include "base/util.h"
 #include "sandbox/roles.h"
 
-/* Only the tests' own build can leave a layer out. */
 #ifdef JAIL_TEST
-extern unsigned jail_test_without;
 unsigned jail_test_without;
+void (*jail_test_taken)(const char *role);
 #define WITH(layer, call) (jail_test_without & BIT(layer) ? 0 : (call))
 #else
 #define WITH(layer, call) (call)
@@ -29,7 +29,8 @@ static const struct {
     [JAIL_LAYER_USER] = {"user namespace", "privileges count for nothing outside"},
     [JAIL_LAYER_PID] = {"pid namespace", "other processes have no name"},
     [JAIL_LAYER_MOUNT] = {"mount namespace", "its mounts are its own"},
-    [JAIL_LAYER_IPC] = {"ipc and uts namespaces", "no System V IPC, no host name of the host's"},
+    [JAIL_LAYER_IPC] = {"ipc, uts, cgroup namespaces",
+                        "no System V IPC, host name or control groups of the host's"},
     [JAIL_LAYER_NET] = {"network namespace", "no network, but with --net user, which is the host's"},
     [JAIL_LAYER_ROOT] = {"empty root directory", "no file but those that are open"},
     [JAIL_LAYER_CAPS] = {"no capabilities", "and no new privileges"},
@@ -130,7 +131,8 @@ static uint64_t kept_capabilities(const struct jail *jail)
 
 static int close_layers(struct jail *jail, struct err *err)
 {
-    tzset(); /* reads its file now */
+    tzset();                 /* reads its file now */
+    mallopt(M_ARENA_MAX, 1); /* a thread's own heap asks /proc about overcommitment when it shrinks */
     jail->errors[JAIL_LAYER_ROOT] = WITH(JAIL_LAYER_ROOT, root_enter(jail));
     ns_unshare_late(jail);
     jail->errors[JAIL_LAYER_LIMITS] = limits_set();
@@ -162,6 +164,7 @@ int jail_enter(struct err *err)
     if (jail->config.mode == JAIL_REQUIRE && jail_missing(missing, sizeof(missing)) > 0) {
         return err_set(err, -EPERM, "the jail can't be complete on this host: no %s", missing);
     }
+    JAIL_TAKEN("main");
     return 0;
 }
 
@@ -195,7 +198,7 @@ static _Noreturn void report_inside(FILE *out)
     }
     for (unsigned i = 0; i < JAIL_LAYERS; i++) {
         int error = the_jail.errors[i];
-        fprintf(out, "%-23s %s%s%s\n", layers[i].name, error < 0 ? "can't be had here: " : layers[i].about,
+        fprintf(out, "%-28s %s%s%s\n", layers[i].name, error < 0 ? "can't be had here: " : layers[i].about,
                 error < 0 ? strerror(-error) : "", "");
         missing += error < 0;
     }

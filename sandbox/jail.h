@@ -34,7 +34,7 @@ enum jail_layer {
     JAIL_LAYER_USER,
     JAIL_LAYER_PID,
     JAIL_LAYER_MOUNT,
-    JAIL_LAYER_IPC, /* with UTS */
+    JAIL_LAYER_IPC, /* with UTS and control groups */
     JAIL_LAYER_NET,
     JAIL_LAYER_ROOT,
     JAIL_LAYER_CAPS, /* with no_new_privs */

@@ -27,6 +27,15 @@ struct jail {
 
 extern struct jail the_jail;
 
+/* Only the tests' own build can leave a layer out, or give a thread to somebody else once it is locked in. */
+#ifdef JAIL_TEST
+extern unsigned jail_test_without;
+extern void (*jail_test_taken)(const char *role);
+#define JAIL_TAKEN(role) (jail_test_taken ? jail_test_taken(role) : (void)0)
+#else
+#define JAIL_TAKEN(role) ((void)0)
+#endif
+
 /* split.c: asks the supervisor, which is outside, to write this process's user map. Returns 0 or -errno. */
 int split_ask_map(struct jail *jail);
 /* Tells it that the jail is closed. */

@@ -4,8 +4,8 @@
  *
  *                     privileged                          not privileged
  *     before the fork   pid                                user (maps its own ids), pid
- *     early, inside     user (mapped by the supervisor),   mount, ipc, uts, net
- *                       mount, ipc, uts, net
+ *     early, inside     user (mapped by the supervisor),   mount, ipc, uts, cgroup, net
+ *                       mount, ipc, uts, cgroup, net
  *     late, inside      with a tap device: user, net       with a tap device: net
  *
  * "net" only where nothing needs the host's network. A tap device is opened with the privileges of the host's
@@ -130,8 +130,7 @@ void ns_unshare_early(struct jail *jail)
     if (jail->errors[JAIL_LAYER_MOUNT] == 0 && mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0) {
         jail->errors[JAIL_LAYER_MOUNT] = -errno;
     }
-    int rc = take(CLONE_NEWIPC);
-    jail->errors[JAIL_LAYER_IPC] = rc < 0 ? rc : take(CLONE_NEWUTS);
+    jail->errors[JAIL_LAYER_IPC] = take(CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP);
     if (wants_net(jail) && !tap) {
         jail->errors[JAIL_LAYER_NET] = take(CLONE_NEWNET);
     }

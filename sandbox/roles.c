@@ -20,7 +20,9 @@
 #define V    BIT(ROLE_VCPU)
 #define O    BIT(ROLE_OUTPUT)
 #define B    BIT(ROLE_BLOCK)
-#define ALL  (M | V | O | B)
+#define S    BIT(ROLE_SAVE)
+#define F    BIT(ROLE_FILL)
+#define ALL  (M | V | O | B | S | F)
 #define LOW  0xffffffffull /* the kernel takes these arguments as 32 bits */
 #define INET JAIL_NEED_INTERNET
 #define UNIX JAIL_NEED_UNIX
@@ -57,7 +59,7 @@
         "socket", M, needs, 0, {{0, LOW, family}, {1, SOCK_TYPE, type}}, #family ", " #type, why             \
     }
 
-const char *const role_names[ROLES] = {"main", "vcpu", "output", "block"};
+const char *const role_names[ROLES] = {"main", "vcpu", "output", "block", "save", "fill"};
 
 const struct role_row role_table[] = {
     /* --- every thread: memory, locks, signals, time, its end --- */
@@ -76,6 +78,7 @@ const struct role_row role_table[] = {
     ROW("gettid", ALL, 0, "abort; which thread a kick is for"),
     ROW("getpid", ALL, 0, "the same"),
     ROW("clock_gettime", ALL, 0, "time, where the vDSO has none"),
+    ROW("gettimeofday", ALL, 0, "the same"),
     ROW("clock_nanosleep", ALL, 0, "a pause before something is tried again"),
     ROW("sched_yield", ALL, 0, "a short wait for another thread"),
     ROW("restart_syscall", ALL, 0, "the kernel's, behind a stopped and continued sleep"),
@@ -119,7 +122,7 @@ const struct role_row role_table[] = {
     ROW("timerfd_settime", ALL, 0, "the machine's next timer: whichever thread sets an earlier one"),
     ROW("close", ALL, 0, "what ends: connections, disks, the machine"),
     ROW("wait4", M, 0, "the process that guards the terminal's settings"),
-    ROW("sched_getaffinity", M, 0, "how many heaps malloc makes"),
+    ROW("sched_getaffinity", M, 0, "how many processors there are: libraries"),
     ROW("sysinfo", M, 0, "the C library's qsort: how much memory to take"),
     ROW("uname", M, 0, "the kernel's version, for libuv and liburing"),
     QUIET("prlimit64", M, EPERM, "the C library asks for a new thread's stack size; the default does"),
@@ -142,17 +145,17 @@ const struct role_row role_table[] = {
         "disk I/O; the ring itself is restricted to reads, writes, flushes and fallocate"),
     ROW("preadv", M | B, 0, "disk I/O by threads"),
     ROW("pwritev", M | B, 0, "disk I/O by threads"),
-    ROW("pread64", M | V | B, 0,
+    ROW("pread64", M | V | B | F, 0,
         "disk I/O; shared files; memory of a restored machine when it is first touched"),
     ROW("pwrite64", M | V | B, 0, "the same"),
     ROW("fdatasync", M | B, 0, "a flush of the guest's"),
-    ROW("fsync", M | B, 0, "a flush; shared files"),
+    ROW("fsync", M | B | S, 0, "a flush; shared files; a saved machine's file"),
     ROW("fallocate", M | V | B, 0,
         "discard and write zeroes; guest memory that the balloon or a reset gives back"),
     ROW("ftruncate", M, 0, "a growing qcow2 file; shared files"),
-    ROW("lseek", M, 0, "where a file has holes; shared directories"),
-    ROW("fstat", M, 0, "a file's size"),
-    ROW("newfstatat", M, 0, "the same; shared files"),
+    ROW("lseek", M | S, 0, "where a file has holes; shared directories"),
+    ROW("fstat", M | S, 0, "a file's size"),
+    ROW("newfstatat", M | S, 0, "the same; shared files"),
 
     /* --- KVM --- */
     IOCTL(V | M, JAIL_NEED_KVM, KVM_RUN, "guest code"),
@@ -208,10 +211,11 @@ const struct role_row role_table[] = {
      "AF_UNIX, SOCK_DGRAM",
      "the C library's if_nametoindex, for a resolver with a link-local address"},
     IOCTL(M, INET, SIOCATMARK, "user-mode NAT: urgent data"),
-    ROW("unlink", M, UNIX | FILS, "the sockets that the machine made, at its end"),
+    ROW("unlink", M | S, UNIX | FILS,
+        "the sockets that the machine made, at its end; a saved machine that is not complete"),
 
     /* --- files by name: a shared directory, the resolver's configuration, granted directories --- */
-    ROW("openat", M, TREE | INET | FILS, "files of a shared directory; /etc/resolv.conf"),
+    ROW("openat", M | S, TREE | INET | FILS, "files of a shared directory; /etc/resolv.conf; saved machines"),
     {"openat",
      M,
      ROLE_NEED_NO_FILES,
@@ -229,7 +233,7 @@ const struct role_row role_table[] = {
     ROW("linkat", M, TREE, "shared directory"),
     ROW("renameat", M, TREE, "shared directory"),
     ROW("renameat2", M, TREE, "shared directory"),
-    ROW("rename", M, FILS, "a file that is complete takes its name"),
+    ROW("rename", M | S, FILS, "a file that is complete takes its name"),
     ROW("unlinkat", M, TREE | FILS, "shared directory"),
     ROW("fchmodat", M, TREE, "shared directory"),
     ROW("fchownat", M, TREE, "shared directory"),

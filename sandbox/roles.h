@@ -17,6 +17,8 @@ enum role {
     ROLE_VCPU,   /* guest code, and the chips that it touches */
     ROLE_OUTPUT, /* writes what the serial port sends */
     ROLE_BLOCK,  /* disk I/O where there is no io_uring */
+    ROLE_SAVE,   /* writes a saved machine's or a snapshot's memory to its file */
+    ROLE_FILL,   /* brings a restored machine's memory in */
     ROLES
 };
 

@@ -20,12 +20,10 @@
 #include "base/log.h"
 #include "base/thread.h"
 #include "base/util.h"
-#include "sandbox/jail.h"
+#include "sandbox/jail_int.h"
 #include "tests/jail/captive.h"
 
 #define STATUS_VIOLATED 122
-
-extern unsigned jail_test_without; /* sandbox/jail.c, built for tests */
 
 struct captive captive = {.share_fd = -1, .outside_fd = -1};
 

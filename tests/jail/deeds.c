@@ -35,6 +35,8 @@
 #include "block/aio_int.h"
 #include "tests/jail/captive.h"
 
+#define FDS_TRIED 64
+
 static struct io_uring *ring;
 
 static int number(void)
@@ -62,6 +64,27 @@ static int open_create(void)
 static int open_inherited(void)
 {
     return done(syscall(SYS_openat, captive.outside_fd, "etc/passwd", O_RDONLY | O_CLOEXEC, 0));
+}
+
+/* From every descriptor, whatever it is of, and through those that lie behind it by name (/proc's). */
+static int open_from_all(void)
+{
+    static const char *const ways[] = {"etc/passwd",           "../../../../../../../../etc/passwd",
+                                       "1/root/etc/passwd",    "self/root/etc/passwd",
+                                       "../1/root/etc/passwd", "../../1/root/etc/passwd",
+                                       "../root/etc/passwd"};
+    long rc = -1;
+    for (int fd = 3; fd < FDS_TRIED && rc < 0; fd++) {
+        for (size_t i = 0; i < ARRAY_SIZE(ways) && rc < 0; i++) {
+            rc = syscall(SYS_openat, fd, ways[i], O_RDONLY | O_CLOEXEC, 0);
+        }
+        for (int through = 3; through < FDS_TRIED && rc < 0; through++) {
+            char path[64];
+            snprintf(path, sizeof(path), "%d/../../../../../etc/passwd", through);
+            rc = syscall(SYS_openat, fd, path, O_RDONLY | O_CLOEXEC, 0);
+        }
+    }
+    return done(rc);
 }
 
 /* Far enough up for any directory. */
@@ -417,6 +440,7 @@ const struct deed deeds[] = {
     {"open_read", open_read},
     {"open_create", open_create},
     {"open_inherited", open_inherited},
+    {"open_from_all", open_from_all},
     {"share_up", share_up},
     {"share_read", share_read},
     {"share_write", share_write},

@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "base/state.h"
+#include "base/thread.h"
 #include "base/util.h"
 #include "cpu/engine.h"
 #include "mem/guard.h"
@@ -47,6 +48,7 @@ static void fatal(void *opaque, uint64_t chunk, int error)
 static void *filler_main(void *opaque)
 {
     struct restoring *restoring = opaque;
+    thread_enter("fill", NULL);
     while (!atomic_load(&restoring->stop) && guard_fill_next(restoring->guard)) {
     }
     return NULL;
