@@ -147,7 +147,7 @@ const struct role_row role_table[] = {
     ROW("pwritev", M | B, 0, "disk I/O by threads"),
     ROW("pread64", M | V | B | F, 0,
         "disk I/O; shared files; memory of a restored machine when it is first touched"),
-    ROW("pwrite64", M | V | B, 0, "the same"),
+    ROW("pwrite64", M | V | B | F, 0, "the same"),
     ROW("fdatasync", M | B, 0, "a flush of the guest's"),
     ROW("fsync", M | B | S, 0, "a flush; shared files; a saved machine's file"),
     ROW("fallocate", M | V | B, 0,
