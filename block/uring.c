@@ -18,8 +18,9 @@ struct aio_uring {
 /* What file.c needs; IORING_FEAT_NODROP lets completions outnumber the queue's entries. */
 static const int needed_ops[] = {IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_FSYNC, IORING_OP_FALLOCATE};
 
-/* For the ring's life: it can't be made to open, connect or execute anything, whoever writes to its queue, and
- * its registrations are closed. Kernels from 5.10 on (io_uring_register(2)); older ones do without io_uring. */
+/* For the ring's life: it can't be made to open, connect or execute anything, whoever writes to its queue,
+ * and its registrations are closed. Kernels from 5.10 on (io_uring_register(2)); older ones do without
+ * io_uring. */
 static int restrict_ring(struct io_uring *ring)
 {
     struct io_uring_restriction allowed[ARRAY_SIZE(needed_ops)] = {0};
@@ -32,7 +33,8 @@ static int restrict_ring(struct io_uring *ring)
                 ARRAY_SIZE(allowed)) < 0) {
         return -errno;
     }
-    return syscall(SYS_io_uring_register, ring->ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0) < 0 ? -errno : 0;
+    return syscall(SYS_io_uring_register, ring->ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0) < 0 ? -errno
+                                                                                                    : 0;
 }
 
 int aio_uring_new(struct aio_uring **ret_uring)

@@ -1,6 +1,6 @@
 /*
- * `fonda run`, `fonda engines`, `fonda jail`, `fonda image` and `fonda serve`: become fonda-vmm, fonda-image or fondad,
- * which lie beside this program or in libexec.
+ * `fonda run`, `fonda engines`, `fonda jail`, `fonda image` and `fonda serve`: become fonda-vmm, fonda-image
+ * or fondad, which lie beside this program or in libexec.
  */
 #include <errno.h>
 #include <limits.h>
@@ -115,7 +115,8 @@ int cli_engines(int argc, char **argv)
 int cli_jail(int argc, char **argv)
 {
     if (argc > 1 && strcmp(argv[1], "--help") == 0) {
-        printf("usage: fonda jail\n\nTries the layers of the jail that a machine's process is locked into, and says "
+        printf("usage: fonda jail\n\nTries the layers of the jail that a machine's process is locked into, "
+               "and says "
                "for each that\nthis host does not give, why. Status 0 when all are there, else 1.\n");
         return 0;
     }

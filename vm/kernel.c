@@ -46,7 +46,8 @@ static int open_found(const struct vm_config *config, const char *disk, const st
     return boot_open(&boot, MIN(config->memory_bytes, MEM_LOW_RAM_MAX), ret_boot, err);
 }
 
-int kernel_open(const struct vm_config *config, struct blk_node *node, struct boot **ret_boot, struct err *err)
+int kernel_open(const struct vm_config *config, struct blk_node *node, struct boot **ret_boot,
+                struct err *err)
 {
     struct disk_options disk;
     struct bootdisk found = {0};

@@ -13,8 +13,9 @@
 
 struct blk_node;
 
-/* disk: the first one, when the machine has its disks open; NULL: it is opened. Errors: those of boot_open and
- * of bootdisk.h. */
-int kernel_open(const struct vm_config *config, struct blk_node *disk, struct boot **ret_boot, struct err *err);
+/* disk: the first one, when the machine has its disks open; NULL: it is opened. Errors: those of boot_open
+ * and of bootdisk.h. */
+int kernel_open(const struct vm_config *config, struct blk_node *disk, struct boot **ret_boot,
+                struct err *err);
 
 #endif

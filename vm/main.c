@@ -187,7 +187,9 @@ static int open_saved(struct vm_config *config, struct saved_reader **ret_saved,
 /* What the options and a saved file say is known now; from here on the process is the machine's. */
 static int start(const struct vm_config *config, struct saved_reader *saved, struct err *err)
 {
-    int rc = vm_config_console_on_terminal(config) || strcmp(config->serial, "stdio") == 0 ? terminal_raw(STDIN_FILENO) : 0;
+    int rc = vm_config_console_on_terminal(config) || strcmp(config->serial, "stdio") == 0
+                 ? terminal_raw(STDIN_FILENO)
+                 : 0;
     if (rc < 0) {
         err_sys(err, rc, "cannot set up the terminal");
         return VM_STATUS_HOST;

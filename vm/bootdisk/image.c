@@ -7,7 +7,8 @@ static int read_node(void *opaque, uint64_t offset, void *buf, uint64_t bytes)
     return blk_pread(opaque, offset, buf, bytes);
 }
 
-int bootdisk_find_in_node(struct blk_node *node, const char *path, struct bootdisk *ret_found, struct err *err)
+int bootdisk_find_in_node(struct blk_node *node, const char *path, struct bootdisk *ret_found,
+                          struct err *err)
 {
     const struct disk_source disk = {blk_size(node), read_node, node};
     int rc = bootdisk_find(&disk, ret_found, err);
