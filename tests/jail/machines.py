@@ -153,8 +153,8 @@ def test_each_layer_that_is_missing_is_said(w):
     if before:
         raise Skip('this host gives no whole jail: ' + before.strip())
     for calls, number, wanted in (('landlock_create_ruleset', 38, ['Landlock']), ('seccomp', 38, ['seccomp']),
-                                  ('pivot_root', 38, ['empty root directory']), ('unshare:0=0x40000000', 22, ['network namespace']),
-                                  ('unshare:0=0x20000000', 1, ['pid namespace']),
+                                  ('pivot_root', 38, ['empty root directory']), ('unshare:0=40000000', 22, ['network namespace']),
+                                  ('unshare:0=20000000', 1, ['pid namespace']),
                                   ('landlock_create_ruleset,seccomp', 1, ['Landlock', 'seccomp']),
                                   ('unshare', 1, ['user namespace', 'pid namespace', 'mount namespace', 'ipc, uts, cgroup namespaces',
                                                   'network namespace', 'empty root directory']),

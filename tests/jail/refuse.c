@@ -1,11 +1,10 @@
 /*
- * A host that lacks something: `refuse SYSCALL[:ARGUMENT=VALUE],... ERRNO PROGRAM ARGUMENT...` has those
+ * A host that lacks something: `refuse SYSCALL[:ARGUMENT=HEX],... ERRNO PROGRAM ARGUMENT...` has those
  * system calls (with that argument only) answered with an error from here on, as a container's filter or a
  * kernel without them does.
  */
 #include <errno.h>
 #include <seccomp.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,24 +12,24 @@
 
 static int add(scmp_filter_ctx ctx, char *spec, unsigned error)
 {
-    unsigned arg;
-    unsigned long value;
+    unsigned arg = 0;
+    unsigned long value = 0;
     char *colon = strchr(spec, ':');
     if (colon) {
         *colon = '\0';
     }
     int nr = seccomp_syscall_resolve_name(spec);
-    if (nr == __NR_SCMP_ERROR || (colon && sscanf(colon + 1, "%u=%li", &arg, (long *)&value) != 2)) {
+    if (nr == __NR_SCMP_ERROR || (colon && sscanf(colon + 1, "%u=%lx", &arg, &value) != 2)) {
         return -EINVAL;
     }
-    return colon ? seccomp_rule_add(ctx, SCMP_ACT_ERRNO(error), nr, 1, SCMP_CMP64(arg, SCMP_CMP_EQ, value))
-                 : seccomp_rule_add(ctx, SCMP_ACT_ERRNO(error), nr, 0);
+    const struct scmp_arg_cmp cmp = {.arg = arg, .op = SCMP_CMP_EQ, .datum_a = value};
+    return seccomp_rule_add_array(ctx, SCMP_ACT_ERRNO(error), nr, colon ? 1 : 0, &cmp);
 }
 
 int main(int argc, char **argv)
 {
     if (argc < 4) {
-        fprintf(stderr, "usage: refuse SYSCALL[:ARGUMENT=VALUE],... ERRNO PROGRAM ARGUMENT...\n");
+        fprintf(stderr, "usage: refuse SYSCALL[:ARGUMENT=HEX],... ERRNO PROGRAM ARGUMENT...\n");
         return 2;
     }
     scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ALLOW);
