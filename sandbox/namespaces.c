@@ -130,7 +130,8 @@ void ns_unshare_early(struct jail *jail)
     if (jail->errors[JAIL_LAYER_MOUNT] == 0 && mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0) {
         jail->errors[JAIL_LAYER_MOUNT] = -errno;
     }
-    jail->errors[JAIL_LAYER_IPC] = take(CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP);
+    int rc = take(CLONE_NEWIPC | CLONE_NEWUTS), cgroup_rc = take(CLONE_NEWCGROUP);
+    jail->errors[JAIL_LAYER_IPC] = rc < 0 ? rc : cgroup_rc;
     if (wants_net(jail) && !tap) {
         jail->errors[JAIL_LAYER_NET] = take(CLONE_NEWNET);
     }
