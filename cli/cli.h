@@ -33,9 +33,10 @@ struct cli_options {
     const char *memory, *cpus, *kernel, *append, *engine, *restart, *description, *size, *role, *mode,
         *net_options;
     struct option_list initrds, disks, volumes, networks, publish, shares, labels;
-    bool autostart, no_reboot, timestamps, all;
+    bool autostart, no_reboot, timestamps, all, linked, full, no_memory, raw, trust, backup, with_memory;
     uint64_t tail;
-    const char *signal;
+    const char *signal, *snapshot, *every, *cron, *keep_for;
+    uint64_t keep_last;
 };
 
 struct client;
@@ -90,8 +91,6 @@ int cli_connected(int (*fn)(struct cli *cli, void *opaque), void *opaque, int fa
 int container_logs(struct cli *cli), container_top(struct cli *cli);
 /* machines.c: over the control sockets of machines that `fonda run --name` started. */
 int cli_vm(int argc, char **argv);
-int cli_save(int argc, char **argv);
-int cli_snapshot(int argc, char **argv);
 /* debug.c */
 int cli_debug(int argc, char **argv);
 
@@ -109,6 +108,8 @@ int cmd_create(struct cli *cli), cmd_launch(struct cli *cli), cmd_ps(struct cli 
     cmd_audit(struct cli *cli), cmd_object(struct cli *cli), cmd_doctor(struct cli *cli),
     cmd_version(struct cli *cli), cmd_context(struct cli *cli), cmd_web(struct cli *cli),
     cmd_completion(struct cli *cli), cmd_attach(struct cli *cli), cmd_kill(struct cli *cli),
+    cmd_snapshot(struct cli *cli), cmd_template(struct cli *cli), cmd_export(struct cli *cli),
+    cmd_import(struct cli *cli), cmd_backup(struct cli *cli), cmd_schedule(struct cli *cli),
     cmd_wait(struct cli *cli), cmd_cp(struct cli *cli), cmd_man(struct cli *cli), cmd_help(struct cli *cli);
 
 /* ---- help.c ---- */

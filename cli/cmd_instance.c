@@ -252,13 +252,6 @@ int cmd_rename(struct cli *cli)
     return call_api(cli, "POST", path, json_pack("{s:s}", "name", cli->argv[1]), NULL);
 }
 
-int cmd_clone(struct cli *cli)
-{
-    char path[600];
-    instance_path(cli->argv[0], "clone", path, sizeof(path));
-    return call_job(cli, "POST", path, json_pack("{s:s}", "name", cli->argv[1]));
-}
-
 /* "2" is a number, "true" a boolean, "[...]" a list, "" goes back to absence; everything else a text. */
 static json_t *value_of(const char *text)
 {

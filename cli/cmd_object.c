@@ -10,7 +10,7 @@
 static const struct {
     const char *command, *plural, *columns;
 } kinds[] = {
-    {"volume", "volumes", "name format size owner"},
+    {"volume", "volumes", "name format size backing template owner"},
     {"network", "networks", "name mode description"},
     {"user", "users", "name role has_token description"},
     {"job", "jobs", "name type target state step created_at"},
@@ -64,6 +64,9 @@ static json_t *new_body(struct cli *cli)
         if (members[i][1]) {
             json_object_set_new(body, members[i][0], json_string(members[i][1]));
         }
+    }
+    if (o->raw) {
+        json_object_set_new(body, "format", json_string("raw"));
     }
     return body;
 }

@@ -145,17 +145,18 @@ static char *absolute(const char *path)
     return strdup(out);
 }
 
-int cli_save(int argc, char **argv)
+static int vm_save(int argc, char **argv)
 {
     if (wants_help(argc, argv)) {
         printf(
-            "usage: fonda save NAME FILE\n\nSaves a machine, with its memory, and ends it. It goes on with\n"
+            "usage: fonda vm save NAME FILE\n\nSaves a machine, with its memory, and ends it. It goes on "
+            "with\n"
             "  fonda run --restore FILE\n\nIts disks stay where they are: what is written to them meanwhile "
-            "spoils them.\n\nExample:\n  fonda save web web.fonda\n");
+            "spoils them.\n\nExample:\n  fonda vm save web web.fonda\n");
         return 0;
     }
     if (argc != 3) {
-        return usage_error("save", "a machine's name and a file are needed");
+        return usage_error("vm", "a machine's name and a file are needed");
     }
     auto_free char *path = absolute(argv[2]);
     json_t *result = NULL;
@@ -194,14 +195,15 @@ static int list_snapshots(const char *name)
     return 0;
 }
 
-int cli_snapshot(int argc, char **argv)
+static int vm_snapshot(int argc, char **argv)
 {
     if (wants_help(argc, argv)) {
-        printf("usage: fonda snapshot save|load|delete NAME SNAPSHOT\n       fonda snapshot list NAME\n\n"
-               "Snapshots of a running machine: memory and qcow2 disks together, at one moment. load goes "
-               "back to "
-               "one.\n\nExamples:\n  fonda snapshot save web before-upgrade\n  fonda snapshot load web "
-               "before-upgrade\n");
+        printf(
+            "usage: fonda vm snapshot save|load|delete NAME SNAPSHOT\n       fonda vm snapshot list NAME\n\n"
+            "Snapshots of a running machine: memory and qcow2 disks together, at one moment. load goes "
+            "back to "
+            "one.\n\nExamples:\n  fonda vm snapshot save web before-upgrade\n  fonda vm snapshot load web "
+            "before-upgrade\n");
         return 0;
     }
     static const char *const verbs[] = {"save", "load", "delete"};
@@ -215,7 +217,7 @@ int cli_snapshot(int argc, char **argv)
             return cli_machine_request(argv[2], method, json_pack("{s:s}", "name", argv[3]), NULL);
         }
     }
-    return usage_error("snapshot", "save, load, delete or list, and the names, are needed");
+    return usage_error("vm", "save, load, delete or list, and the names, are needed");
 }
 
 /* --- ps, stats --------------------------------------------------------------------------------------------
@@ -386,6 +388,8 @@ static const struct {
     {"resume", vm_machine_simple},
     {"reset", vm_machine_simple},
     {"stats", vm_stats},
+    {"save", vm_save},
+    {"snapshot", vm_snapshot},
 };
 
 int cli_vm(int argc, char **argv)
@@ -395,8 +399,9 @@ int cli_vm(int argc, char **argv)
             argc < 2 ? stderr : stdout,
             "usage: fonda vm ps | console NAME | stop [--force] NAME | pause NAME | resume NAME | reset NAME "
             "| "
-            "stats NAME\n\nMachines that 'fonda run --name NAME' started, over their control sockets; "
-            "'fonda vm COMMAND --help'\nsays more. 'fonda save' and 'fonda snapshot' are for them too.\n\n"
+            "stats NAME | save NAME FILE | snapshot ...\n\nMachines that 'fonda run --name NAME' started, "
+            "over "
+            "their control sockets; 'fonda vm COMMAND --help'\nsays more.\n\n"
             "Examples:\n  fonda vm ps\n  fonda vm console web\n");
         return argc < 2 ? VM_STATUS_USAGE : 0;
     }

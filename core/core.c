@@ -111,7 +111,8 @@ static int open_dirs(struct core *core, struct err *err)
             return err_sys(err, rc, "cannot make the state directory '%s'", path);
         }
     }
-    return 0;
+    int rc = make_dirs(core->backup_dir);
+    return rc < 0 ? err_sys(err, rc, "cannot make the backup directory '%s'", core->backup_dir) : 0;
 }
 
 /* Control sockets lie in the state directory, and socket addresses are short: sun_path, unix(7). */
@@ -125,6 +126,12 @@ int core_open(const struct core_config *config, struct core **ret_core, struct e
                        "lie in it",
                        config->state_dir, STATE_DIR_MAX);
     }
+    if (config->backup_dir &&
+        (config->backup_dir[0] != '/' || strlen(config->backup_dir) >= DRIVER_PATH_MAX)) {
+        return err_set(err, -EINVAL,
+                       "the backup directory '%s' must be an absolute path of less than %d bytes",
+                       config->backup_dir, DRIVER_PATH_MAX);
+    }
     struct core *core = calloc(1, sizeof(*core));
     if (!core) {
         return err_set(err, -ENOMEM, "no memory");
@@ -135,8 +142,17 @@ int core_open(const struct core_config *config, struct core **ret_core, struct e
     pthread_mutex_init(&core->lock, NULL);
     pthread_cond_init(&core->job_cond, NULL);
     pthread_cond_init(&core->sampler_cond, NULL);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&core->scheduler_cond, &monotonic);
+    pthread_condattr_destroy(&monotonic);
     core->state_dir = strdup(config->state_dir);
-    int rc = core->state_dir ? open_dirs(core, err) : err_set(err, -ENOMEM, "no memory");
+    if (asprintf(&core->backup_dir, "%s%s", config->backup_dir ? config->backup_dir : config->state_dir,
+                 config->backup_dir ? "" : "/backups") < 0) {
+        core->backup_dir = NULL;
+    }
+    int rc = core->state_dir && core->backup_dir ? open_dirs(core, err) : err_set(err, -ENOMEM, "no memory");
     if (rc == 0) {
         rc = store_open(core->state_dir, &core->store, err);
     }
@@ -157,6 +173,9 @@ int core_open(const struct core_config *config, struct core **ret_core, struct e
     if (rc == 0) {
         rc = history_open(core, err);
     }
+    if (rc == 0) {
+        rc = schedule_open(core, err);
+    }
     if (rc < 0) {
         core_close(core);
         return rc;
@@ -170,12 +189,15 @@ void core_close(struct core *core)
     if (!core) {
         return;
     }
+    schedule_close(core);
     history_close(core);
     jobs_close(core);
     supervise_close(core);
     store_close(core->store);
     pthread_cond_destroy(&core->job_cond);
     pthread_mutex_destroy(&core->lock);
+    pthread_cond_destroy(&core->scheduler_cond);
     free(core->state_dir);
+    free(core->backup_dir);
     free(core);
 }

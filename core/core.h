@@ -28,7 +28,8 @@ struct core;
 struct job;
 
 struct core_config {
-    const char *state_dir; /* made if it isn't there */
+    const char *state_dir;  /* made if it isn't there */
+    const char *backup_dir; /* NULL: "backups" in the state directory */
     /* Something happened that waiters should look at (an event, a job's end). Any thread; must not block. */
     void (*wake)(void *opaque);
     void *opaque;
@@ -73,7 +74,8 @@ enum role role_parse(const char *name);
 /* Makes a new token for a user; the old one is void. Locked. free() the token. */
 int user_new_token(struct core *core, const struct caller *caller, const char *name, char **ret_token,
                    struct fault *fault);
-/* Whether owner may have `more` (members cpus, memory, size). Locked. */
+/* Whether owner may have `more`: an instance (members cpus, memory), or something on disks (member size).
+ * Locked. */
 int quota_check(struct core *core, const char *owner, const struct object_type *type, const json_t *more,
                 const char *except, struct fault *fault);
 
@@ -183,8 +185,46 @@ int instance_pause(struct core *core, const char *name, const char *who, char *r
 int instance_resume(struct core *core, const char *name, const char *who, char *ret_job, struct fault *fault);
 int instance_delete(struct core *core, const char *name, uint64_t expected, const char *who, char *ret_job,
                     struct fault *fault);
-int instance_clone(struct core *core, const char *name, const char *new_name, const struct caller *caller,
+/* Its memory goes into a file, and its process ends. */
+int instance_save(struct core *core, const char *name, const char *who, char *ret_job, struct fault *fault);
+/* how: {name, mode, snapshot} (model_clone). */
+int instance_clone(struct core *core, const char *name, const json_t *how, const struct caller *caller,
                    char *ret_job, struct fault *fault);
+/* The snapshot of an instance, by its id; json_decref it. Locked. */
+int snapshot_get(struct core *core, const char *instance_id, const char *name, json_t **ret_row,
+                 uint64_t *ret_version, struct fault *fault);
+/* how: model_snapshot_request, and "schedule". */
+int snapshot_create(struct core *core, const char *name, const json_t *how, const char *who, char *ret_job,
+                    struct fault *fault);
+int snapshot_delete(struct core *core, const char *name, const char *snapshot, const char *who, char *ret_job,
+                    struct fault *fault);
+/* how: model_restore. */
+int snapshot_restore(struct core *core, const char *name, const char *snapshot, const json_t *how,
+                     const char *who, char *ret_job, struct fault *fault);
+/* in: model_template, checked; it becomes the row. */
+int template_create(struct core *core, json_t *in, const struct caller *caller, char *ret_job,
+                    struct fault *fault);
+/* A new instance; how: model_template_use. */
+int template_use(struct core *core, const char *name, const json_t *how, const struct caller *caller,
+                 char *ret_job, struct fault *fault);
+/* At once. */
+int template_delete(struct core *core, const char *name, uint64_t expected, const struct caller *caller,
+                    struct fault *fault);
+/* how: model_export, model_import; model_backup_request, and "schedule"; model_backup_restore. */
+int instance_export(struct core *core, const char *name, const json_t *how, const char *who, char *ret_job,
+                    struct fault *fault);
+int instance_import(struct core *core, const json_t *how, const struct caller *caller, char *ret_job,
+                    struct fault *fault);
+int backup_create(struct core *core, const char *name, const json_t *how, const char *who, char *ret_job,
+                  struct fault *fault);
+int backup_restore(struct core *core, const char *name, const json_t *how, const struct caller *caller,
+                   char *ret_job, struct fault *fault);
+int backup_verify(struct core *core, const char *name, const char *who, char *ret_job, struct fault *fault);
+/* At once. */
+int backup_delete(struct core *core, const char *name, uint64_t expected, const char *who,
+                  struct fault *fault);
+/* in: model_schedule, checked; it becomes the row. At once. */
+int schedule_create(struct core *core, json_t *in, const struct caller *caller, struct fault *fault);
 /* At once. */
 int instance_rename(struct core *core, const char *name, const char *new_name, uint64_t expected,
                     const struct caller *caller, struct fault *fault);

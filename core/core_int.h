@@ -24,7 +24,7 @@ struct track;
 
 struct core {
     struct core_config config;
-    char *state_dir;
+    char *state_dir, *backup_dir;
     struct store *store;
     uint64_t opened_ms;
     pthread_mutex_t lock;
@@ -50,6 +50,11 @@ struct core {
     pthread_cond_t sampler_cond;
     bool sampling;
 
+    /* schedule.c */
+    pthread_t scheduler;
+    pthread_cond_t scheduler_cond;
+    bool scheduling;
+
     /* supervise.c */
     pthread_t supervisor;
     bool supervising;
@@ -63,6 +68,15 @@ void jobs_close(struct core *core);
 
 int history_open(struct core *core, struct err *err);
 void history_close(struct core *core);
+
+int schedule_open(struct core *core, struct err *err);
+void schedule_close(struct core *core);
+/* What a change of a schedule's row means for its next time. Locked. */
+int schedule_changed(struct core *core, json_t *schedule, struct fault *fault);
+/* Schedules of an instance go with it. Locked. */
+void schedule_forget(struct core *core, const char *instance_id);
+/* They show its new name. Locked, in a transaction. */
+int schedule_rename(struct core *core, const char *instance_id, const char *name, struct fault *fault);
 
 int supervise_open(struct core *core, struct err *err);
 void supervise_close(struct core *core);
@@ -90,14 +104,47 @@ void instance_paths(struct core *core, const char *id, struct driver_instance *i
 void volume_path(struct core *core, const json_t *volume, char *buf, size_t size);
 int volume_make(struct core *core, const json_t *volume, struct fault *fault);
 
+/* One transaction for changes and their jobs; job: what job_add named, "": none. Locked. */
+int core_begin(struct core *core, struct fault *fault);
+int core_end(struct core *core, int rc, const char *job, struct fault *fault);
+/* The instance, when its state is one of those in `allowed` (separated by " or ") and it isn't going back to
+ * a snapshot. Locked. */
+int instance_in_state(struct core *core, const char *name, const char *verb, const char *allowed,
+                      json_t **ret_instance, struct fault *fault);
+/* Errors: FAULT_BUSY: an open job copies its disks. verb: "start", "be deleted". Locked. */
+int instance_not_held(struct core *core, const json_t *instance, const char *verb, struct fault *fault);
+/* Errors: FAULT_BUSY: there are linked copies. Locked. */
+int instance_not_base(struct core *core, const json_t *instance, struct fault *fault);
+int volume_not_base(struct core *core, const char *name, struct fault *fault);
+/* Removes everything of an instance that is not wanted any more, but its snapshots and volumes. Unlocked. */
+int instance_forget(struct core *core, const char *name, const char *who, struct fault *fault);
+/* Parts of jobs on instances, unlocked. Starts its process (state: starting), from memory unless that is
+ * NULL; ends it by force (state: stopped). */
+int instance_start_process(struct core *core, struct job *job, const char *memory, struct fault *fault);
+int instance_end_process(struct core *core, struct job *job, const struct driver_instance *instance,
+                         const struct driver_ops *ops, struct fault *fault);
+/* Takes a template back that is half made. Locked. */
+void template_undo(struct core *core, const char *name);
+/* The disks that it writes to, in their order: a new array of {"path", "format" (may be ""), "volume"
+ * (absent: a file of the host's)}. Locked. */
+json_t *instance_disks(struct core *core, const json_t *spec);
+/* As long as the job is open, `id` (of an instance or template) is being copied. Locked. */
+void job_hold(struct core *core, const char *job, const char *id);
+/* The open job that holds it; NULL: none. Locked. */
+const char *job_holding(struct core *core, const char *id);
+bool job_open_for(struct core *core, const struct object_type *of, const char *name); /* locked */
+
 /* Removes a directory and everything in it; it is fine when there is none. */
 int tree_remove(const char *path);
 int make_dirs(const char *path);
 /* 12 random hexadecimal digits. */
 void random_id(char *buf);
+/* 128 random bits, as machine-id(5) wants them: 33 bytes. */
+void random_machine_id(char *buf, size_t size);
 uint64_t monotonic_ms(void);
 
 extern const struct job_type job_instance_create, job_instance_start, job_instance_stop, job_instance_restart,
-    job_instance_pause, job_instance_resume, job_instance_delete, job_instance_clone;
+    job_instance_pause, job_instance_resume, job_instance_delete, job_instance_clone, job_instance_save,
+    job_template_create;
 
 #endif

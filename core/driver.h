@@ -27,10 +27,11 @@
 /* What a driver knows of an instance. */
 struct driver_instance {
     const char *name, *id;
-    const json_t *spec;        /* members of model_instance */
-    const json_t *volumes;     /* array of {"path", "format"} */
-    const json_t *networks;    /* array of {"mode", "options"} */
-    char dir[DRIVER_PATH_MAX]; /* the instance's own */
+    const json_t *spec;          /* members of model_instance */
+    const json_t *volumes;       /* array of {"path", "format"} */
+    const json_t *networks;      /* array of {"mode", "options"} */
+    char dir[DRIVER_PATH_MAX];   /* the instance's own */
+    char saved[DRIVER_PATH_MAX]; /* its memory, when it is saved */
     char control[DRIVER_PATH_MAX], lock[DRIVER_PATH_MAX], log[DRIVER_PATH_MAX], status[DRIVER_PATH_MAX];
 };
 
@@ -69,6 +70,10 @@ struct driver_ops {
     int (*prepare)(const struct driver_instance *instance, const struct driver_progress *progress,
                    struct fault *fault);
     int (*start)(const struct driver_instance *instance, pid_t *ret_pid, struct fault *fault);
+    /* Goes on from a file that save() or a snapshot made; when it returns 0, the guest runs. NULL: this kind
+     * can't be saved, and has no snapshots. */
+    int (*restore)(const struct driver_instance *instance, const char *file, pid_t *ret_pid,
+                   struct fault *fault);
     /* The same, but its program waits until somebody attaches. NULL: this kind can't. */
     int (*hold)(const struct driver_instance *instance, pid_t *ret_pid, struct fault *fault);
     int (*adopt)(const struct driver_instance *instance, struct driver_status *ret_status,
@@ -115,6 +120,8 @@ int driver_spawn(const struct driver_instance *instance, char *const *argv, pid_
                  struct fault *fault);
 /* Waits until the control socket answers, or the process ended: then what it said last is in the fault. */
 int driver_await(const struct driver_instance *instance, pid_t pid, struct fault *fault);
+/* The same for one that restores: until its main loop answers, which it does when the guest runs. */
+int driver_await_answer(const struct driver_instance *instance, pid_t pid, struct fault *fault);
 int driver_control_adopt(const struct driver_instance *instance, struct driver_status *ret_status,
                          struct fault *fault);
 int driver_control_status(const struct driver_instance *instance, struct driver_status *ret_status,
@@ -131,6 +138,11 @@ int driver_control_remove(const struct driver_instance *instance, struct fault *
 /* One call of the control protocol; params is taken over. */
 int driver_control_call(const struct driver_instance *instance, const char *method, json_t *params,
                         json_t **ret_result, struct fault *fault);
+
+/* A call that begins a job there, and the job's end, with its progress; cancels it when the caller is. Errors
+ * also: FAULT_CANCELED; FAULT_UNAVAILABLE: the process has ended. */
+int driver_control_job(const struct driver_instance *instance, const char *method, json_t *params,
+                       const struct driver_progress *progress, json_t **ret_result, struct fault *fault);
 
 /* ---- programs and streams (driver_container.c, driver_exec.c) ---- */
 

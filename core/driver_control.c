@@ -21,9 +21,10 @@
 #include "control/client.h"
 #include "core/core_int.h"
 
-#define CALL_TIMEOUT_MS  5000
-#define START_TIMEOUT_MS 20000
-#define OUTPUT_TAIL      400
+#define CALL_TIMEOUT_MS    5000
+#define START_TIMEOUT_MS   20000
+#define RESTORE_TIMEOUT_MS 120000 /* under kvm, all memory is read first */
+#define OUTPUT_TAIL        400
 
 static void sleep_ms(long ms)
 {
@@ -76,6 +77,11 @@ int driver_spawn(const struct driver_instance *instance, char *const *argv, pid_
         return fault_set(fault, FAULT_STATE, NULL, "instance '%s' has a process already", instance->name);
     }
     unlink(instance->status);
+    /* Empty as long as no process was started with it: recover.c can tell whether one was. */
+    if (ftruncate(lock_fd, 0) < 0) {
+        return fault_set(fault, FAULT_INTERNAL, NULL, "cannot write '%s': %s", instance->lock,
+                         strerror(errno));
+    }
     pid_t pid = fork();
     if (pid < 0) {
         return fault_set(fault, FAULT_INTERNAL, NULL, "cannot start a process: %s", strerror(errno));
@@ -104,13 +110,24 @@ static void output_tail(const struct driver_instance *instance, char *buf, size_
     snprintf(buf, size, "%s", line ? line + 1 : text);
 }
 
-int driver_await(const struct driver_instance *instance, pid_t pid, struct fault *fault)
+/* Whether it serves its socket: it listens; or, if it has to answer, its main loop runs. */
+static bool is_ready(const struct driver_instance *instance, bool answers)
 {
-    uint64_t until = monotonic_ms() + START_TIMEOUT_MS;
+    struct control_client *client = NULL;
+    if (control_connect(instance->control, &client, NULL) < 0) {
+        return false;
+    }
+    bool ready = !answers || control_client_call(client, "status", NULL, CALL_TIMEOUT_MS, NULL, NULL) == 0;
+    control_client_free(client);
+    return ready;
+}
+
+static int await(const struct driver_instance *instance, pid_t pid, bool answers, unsigned timeout_ms,
+                 struct fault *fault)
+{
+    uint64_t until = monotonic_ms() + timeout_ms;
     for (long pause = 1; monotonic_ms() < until; pause = MIN(2 * pause, 20l)) {
-        struct control_client *client = NULL;
-        if (control_connect(instance->control, &client, NULL) == 0) {
-            control_client_free(client);
+        if (is_ready(instance, answers)) {
             return 0;
         }
         siginfo_t info = {0};
@@ -126,8 +143,17 @@ int driver_await(const struct driver_instance *instance, pid_t pid, struct fault
     kill(pid, SIGKILL);
     waitpid(pid, NULL, 0);
     return fault_set(fault, FAULT_TIMEOUT, "see its output file",
-                     "the process of '%s' did not get ready in %d s", instance->name,
-                     START_TIMEOUT_MS / 1000);
+                     "the process of '%s' did not get ready in %u s", instance->name, timeout_ms / 1000);
+}
+
+int driver_await(const struct driver_instance *instance, pid_t pid, struct fault *fault)
+{
+    return await(instance, pid, false, START_TIMEOUT_MS, fault);
+}
+
+int driver_await_answer(const struct driver_instance *instance, pid_t pid, struct fault *fault)
+{
+    return await(instance, pid, true, RESTORE_TIMEOUT_MS, fault);
 }
 
 /* ---- calls ---- */
@@ -150,6 +176,77 @@ int driver_control_call(const struct driver_instance *instance, const char *meth
                          instance->name, err.text);
     }
     return 0;
+}
+
+#define JOB_TIMEOUT_MS  120000 /* of one answer: under kvm, the machine's process writes memory meanwhile */
+#define JOB_POLL_MS     20
+#define JOB_POLL_MAX_MS 250
+
+static int job_call(struct control_client *client, const char *method, const char *job, json_t **ret,
+                    struct err *err)
+{
+    return control_client_call(client, method, json_pack("{s:s}", "job", job), JOB_TIMEOUT_MS, ret, err);
+}
+
+/* Until the job has ended; ret is how. */
+static int follow_job(struct control_client *client, const char *job, const struct driver_progress *progress,
+                      json_t **ret, struct err *err)
+{
+    bool canceled = false;
+    for (long pause = JOB_POLL_MS;; pause = MIN(2 * pause, (long)JOB_POLL_MAX_MS)) {
+        json_t *now = NULL;
+        int rc = job_call(client, "job_status", job, &now, err);
+        if (rc < 0) {
+            return rc;
+        }
+        if (strcmp(obj_text(now, "state"), "running") != 0) {
+            *ret = now;
+            return 0;
+        }
+        if (progress && progress->bytes) {
+            progress->bytes(progress->opaque, obj_int(now, "done"), obj_int(now, "total"));
+        }
+        json_decref(now);
+        if (!canceled && progress && progress->canceled && progress->canceled(progress->opaque)) {
+            canceled = true;
+            job_call(client, "job_cancel", job, NULL, NULL);
+        }
+        sleep_ms(pause);
+    }
+}
+
+int driver_control_job(const struct driver_instance *instance, const char *method, json_t *params,
+                       const struct driver_progress *progress, json_t **ret_result, struct fault *fault)
+{
+    struct control_client *client = NULL;
+    struct err err = {0};
+    json_t *reply = NULL, *end = NULL;
+    if (control_connect(instance->control, &client, &err) < 0) {
+        json_decref(params);
+        return fault_set(fault, FAULT_UNAVAILABLE, NULL, "instance '%s': %s", instance->name, err.text);
+    }
+    int rc = control_client_call(client, method, params, JOB_TIMEOUT_MS, &reply, &err);
+    rc = rc ? rc : follow_job(client, obj_text(reply, "job"), progress, &end, &err);
+    const json_t *error = json_object_get(end, "error");
+    if (rc == -EREMOTEIO) {
+        bool busy = strcmp(control_client_code(client), "busy") == 0;
+        rc = fault_set(fault, busy ? FAULT_BUSY : FAULT_STATE, NULL, "instance '%s': %s", instance->name,
+                       err.text);
+    } else if (rc < 0) {
+        rc = fault_set(fault, FAULT_UNAVAILABLE, NULL, "instance '%s': %s", instance->name, err.text);
+    } else if (error && progress && progress->canceled && progress->canceled(progress->opaque)) {
+        rc = fault_set(fault, FAULT_CANCELED, NULL, "it was canceled");
+    } else if (error) {
+        bool full = strcmp(obj_text(error, "code"), "no_space") == 0;
+        rc = fault_set(fault, full ? FAULT_NO_SPACE : FAULT_STATE, full ? "make room, then try again" : NULL,
+                       "instance '%s': %s", instance->name, obj_text(error, "message"));
+    } else if (ret_result) {
+        *ret_result = json_incref(json_object_get(end, "result"));
+    }
+    json_decref(reply);
+    json_decref(end);
+    control_client_free(client);
+    return rc;
 }
 
 /* Who holds the lock; 0: nobody. */

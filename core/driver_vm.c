@@ -95,11 +95,17 @@ static int check_path(const char *member, const char *path, struct fault *fault)
 static int vm_check(const json_t *spec, struct fault *fault)
 {
     const char *kernel = obj_text(spec, "kernel");
-    if (!kernel[0]) {
-        return fault_set(fault, FAULT_INVALID, "say which kernel to boot: --kernel FILE",
-                         "a machine needs 'kernel': there is nothing else to boot from");
+    if (!kernel[0] && !json_array_size(json_object_get(spec, "disks")) &&
+        !json_array_size(json_object_get(spec, "volumes"))) {
+        return fault_set(
+            fault, FAULT_INVALID, "say which kernel to boot: --kernel FILE",
+            "a machine needs 'kernel', or a disk that has one: there is nothing else to boot from");
     }
-    if (check_path("kernel", kernel, fault) < 0) {
+    if (!kernel[0] && json_array_size(json_object_get(spec, "initrds"))) {
+        return fault_set(fault, FAULT_INVALID, "say which kernel to boot: --kernel FILE",
+                         "'initrds' need 'kernel': a kernel from a disk brings its own");
+    }
+    if (kernel[0] && check_path("kernel", kernel, fault) < 0) {
         return -1;
     }
     size_t i;
@@ -113,14 +119,42 @@ static int vm_check(const json_t *spec, struct fault *fault)
     return 0;
 }
 
-static void add_networks(struct args *args, const json_t *networks)
+/* Each NIC has an address of its own that stays: locally administered (IEEE 802-2014 8.4), from the id. */
+static void nic_mac(const char *id, unsigned index, char *buf, size_t size)
+{
+    unsigned part[4] = {0};
+    sscanf(id, "%2x%2x%2x%2x", &part[0], &part[1], &part[2], &part[3]);
+    snprintf(buf, size, "52:54:%02x:%02x:%02x:%02x", part[0], part[1], part[2], (part[3] + index) & 0xff);
+}
+
+static void add_networks(struct args *args, const struct driver_instance *instance)
 {
     size_t i;
     json_t *network;
-    json_array_foreach(networks, i, network)
+    char mac[24];
+    json_array_foreach(instance->networks, i, network)
     {
         const char *options = obj_text(network, "options");
-        add_fmt(args, "--net=%s%s%s", obj_text(network, "mode"), options[0] ? "," : "", options);
+        nic_mac(instance->id, (unsigned)i, mac, sizeof(mac));
+        add_fmt(args, "--net=%s%s%s%s%s", obj_text(network, "mode"), options[0] ? "," : "", options,
+                strstr(options, "mac=") ? "" : ",mac=", strstr(options, "mac=") ? "" : mac);
+    }
+    if (!json_array_size(instance->networks)) { /* what fonda-vmm does by itself, with that address */
+        nic_mac(instance->id, 0, mac, sizeof(mac));
+        add_fmt(args, "--net=user,mac=%s", mac);
+    }
+}
+
+/* A copy tells its guest which machine it is: machine-id(5), systemd.machine_id= of kernel-command-line(7).
+ * Without a text of its own the kernel gets fonda-vmm's, which giving one would replace. */
+static void add_append(struct args *args, const json_t *spec)
+{
+    const char *append = obj_text(spec, "append"), *id = obj_text(spec, "machine_id");
+    if (!id[0]) {
+        add_text(args, "append", spec, "append");
+    } else {
+        const char *before = append[0] ? append : obj_text(spec, "kernel")[0] ? "console=ttyS0 panic=-1" : "";
+        add_fmt(args, "--append=%s%ssystemd.machine_id=%s", before, before[0] ? " " : "", id);
     }
 }
 
@@ -134,28 +168,50 @@ static void add_volumes(struct args *args, const json_t *volumes)
     }
 }
 
-static void build_args(const struct driver_instance *instance, const char *vmm, struct args *args)
+/* What belongs to this run; the rest a saved machine brings along. */
+static void run_args(const struct driver_instance *instance, const char *vmm, struct args *args)
 {
-    const json_t *spec = instance->spec;
     add_fmt(args, "%s", vmm);
     add_fmt(args, "--control=%s", instance->control);
     add_fmt(args, "--serial=%s", instance->log);
+    add_text(args, "engine", instance->spec, "engine");
+    if (!obj_bool(instance->spec, "reboot")) {
+        add_fmt(args, "--no-reboot");
+    }
+}
+
+static void machine_args(const struct driver_instance *instance, struct args *args)
+{
+    const json_t *spec = instance->spec;
+    bool volumes_first = obj_bool(spec, "volumes_first");
     add_fmt(args, "--cpus=%lld", (long long)obj_int(spec, "cpus"));
     add_fmt(args, "--memory=%lldK", (long long)(obj_int(spec, "memory") / 1024));
-    add_text(args, "engine", spec, "engine");
     add_text(args, "cpu-model", spec, "cpu_model");
     add_text(args, "kernel", spec, "kernel");
     add_list(args, "initrd", spec, "initrds");
-    add_text(args, "append", spec, "append");
+    add_append(args, spec);
+    if (volumes_first) {
+        add_volumes(args, instance->volumes);
+    }
     add_list(args, "disk", spec, "disks");
-    add_volumes(args, instance->volumes);
-    add_networks(args, instance->networks);
+    if (!volumes_first) {
+        add_volumes(args, instance->volumes);
+    }
+    add_networks(args, instance);
     add_list(args, "publish", spec, "publish");
     add_list(args, "share", spec, "shares");
     add_text(args, "rng", spec, "rng");
-    if (!obj_bool(spec, "reboot")) {
-        add_fmt(args, "--no-reboot");
+}
+
+static int spawn(const struct driver_instance *instance, struct args *args, pid_t *ret_pid,
+                 struct fault *fault)
+{
+    int rc = args->failed ? fault_set(fault, FAULT_INVALID, NULL, "too many disks, networks and shares")
+                          : driver_spawn(instance, args->argv, ret_pid, fault);
+    for (unsigned i = 0; i < args->count; i++) {
+        free(args->argv[i]);
     }
+    return rc;
 }
 
 static int vm_start(const struct driver_instance *instance, pid_t *ret_pid, struct fault *fault)
@@ -165,19 +221,31 @@ static int vm_start(const struct driver_instance *instance, pid_t *ret_pid, stru
     if (vm_check(instance->spec, fault) < 0 || find_vmm(vmm, sizeof(vmm), fault) < 0) {
         return -1;
     }
-    build_args(instance, vmm, &args);
-    int rc = args.failed ? fault_set(fault, FAULT_INVALID, NULL, "too many disks, networks and shares")
-                         : driver_spawn(instance, args.argv, ret_pid, fault);
-    for (unsigned i = 0; i < args.count; i++) {
-        free(args.argv[i]);
-    }
+    run_args(instance, vmm, &args);
+    machine_args(instance, &args);
+    int rc = spawn(instance, &args, ret_pid, fault);
     return rc < 0 ? rc : driver_await(instance, *ret_pid, fault);
+}
+
+static int vm_restore(const struct driver_instance *instance, const char *file, pid_t *ret_pid,
+                      struct fault *fault)
+{
+    char vmm[PATH_MAX + 64];
+    struct args args = {0};
+    if (find_vmm(vmm, sizeof(vmm), fault) < 0) {
+        return -1;
+    }
+    run_args(instance, vmm, &args);
+    add_fmt(&args, "--restore=%s", file);
+    int rc = spawn(instance, &args, ret_pid, fault);
+    return rc < 0 ? rc : driver_await_answer(instance, *ret_pid, fault);
 }
 
 const struct driver_ops driver_vm = {
     .kind = "vm",
     .check = vm_check,
     .start = vm_start,
+    .restore = vm_restore,
     .adopt = driver_control_adopt,
     .status = driver_control_status,
     .stop = driver_control_stop,

@@ -374,6 +374,16 @@ void obj_set_int(json_t *object, const char *name, int64_t value)
     json_object_set_new(object, name, json_integer((json_int_t)value));
 }
 
+void obj_set_time(json_t *object, const char *name, int64_t seconds)
+{
+    time_t time = (time_t)seconds;
+    struct tm tm = {0};
+    char text[64] = "";
+    gmtime_r(&time, &tm);
+    strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S.000Z", &tm);
+    obj_set_text(object, name, text);
+}
+
 void obj_set_now(json_t *object, const char *name)
 {
     struct timespec ts;

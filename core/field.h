@@ -80,6 +80,8 @@ int64_t obj_int(const json_t *object, const char *name);      /* 0 when absent *
 bool obj_bool(const json_t *object, const char *name);
 void obj_set_text(json_t *object, const char *name, const char *text); /* NULL: removes it */
 void obj_set_int(json_t *object, const char *name, int64_t value);
+/* "2024-05-06T07:08:09.000Z", seconds since 1970. */
+void obj_set_time(json_t *object, const char *name, int64_t seconds);
 /* "2024-05-06T07:08:09.123Z" of now. */
 void obj_set_now(json_t *object, const char *name);
 

@@ -9,12 +9,15 @@
  *                        (nothing)      +----- its process ended ------ stopping <--------------------+
  *                                       |                              (supervise.c: instance_ended)
  *                                    deleting -> (nothing)
+ *
+ *     running, paused -> stopping -- save, its process ends --> saved -- start --> starting
  */
 #include <stdio.h>
 #include <string.h>
 
 #include "base/util.h"
 #include "core/core_int.h"
+#include "core/disk.h"
 
 void instance_paths(struct core *core, const char *id, struct driver_instance *instance)
 {
@@ -22,6 +25,7 @@ void instance_paths(struct core *core, const char *id, struct driver_instance *i
     snprintf(instance->control, sizeof(instance->control), "%s/instances/%s/control", core->state_dir, id);
     snprintf(instance->lock, sizeof(instance->lock), "%s/instances/%s/lock", core->state_dir, id);
     snprintf(instance->log, sizeof(instance->log), "%s/instances/%s/console.log", core->state_dir, id);
+    snprintf(instance->saved, sizeof(instance->saved), "%s/instances/%s/saved.fonda", core->state_dir, id);
     snprintf(instance->status, sizeof(instance->status), "%s/instances/%s/status", core->state_dir, id);
 }
 
@@ -120,13 +124,13 @@ int instance_set_state(struct core *core, const char *name, const char *state, c
 
 /* ---- one transaction for a change and its job ---- */
 
-static int begin(struct core *core, struct fault *fault)
+int core_begin(struct core *core, struct fault *fault)
 {
     struct err err = {0};
     return store_begin(core->store, &err) < 0 ? fault_from_err(fault, &err) : 0;
 }
 
-static int end_with_job(struct core *core, int rc, const char *job, struct fault *fault)
+int core_end(struct core *core, int rc, const char *job, struct fault *fault)
 {
     struct err err = {0};
     if (rc < 0) {
@@ -142,24 +146,76 @@ static int end_with_job(struct core *core, int rc, const char *job, struct fault
     return rc;
 }
 
-/* The instance, when its state is one of those in `allowed` (separated by spaces). */
-static int get_in_state(struct core *core, const char *name, const char *verb, const char *allowed,
-                        json_t **ret_instance, struct fault *fault)
+int instance_in_state(struct core *core, const char *name, const char *verb, const char *allowed,
+                      json_t **ret_instance, struct fault *fault)
 {
     json_t *instance = NULL;
     if (object_get(core, &model_instance, name, &instance, NULL, fault) < 0) {
         return -1;
     }
-    const char *state = obj_text(instance, "state");
-    const char *at = strstr(allowed, state);
-    if (!at) {
-        fault_set(fault, FAULT_STATE, "see 'fonda ps'", "instance '%s' is %s: to %s it, it must be %s", name,
-                  state, verb, allowed);
+    const char *state = obj_text(instance, "state"), *restoring = obj_text(instance, "restoring");
+    int rc = 0;
+    if (!strstr(allowed, state)) {
+        rc = fault_set(fault, FAULT_STATE, "see 'fonda ps'", "instance '%s' is %s: to %s it, it must be %s",
+                       name, state, verb, allowed);
+    } else if (restoring[0]) {
+        rc = fault_set(fault, FAULT_BUSY, "wait for the job that does it",
+                       "instance '%s' is going back to snapshot '%s'", name, restoring);
+    }
+    if (rc < 0) {
         json_decref(instance);
         return -1;
     }
     *ret_instance = instance;
     return 0;
+}
+
+int instance_not_held(struct core *core, const json_t *instance, const char *verb, struct fault *fault)
+{
+    const char *job = job_holding(core, obj_text(instance, "id"));
+    return job ? fault_set(fault, FAULT_BUSY, "wait for the job",
+                           "instance '%s' is being copied by job %s: it can't %s meanwhile",
+                           obj_text(instance, "name"), job, verb)
+               : 0;
+}
+
+static bool name_of_row(void *arg, const struct store_row *row)
+{
+    snprintf(arg, FIELD_NAME_MAX + 1, "%s", row->name);
+    return false;
+}
+
+int volume_not_base(struct core *core, const char *name, struct fault *fault)
+{
+    struct store_node node = {.op = STORE_OP_EQ, .path = "backing", .type = STORE_TEXT, .text = name};
+    struct store_query query = {.nodes = &node, .count = 1, .limit = 1};
+    char dependent[FIELD_NAME_MAX + 1] = "";
+    store_list(core->store, "volume", &query, name_of_row, dependent, NULL, NULL);
+    return dependent[0]
+               ? fault_set(fault, FAULT_BUSY, "delete the linked copies first; or clone in mode full",
+                           "volume '%s' can't be written to: volume '%s' is a linked copy of it", name,
+                           dependent)
+               : 0;
+}
+
+int instance_not_base(struct core *core, const json_t *instance, struct fault *fault)
+{
+    size_t i;
+    json_t *item;
+    json_array_foreach(json_object_get(instance, "volumes"), i, item)
+    {
+        if (volume_not_base(core, json_string_value(item), fault) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* What would write to disks that must stay as they are. */
+static int check_start(struct core *core, const json_t *instance, struct fault *fault)
+{
+    return instance_not_held(core, instance, "start", fault) < 0 ? -1
+                                                                 : instance_not_base(core, instance, fault);
 }
 
 static int change_state_with_job(struct core *core, const char *name, const char *verb, const char *allowed,
@@ -168,11 +224,16 @@ static int change_state_with_job(struct core *core, const char *name, const char
 {
     json_t *instance = NULL;
     ret_job[0] = '\0';
-    if (begin(core, fault) < 0) {
+    if (core_begin(core, fault) < 0) {
         json_decref(args);
         return -1;
     }
-    int rc = get_in_state(core, name, verb, allowed, &instance, fault);
+    int rc = instance_in_state(core, name, verb, allowed, &instance, fault);
+    if (rc == 0 && type == &job_instance_start) {
+        rc = check_start(core, instance, fault);
+    } else if (rc == 0 && type == &job_instance_delete) {
+        rc = instance_not_held(core, instance, "be deleted", fault);
+    }
     if (rc == 0 && state) {
         rc = instance_set_state(core, name, state, NULL, NULL, who, fault);
     }
@@ -182,7 +243,7 @@ static int change_state_with_job(struct core *core, const char *name, const char
         json_decref(args);
     }
     json_decref(instance);
-    return end_with_job(core, rc, ret_job, fault);
+    return core_end(core, rc, ret_job, fault);
 }
 
 void instance_kind_defaults(json_t *in)
@@ -224,7 +285,7 @@ int instance_create(struct core *core, json_t *in, const struct caller *caller, 
     field_defaults(&model_instance, in);
     instance_kind_defaults(in);
     if (ops->check(in, fault) < 0 || quota_check(core, caller->name, &model_instance, in, NULL, fault) < 0 ||
-        begin(core, fault) < 0) {
+        core_begin(core, fault) < 0) {
         return -1;
     }
     const char *name = obj_text(in, "name");
@@ -236,27 +297,27 @@ int instance_create(struct core *core, json_t *in, const struct caller *caller, 
     if (rc == 0) {
         rc = job_add(core, &job_instance_create, &model_instance, name, caller->name, NULL, ret_job, fault);
     }
-    return end_with_job(core, rc, ret_job, fault);
+    return core_end(core, rc, ret_job, fault);
 }
 
 int instance_start_held(struct core *core, const char *name, const char *who, char *ret_job,
                         struct fault *fault)
 {
-    return change_state_with_job(core, name, "start", "stopped or failed", "starting", &job_instance_start,
-                                 json_pack("{s:b}", "hold", 1), who, ret_job, fault);
+    return change_state_with_job(core, name, "start", "stopped or failed or saved", "starting",
+                                 &job_instance_start, json_pack("{s:b}", "hold", 1), who, ret_job, fault);
 }
 
 int instance_start(struct core *core, const char *name, const char *who, char *ret_job, struct fault *fault)
 {
-    return change_state_with_job(core, name, "start", "stopped or failed", "starting", &job_instance_start,
-                                 NULL, who, ret_job, fault);
+    return change_state_with_job(core, name, "start", "stopped or failed or saved", "starting",
+                                 &job_instance_start, NULL, who, ret_job, fault);
 }
 
 int instance_stop(struct core *core, const char *name, const json_t *how, const char *who, char *ret_job,
                   struct fault *fault)
 {
-    return change_state_with_job(core, name, "stop", "running or paused or starting or stopping", NULL,
-                                 &job_instance_stop, json_deep_copy(how), who, ret_job, fault);
+    return change_state_with_job(core, name, "stop", "running or paused or starting or stopping or saved",
+                                 NULL, &job_instance_stop, json_deep_copy(how), who, ret_job, fault);
 }
 
 int instance_restart(struct core *core, const char *name, const json_t *how, const char *who, char *ret_job,
@@ -278,6 +339,24 @@ int instance_resume(struct core *core, const char *name, const char *who, char *
                                  ret_job, fault);
 }
 
+int instance_save(struct core *core, const char *name, const char *who, char *ret_job, struct fault *fault)
+{
+    json_t *instance = NULL;
+    if (object_get(core, &model_instance, name, &instance, NULL, fault) < 0) {
+        return -1;
+    }
+    json_t *more = json_pack("{s:I}", "size", (json_int_t)obj_int(instance, "memory"));
+    int rc = driver_find(obj_text(instance, "kind"))->restore
+                 ? quota_check(core, obj_text(instance, "owner"), &model_volume, more, NULL, fault)
+                 : fault_set(fault, FAULT_UNSUPPORTED, "fonda pause, or fonda stop",
+                             "instance '%s' is a container: only machines can be saved", name);
+    json_decref(more);
+    json_decref(instance);
+    return rc < 0 ? rc
+                  : change_state_with_job(core, name, "save", "running or paused", NULL, &job_instance_save,
+                                          NULL, who, ret_job, fault);
+}
+
 int instance_delete(struct core *core, const char *name, uint64_t expected, const char *who, char *ret_job,
                     struct fault *fault)
 {
@@ -291,99 +370,8 @@ int instance_delete(struct core *core, const char *name, uint64_t expected, cons
         return fault_set(fault, FAULT_CHANGED, "read it again",
                          "instance '%s' was changed by somebody else meanwhile", name);
     }
-    return change_state_with_job(core, name, "delete", "stopped or failed", "deleting", &job_instance_delete,
-                                 NULL, who, ret_job, fault);
-}
-
-/* A copy's own identity and state. */
-static json_t *copy_of(const json_t *instance, const char *new_name)
-{
-    json_t *copy = json_object();
-    const char *key;
-    json_t *value;
-    json_object_foreach((json_t *)instance, key, value)
-    {
-        const struct field *field = field_find(&model_instance, key, strlen(key));
-        if (field && !(field->flags & F_RO) && strcmp(key, "volumes") != 0) {
-            json_object_set_new(copy, key, json_deep_copy(value));
-        }
-    }
-    obj_set_text(copy, "name", new_name);
-    return copy;
-}
-
-/* The copy's volumes: rows now, contents by the job. */
-static int clone_volumes(struct core *core, const json_t *from, json_t *copy, const struct caller *caller,
-                         struct fault *fault)
-{
-    json_t *names = json_array(), *item, *volume;
-    size_t i;
-    json_object_set_new(copy, "volumes", names);
-    json_array_foreach(json_object_get(from, "volumes"), i, item)
-    {
-        char name[160], id[16];
-        if (object_get(core, &model_volume, json_string_value(item), &volume, NULL, fault) < 0) {
-            return -1;
-        }
-        snprintf(name, sizeof(name), "%s-%s", obj_text(copy, "name"), json_string_value(item));
-        random_id(id);
-        obj_set_text(volume, "name", name);
-        obj_set_text(volume, "id", id);
-        obj_set_text(volume, "owner", caller->name);
-        obj_set_now(volume, "created_at");
-        int rc = field_name_ok(name) ? quota_check(core, caller->name, &model_volume, volume, NULL, fault)
-                                     : fault_set(fault, FAULT_INVALID, "choose a shorter one",
-                                                 "the volume would be called '%s', which is too long", name);
-        if (rc == 0) {
-            rc = object_put(core, &model_volume, volume, STORE_VERSION_NEW, "volume.created", caller->name,
-                            fault);
-        }
-        json_decref(volume);
-        if (rc < 0) {
-            return -1;
-        }
-        json_array_append_new(names, json_string(name));
-    }
-    return 0;
-}
-
-int instance_clone(struct core *core, const char *name, const char *new_name, const struct caller *caller,
-                   char *ret_job, struct fault *fault)
-{
-    json_t *from = NULL;
-    ret_job[0] = '\0';
-    if (begin(core, fault) < 0) {
-        return -1;
-    }
-    json_t *copy = NULL;
-    int rc = get_in_state(core, name, "clone", "stopped or failed", &from, fault);
-    if (rc == 0) {
-        char id[16];
-        copy = copy_of(from, new_name);
-        random_id(id);
-        obj_set_text(copy, "id", id);
-        obj_set_text(copy, "owner", caller->name);
-        obj_set_now(copy, "created_at");
-        field_defaults(&model_instance, copy);
-        rc = quota_check(core, caller->name, &model_instance, copy, NULL, fault);
-    }
-    if (rc == 0) {
-        rc = clone_volumes(core, from, copy, caller, fault);
-    }
-    if (rc == 0) {
-        rc = object_put(core, &model_instance, copy, STORE_VERSION_NEW, "instance.creating", caller->name,
-                        fault);
-    }
-    if (rc == 0) {
-        rc = instance_link(core, copy, fault);
-    }
-    if (rc == 0) {
-        rc = job_add(core, &job_instance_clone, &model_instance, new_name, caller->name,
-                     json_pack("{s:O}", "from_volumes", json_object_get(from, "volumes")), ret_job, fault);
-    }
-    json_decref(from);
-    json_decref(copy);
-    return end_with_job(core, rc, ret_job, fault);
+    return change_state_with_job(core, name, "delete", "stopped or failed or saved", "deleting",
+                                 &job_instance_delete, NULL, who, ret_job, fault);
 }
 
 int instance_rename(struct core *core, const char *name, const char *new_name, uint64_t expected,
@@ -391,10 +379,13 @@ int instance_rename(struct core *core, const char *name, const char *new_name, u
 {
     json_t *instance = NULL;
     struct err err = {0};
-    if (begin(core, fault) < 0) {
+    if (core_begin(core, fault) < 0) {
         return -1;
     }
-    int rc = get_in_state(core, name, "rename", "stopped or failed", &instance, fault);
+    int rc = instance_in_state(core, name, "rename", "stopped or failed or saved", &instance, fault);
+    if (rc == 0 && job_open_for(core, &model_instance, name)) {
+        rc = fault_set(fault, FAULT_BUSY, "wait for its end", "a job works on instance '%s'", name);
+    }
     if (rc == 0 && store_rename(core->store, "instance", name, new_name, expected, &err) < 0) {
         rc = fault_from_err(fault, &err);
     }
@@ -402,12 +393,13 @@ int instance_rename(struct core *core, const char *name, const char *new_name, u
         obj_set_text(instance, "name", new_name);
         rc = object_put(core, &model_instance, instance, STORE_VERSION_ANY, NULL, caller->name, fault);
     }
+    rc = rc ? rc : schedule_rename(core, obj_text(instance, "id"), new_name, fault);
     if (rc == 0) {
         rc = event_add(core, "instance.renamed", &model_instance, new_name, caller->name,
                        json_pack("{s:s}", "old_name", name), fault);
     }
     json_decref(instance);
-    return end_with_job(core, rc, "", fault);
+    return core_end(core, rc, "", fault);
 }
 
 /* ---- when a process ends ---- */
@@ -440,7 +432,7 @@ static bool wants_restart(const json_t *instance, int status)
     /* A container's monitor restarts it; only one that is gone with it (the host went down) is started here.
      */
     if ((strcmp(obj_text(instance, "kind"), "container") == 0 && status >= 0) ||
-        strcmp(obj_text(instance, "state"), "stopping") == 0 ||
+        strcmp(obj_text(instance, "state"), "stopping") == 0 || obj_text(instance, "restoring")[0] ||
         obj_int(instance, "restarts") >= RESTARTS_MAX) {
         return false;
     }
@@ -455,29 +447,34 @@ void instance_ended(struct core *core, const char *id, int status)
     if (!name || object_get(core, &model_instance, name, &instance, NULL, &fault) < 0) {
         return;
     }
-    bool again = wants_restart(instance, status);
-    bool remove = obj_bool(instance, "auto_remove") && strcmp(obj_text(instance, "state"), "deleting") != 0;
+    struct driver_instance paths;
+    instance_paths(core, id, &paths);
+    bool saved = access(paths.saved, F_OK) == 0; /* there as soon as it is complete, and not while it runs */
+    bool again = !saved && wants_restart(instance, status);
+    bool remove = obj_bool(instance, "auto_remove") && !saved && !obj_text(instance, "restoring")[0] &&
+                  strcmp(obj_text(instance, "state"), "deleting") != 0;
     char reason[128] = "";
     if (strcmp(obj_text(instance, "state"), "deleting") != 0) {
-        if (strcmp(obj_text(instance, "state"), "stopping") != 0) {
+        if (strcmp(obj_text(instance, "state"), "stopping") != 0 && !saved) {
             snprintf(reason, sizeof(reason),
                      status < 0 ? "it ended while nobody watched" : "it ended with status %d", status);
         }
-        obj_set_text(instance, "state", "stopped");
+        obj_set_text(instance, "state", saved ? "saved" : "stopped");
     }
+    obj_set_int(instance, "saved_bytes", saved ? disk_used(paths.saved) : 0);
     obj_set_text(instance, "state_reason", reason);
     obj_set_int(instance, "exit_status", status);
     json_object_del(instance, "pid");
     if (again) {
         obj_set_int(instance, "restarts", obj_int(instance, "restarts") + 1);
     }
-    if (begin(core, &fault) == 0) {
+    if (core_begin(core, &fault) == 0) {
         int rc = object_put(core, &model_instance, instance, STORE_VERSION_ANY, NULL, NULL, &fault);
         if (rc == 0) {
-            event_add(core, "instance.stopped", &model_instance, name, "",
+            event_add(core, saved ? "instance.saved" : "instance.stopped", &model_instance, name, "",
                       json_pack("{s:i}", "exit_status", status), &fault);
         }
-        end_with_job(core, rc, "", &fault);
+        core_end(core, rc, "", &fault);
     }
     json_decref(instance);
     char job[24];

@@ -11,6 +11,7 @@
 
 #include "base/util.h"
 #include "core/core_int.h"
+#include "core/snapshot.h"
 
 static void sleep_ms(unsigned ms)
 {
@@ -41,8 +42,29 @@ static int get_driver(struct core *core, const char *name, struct driver_instanc
     return rc;
 }
 
-/* Removes everything of an instance that is not wanted any more. */
-static int forget(struct core *core, const char *name, const char *who, struct fault *fault)
+/* Its snapshots: what volumes that stay have of them would be nobody's. */
+static int forget_snapshots(struct core *core, struct job *job, const struct driver_instance *instance,
+                            const char *who, struct fault *fault)
+{
+    core_lock(core);
+    json_t *rows = snapshot_rows(core, instance->id), *row;
+    core_unlock(core);
+    size_t i;
+    int rc = 0;
+    json_array_foreach(rows, i, row)
+    {
+        rc = rc ? rc : snapshot_remove_data(core, job, instance, row, fault);
+        core_lock(core);
+        if (rc == 0 && core_begin(core, fault) == 0) {
+            rc = core_end(core, snapshot_drop(core, instance->spec, row, who, fault), "", fault);
+        }
+        core_unlock(core);
+    }
+    json_decref(rows);
+    return rc;
+}
+
+int instance_forget(struct core *core, const char *name, const char *who, struct fault *fault)
 {
     struct driver_instance instance;
     const struct driver_ops *ops;
@@ -56,6 +78,8 @@ static int forget(struct core *core, const char *name, const char *who, struct f
         err_sys(&err, error, "cannot remove '%s'", instance.dir);
         rc = fault_from_err(fault, &err);
     }
+    char id[32];
+    snprintf(id, sizeof(id), "%s", instance.id);
     instance_driver_done(&instance);
     if (rc == 0) {
         struct err err = {0};
@@ -64,6 +88,7 @@ static int forget(struct core *core, const char *name, const char *who, struct f
             rc = fault_from_err(fault, &err);
         } else {
             rc = event_add(core, "instance.deleted", &model_instance, name, who, NULL, fault);
+            schedule_forget(core, id);
         }
         core_unlock(core);
     }
@@ -127,7 +152,7 @@ static int run_create(struct core *core, struct job *job, struct fault *fault)
     }
     if (rc < 0) {
         struct fault ignored = {0};
-        forget(core, name, job_who(job), &ignored);
+        instance_forget(core, name, job_who(job), &ignored);
         return -1;
     }
     job_step(core, job, 1, 1, "created");
@@ -147,6 +172,7 @@ static int record_running(struct core *core, const char *name, pid_t pid, const 
         obj_set_text(spec, "state_reason", "");
         obj_set_now(spec, "started_at");
         obj_set_int(spec, "pid", pid);
+        obj_set_int(spec, "saved_bytes", 0);
         json_object_set_new(spec, "after_restart", json_false());
         if (strcmp(who, "restart-policy") != 0) {
             obj_set_int(spec, "restarts", 0);
@@ -161,7 +187,24 @@ static int record_running(struct core *core, const char *name, pid_t pid, const 
     return rc;
 }
 
-static int start(struct core *core, struct job *job, struct fault *fault)
+/* From memory if there is any; the file of a saved instance is used up when its machine runs, as its disks go
+ * on from there. */
+static int launch(struct job *job, const struct driver_instance *instance, const struct driver_ops *ops,
+                  const char *memory, pid_t *ret_pid, struct fault *fault)
+{
+    bool saved = !memory && access(instance->saved, F_OK) == 0;
+    if (saved || memory) {
+        int rc = ops->restore(instance, saved ? instance->saved : memory, ret_pid, fault);
+        if (rc == 0 && saved) {
+            unlink(instance->saved);
+        }
+        return rc;
+    }
+    bool hold = obj_bool(job_args(job), "hold") && ops->hold;
+    return (hold ? ops->hold : ops->start)(instance, ret_pid, fault);
+}
+
+int instance_start_process(struct core *core, struct job *job, const char *memory, struct fault *fault)
 {
     struct driver_instance instance;
     const struct driver_ops *ops;
@@ -169,12 +212,10 @@ static int start(struct core *core, struct job *job, struct fault *fault)
     if (get_driver(core, name, &instance, &ops, fault) < 0) {
         return -1;
     }
-    job_step(core, job, 0, 1, "starting its process");
     pid_t pid = 0;
     int rc = make_instance_dir(&instance, fault);
     if (rc == 0) {
-        bool hold = obj_bool(job_args(job), "hold") && ops->hold;
-        rc = job_canceled(job) ? canceled(fault) : (hold ? ops->hold : ops->start)(&instance, &pid, fault);
+        rc = job_canceled(job) ? canceled(fault) : launch(job, &instance, ops, memory, &pid, fault);
     }
     if (rc == 0) {
         rc = record_running(core, name, pid, job_who(job), fault);
@@ -183,18 +224,23 @@ static int start(struct core *core, struct job *job, struct fault *fault)
             ops->kill(&instance, &ignored);
         }
     }
+    bool saved = access(instance.saved, F_OK) == 0;
     instance_driver_done(&instance);
     if (rc < 0) {
         struct fault ignored = {0};
-        set_state(core, name, fault->code == FAULT_CANCELED ? "stopped" : "failed", fault->detail,
-                  "instance.failed", job_who(job), &ignored);
+        set_state(core, name,
+                  saved                           ? "saved"
+                  : fault->code == FAULT_CANCELED ? "stopped"
+                                                  : "failed",
+                  fault->detail, "instance.failed", job_who(job), &ignored);
     }
     return rc;
 }
 
 static int run_start(struct core *core, struct job *job, struct fault *fault)
 {
-    int rc = start(core, job, fault);
+    job_step(core, job, 0, 1, "starting its process");
+    int rc = instance_start_process(core, job, NULL, fault);
     if (rc == 0) {
         job_step(core, job, 1, 1, "running");
     }
@@ -254,6 +300,46 @@ static int stop_process(struct core *core, struct job *job, const struct driver_
                            "the process of '%s' does not end", instance->name);
 }
 
+/* What stopping a saved instance means: its memory is given up, as if its power had been cut. */
+static int drop_saved(struct core *core, struct job *job, const struct driver_instance *instance,
+                      struct fault *fault)
+{
+    json_t *spec = NULL;
+    if (job_canceled(job)) {
+        return canceled(fault);
+    }
+    if (unlink(instance->saved) < 0 && errno != ENOENT) {
+        return fault_set(fault, FAULT_INTERNAL, NULL, "cannot remove '%s': %s", instance->saved,
+                         strerror(errno));
+    }
+    core_lock(core);
+    int rc = object_get(core, &model_instance, job_target(job), &spec, NULL, fault);
+    if (rc == 0) {
+        obj_set_text(spec, "state", "stopped");
+        obj_set_text(spec, "state_reason", "");
+        obj_set_int(spec, "saved_bytes", 0);
+        rc = object_put(core, &model_instance, spec, STORE_VERSION_ANY, "instance.stopped", job_who(job),
+                        fault);
+    }
+    core_unlock(core);
+    json_decref(spec);
+    return rc;
+}
+
+/* By force, for what comes instead: no restart policy applies. */
+int instance_end_process(struct core *core, struct job *job, const struct driver_instance *instance,
+                         const struct driver_ops *ops, struct fault *fault)
+{
+    if (set_state(core, job_target(job), "stopping", NULL, "instance.stopping", job_who(job), fault) < 0 ||
+        ops->kill(instance, fault) < 0) {
+        return -1;
+    }
+    return wait_end(core, job, instance->id, KILL_TIMEOUT_MS)
+               ? 0
+               : fault_set(fault, FAULT_TIMEOUT, "the host's kernel may be holding it: see dmesg",
+                           "the process of '%s' does not end", instance->name);
+}
+
 static int stop(struct core *core, struct job *job, struct fault *fault)
 {
     struct driver_instance instance;
@@ -265,7 +351,9 @@ static int stop(struct core *core, struct job *job, struct fault *fault)
     char was[16];
     snprintf(was, sizeof(was), "%s", obj_text(instance.spec, "state"));
     int rc = 0;
-    if (strcmp(was, "stopped") != 0 && strcmp(was, "failed") != 0) {
+    if (strcmp(was, "saved") == 0) {
+        rc = drop_saved(core, job, &instance, fault);
+    } else if (strcmp(was, "stopped") != 0 && strcmp(was, "failed") != 0) {
         rc = job_canceled(job)
                  ? canceled(fault)
                  : set_state(core, name, "stopping", NULL, "instance.stopping", job_who(job), fault);
@@ -345,8 +433,15 @@ static int run_resume(struct core *core, struct job *job, struct fault *fault)
 
 static int run_delete(struct core *core, struct job *job, struct fault *fault)
 {
+    struct driver_instance instance;
+    const struct driver_ops *ops;
     job_step(core, job, 0, 1, "removing what it has");
-    int rc = forget(core, job_target(job), job_who(job), fault);
+    int rc = get_driver(core, job_target(job), &instance, &ops, fault);
+    if (rc == 0) {
+        rc = forget_snapshots(core, job, &instance, job_who(job), fault);
+        instance_driver_done(&instance);
+    }
+    rc = rc ? rc : instance_forget(core, job_target(job), job_who(job), fault);
     if (rc < 0) {
         struct fault ignored = {0};
         set_state(core, job_target(job), "failed", fault->detail, "instance.failed", job_who(job), &ignored);
@@ -354,116 +449,41 @@ static int run_delete(struct core *core, struct job *job, struct fault *fault)
     return rc;
 }
 
-/* ---- clone ---- */
+/* ---- save ---- */
 
-static int copy_file(struct job *job, const char *from, const char *to, struct fault *fault)
+static void on_save_bytes(void *opaque, int64_t done, int64_t total)
 {
-    struct err err = {0};
-    auto_close int in = open(from, O_RDONLY | O_CLOEXEC);
-    auto_close int out = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    struct stat st;
-    if (in < 0 || out < 0 || fstat(in, &st) < 0 || ftruncate(out, st.st_size) < 0) {
-        err_sys(&err, -errno, "cannot copy '%s'", from);
-        return fault_from_err(fault, &err);
-    }
-    /* Holes stay holes; copy_file_range shares blocks where the file system can. */
-    for (off_t at = 0; at < st.st_size;) {
-        off_t data = lseek(in, at, SEEK_DATA);
-        off_t end = data < 0 ? st.st_size : lseek(in, data, SEEK_HOLE);
-        if (data < 0) {
-            break;
-        }
-        for (at = data; at < end;) {
-            loff_t source = at, target = at;
-            ssize_t n =
-                copy_file_range(in, &source, out, &target, (size_t)MIN(end - at, (off_t)(16 * MiB)), 0);
-            if (n < 0) {
-                err_sys(&err, -errno, "cannot copy '%s'", from);
-                return fault_from_err(fault, &err);
-            }
-            if (n == 0) {
-                break;
-            }
-            at += n;
-            job_bytes(job, (uint64_t)at, (uint64_t)st.st_size);
-            if (job_canceled(job)) {
-                return canceled(fault);
-            }
-        }
-    }
-    return fsync(out) < 0
-               ? fault_set(fault, FAULT_INTERNAL, NULL, "cannot save '%s': %s", to, strerror(errno))
-               : 0;
+    job_bytes(opaque, (uint64_t)done, (uint64_t)total);
 }
 
-static void volume_paths(struct core *core, const json_t *names, char paths[][DRIVER_PATH_MAX], size_t max)
+static bool on_save_canceled(void *opaque)
 {
-    size_t i;
-    json_t *item, *volume;
-    core_lock(core);
-    json_array_foreach(names, i, item)
-    {
-        struct fault ignored = {0};
-        paths[i][0] = '\0';
-        if (i < max &&
-            object_get(core, &model_volume, json_string_value(item), &volume, NULL, &ignored) == 0) {
-            volume_path(core, volume, paths[i], DRIVER_PATH_MAX);
-            json_decref(volume);
-        }
-    }
-    core_unlock(core);
+    return job_canceled(opaque);
 }
 
-#define CLONE_VOLUMES_MAX 16
-
-static int clone_files(struct core *core, struct job *job, const struct driver_instance *instance,
-                       struct fault *fault)
+static int save(struct core *core, struct job *job, const struct driver_instance *instance,
+                struct fault *fault)
 {
-    static const unsigned max = CLONE_VOLUMES_MAX;
-    char(*from)[DRIVER_PATH_MAX] = calloc(max, DRIVER_PATH_MAX);
-    char(*to)[DRIVER_PATH_MAX] = calloc(max, DRIVER_PATH_MAX);
-    const json_t *sources = json_object_get(job_args(job), "from_volumes");
-    const json_t *targets = json_object_get(instance->spec, "volumes");
-    unsigned count = (unsigned)json_array_size(sources);
-    int rc = from && to ? 0 : fault_set(fault, FAULT_INTERNAL, NULL, "no memory");
-    if (rc == 0) {
-        volume_paths(core, sources, from, max);
-        volume_paths(core, targets, to, max);
+    const struct driver_progress progress = {
+        .bytes = on_save_bytes, .canceled = on_save_canceled, .opaque = job};
+    struct fault why = {0};
+    if (driver_control_job(instance, "save", json_pack("{s:s}", "file", instance->saved), &progress, NULL,
+                           &why) == 0) {
+        return wait_end(core, job, instance->id, KILL_TIMEOUT_MS)
+                   ? 0
+                   : fault_set(fault, FAULT_TIMEOUT, "fonda stop --force", "the process of '%s' does not end",
+                               instance->name);
     }
-    for (unsigned i = 0; rc == 0 && i < count; i++) {
-        char step[160];
-        snprintf(step, sizeof(step), "copying volume %s", json_string_value(json_array_get(sources, i)));
-        job_step(core, job, i, count, step);
-        rc = copy_file(job, from[i], to[i], fault);
+    /* It ends once it is saved, maybe before it could say so. */
+    if (why.code == FAULT_UNAVAILABLE && wait_end(core, job, instance->id, KILL_TIMEOUT_MS) &&
+        access(instance->saved, F_OK) == 0) {
+        return 0;
     }
-    free(from);
-    free(to);
-    return rc;
+    *fault = why;
+    return -1;
 }
 
-/* Volumes that a failed clone leaves behind. */
-static void forget_volumes(struct core *core, const json_t *names)
-{
-    size_t i;
-    json_t *item, *volume;
-    core_lock(core);
-    json_array_foreach(names, i, item)
-    {
-        struct fault ignored = {0};
-        char path[DRIVER_PATH_MAX];
-        if (object_get(core, &model_volume, json_string_value(item), &volume, NULL, &ignored) == 0) {
-            volume_path(core, volume, path, sizeof(path));
-            if (store_delete(core->store, "volume", json_string_value(item), STORE_VERSION_ANY, NULL) == 0) {
-                unlink(path);
-                event_add(core, "volume.deleted", &model_volume, json_string_value(item), "", NULL, &ignored);
-            }
-            json_decref(volume);
-        }
-    }
-    core_unlock(core);
-}
-
-static int run_clone(struct core *core, struct job *job, struct fault *fault)
+static int run_save(struct core *core, struct job *job, struct fault *fault)
 {
     struct driver_instance instance;
     const struct driver_ops *ops;
@@ -471,22 +491,27 @@ static int run_clone(struct core *core, struct job *job, struct fault *fault)
     if (get_driver(core, name, &instance, &ops, fault) < 0) {
         return -1;
     }
-    int rc = job_canceled(job) ? canceled(fault) : make_instance_dir(&instance, fault);
+    char was[16];
+    snprintf(was, sizeof(was), "%s", obj_text(instance.spec, "state"));
+    int rc = job_canceled(job) ? canceled(fault) : 0;
+    if (rc == 0 && strcmp(was, "running") != 0 && strcmp(was, "paused") != 0) {
+        rc = fault_set(fault, FAULT_STATE, "see 'fonda ps'", "instance '%s' is %s", name, was);
+    }
     if (rc == 0) {
-        rc = clone_files(core, job, &instance, fault);
-    }
-    if (rc == 0 && ops->prepare) {
-        rc = ops->prepare(&instance, NULL, fault);
-    }
-    if (rc == 0) {
-        rc = set_state(core, name, "stopped", NULL, "instance.created", job_who(job), fault);
-    }
-    if (rc < 0) {
+        job_step(core, job, 0, 1, "writing its memory");
+        rc = set_state(core, name, "stopping", NULL, "instance.stopping", job_who(job), fault);
+        rc = rc ? rc : save(core, job, &instance, fault);
+        core_lock(core);
         struct fault ignored = {0};
-        forget(core, name, job_who(job), &ignored);
-        forget_volumes(core, json_object_get(instance.spec, "volumes"));
+        if (rc < 0 && supervise_has(core, instance.id)) {
+            instance_set_state(core, name, was, fault->detail, NULL, job_who(job), &ignored);
+        }
+        core_unlock(core);
     }
     instance_driver_done(&instance);
+    if (rc == 0) {
+        job_step(core, job, 1, 1, "saved");
+    }
     return rc;
 }
 
@@ -497,7 +522,7 @@ const struct job_type job_instance_restart = {"instance.restart", run_restart};
 const struct job_type job_instance_pause = {"instance.pause", run_pause};
 const struct job_type job_instance_resume = {"instance.resume", run_resume};
 const struct job_type job_instance_delete = {"instance.delete", run_delete};
-const struct job_type job_instance_clone = {"instance.clone", run_clone};
+const struct job_type job_instance_save = {"instance.save", run_save};
 
 /* ---- stats: what the host says of the process, and the instance of itself ---- */
 

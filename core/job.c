@@ -28,6 +28,7 @@ struct job {
     char name[24], target[128]; /* "instances/web" */
     char *who;
     json_t *args, *record;
+    char hold[32]; /* id of what it copies; "": nothing */
     bool committed, running;
     volatile bool canceled;
     uint64_t bytes_done, bytes; /* under the lock of nobody: shown as they are */
@@ -140,6 +141,36 @@ void job_forget(struct core *core, const char *name)
         unlist(core, job);
         job_free(job);
     }
+}
+
+void job_hold(struct core *core, const char *name, const char *id)
+{
+    struct job *job = find(core, name);
+    if (job) {
+        snprintf(job->hold, sizeof(job->hold), "%s", id);
+    }
+}
+
+const char *job_holding(struct core *core, const char *id)
+{
+    for (const struct job *job = core->jobs; job; job = job->next) {
+        if (strcmp(job->hold, id) == 0) {
+            return job->name;
+        }
+    }
+    return NULL;
+}
+
+bool job_open_for(struct core *core, const struct object_type *of, const char *name)
+{
+    char target[128];
+    snprintf(target, sizeof(target), "%s/%s", of->plural, name);
+    for (const struct job *job = core->jobs; job; job = job->next) {
+        if (strcmp(job->target, target) == 0) {
+            return true;
+        }
+    }
+    return false;
 }
 
 /* ---- the record ---- */

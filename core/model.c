@@ -15,7 +15,7 @@
 
 static const char *const kinds[] = {"vm", "container", NULL};
 static const char *const states[] = {"creating", "stopped",  "starting", "running", "paused",
-                                     "stopping", "deleting", "failed",   NULL};
+                                     "stopping", "deleting", "failed",   "saved",   NULL};
 static const char *const engines[] = {"bt", "kvm", NULL};
 static const char *const policies[] = {"never", "on-failure", "always", NULL};
 static const char *const pulls[] = {"missing", "always", "never", NULL};
@@ -51,6 +51,14 @@ static const struct field instance_fields[] = {
     {"restarts", FIELD_INT, F_RO, 0, NUMBER_MAX, .def = "0",
      .about = "how often the restart policy restarted it"},
     {"after_restart", FIELD_BOOL, F_RO, .def = "false", .about = "changes wait for its next start"},
+    {"snapshot", FIELD_STRING, F_RO, 1, 64, .about = "the snapshot that it was at last"},
+    {"restoring", FIELD_STRING, F_RO, 1, 64, .about = "the snapshot that it is going back to"},
+    {"template", FIELD_STRING, F_RO, 1, 64, .about = "the template that it was made from"},
+    {"machine_id", FIELD_STRING, F_RO, 32, 32,
+     .about = "a copy's own machine id, which its kernel's command line tells it"},
+    {"saved_bytes", FIELD_INT, F_RO, 0, NUMBER_MAX, .about = "bytes of its saved memory"},
+    {"volumes_first", FIELD_BOOL, F_RO,
+     .about = "volumes come before disks: its first volume was copied from a disk"},
     {"cpus", FIELD_INT, F_RESTART, 1, 32,
      .about = "virtual CPUs, 1 to 32; a machine has 1 unless said otherwise"},
     {"memory", FIELD_SIZE, F_RESTART, 1 << 20, INT64_C(1) << 44,
@@ -154,7 +162,11 @@ static const struct field volume_fields[] = {
     {"version", FIELD_INT, F_RO, 0, NUMBER_MAX, .about = "counts changes; the ETag"},
     {"description", FIELD_STRING, 0, 0, 1024, .def = "\"\"", .about = "free text"},
     {"labels", FIELD_MAP, 0, 0, 64, .def = "{}", .about = "names and texts of your own"},
-    {"format", FIELD_ENUM, F_CREATE, .values = formats, .def = "\"raw\"", .about = "how it is stored"},
+    {"format", FIELD_ENUM, F_CREATE, .values = formats, .def = "\"qcow2\"",
+     .about = "how it is stored: qcow2, or raw, which can have no snapshots"},
+    {"backing", FIELD_STRING, F_RO, 1, 64, .about = "the volume that it is a linked copy of, which it needs"},
+    {"template", FIELD_STRING, F_RO, 1, 64, .about = "the template that it belongs to: nothing writes to it"},
+    {"made_for", FIELD_STRING, F_RO, 1, 32, .about = "id of the instance or template that it was copied for"},
     {"size", FIELD_SIZE, F_REQUIRED | F_CREATE, 512, INT64_C(1) << 46,
      .about = "bytes, or a text such as \"10G\""},
     {"owner", FIELD_STRING, F_RO, 0, 64, .def = "\"\"", .about = "the user whose quota it counts against"},
@@ -190,7 +202,8 @@ static const struct field user_fields[] = {
     {"quota_cpus", FIELD_INT, 0, 0, 1000000, .about = "at most so many virtual CPUs, all instances together"},
     {"quota_memory", FIELD_SIZE, 0, 0, INT64_C(1) << 50,
      .about = "at most so much memory, all instances together"},
-    {"quota_disk", FIELD_SIZE, 0, 0, INT64_C(1) << 50, .about = "at most so many bytes of volumes"},
+    {"quota_disk", FIELD_SIZE, 0, 0, INT64_C(1) << 50,
+     .about = "at most so many bytes of volumes, snapshots, saved memory and backups"},
     {"token_hash", FIELD_STRING, F_RO | F_SECRET, 64, 64, .about = "SHA-256 of the token"},
     {"has_token", FIELD_BOOL, F_RO, .def = "false", .about = "whether a token was made"},
     {"created_at", FIELD_TIME, F_RO, .about = "when it was created"},
@@ -275,12 +288,6 @@ static const struct field rename_fields[] = {
 };
 TYPE(model_rename, "rename request", NULL, "Rename", rename_fields, "A new name.");
 
-static const struct field clone_fields[] = {
-    {"name", FIELD_NAME, F_REQUIRED, .about = "the copy's name"},
-};
-TYPE(model_clone, "clone request", NULL, "Clone", clone_fields,
-     "A copy of a stopped instance, volumes included.");
-
 static const struct field token_fields[] = {
     {"token", FIELD_STRING, F_RO | F_REQUIRED, 1, 128,
      .about = "for \"Authorization: Bearer\"; shown this once"},
@@ -349,8 +356,40 @@ static const struct field problem_fields[] = {
 TYPE(model_problem, "problem", NULL, "Problem", problem_fields, "Why a request was refused (RFC 9457).");
 
 const struct object_type *const model_types[] = {
-    &model_instance, &model_image, &model_volume, &model_network, &model_user,  &model_job,    &model_event,
-    &model_audit,    &model_error, &model_stop,   &model_rename,  &model_clone, &model_start,  &model_kill,
-    &model_wait,     &model_top,   &model_token,  &model_stats,   &model_host,  &model_whoami, &model_problem,
-    &model_history,  &model_web,   &model_signin, NULL,
+    &model_instance,
+    &model_image,
+    &model_volume,
+    &model_network,
+    &model_user,
+    &model_job,
+    &model_event,
+    &model_audit,
+    &model_error,
+    &model_stop,
+    &model_rename,
+    &model_clone,
+    &model_start,
+    &model_kill,
+    &model_wait,
+    &model_top,
+    &model_token,
+    &model_stats,
+    &model_host,
+    &model_whoami,
+    &model_problem,
+    &model_history,
+    &model_web,
+    &model_signin,
+    &model_snapshot,
+    &model_snapshot_request,
+    &model_restore,
+    &model_template,
+    &model_template_use,
+    &model_export,
+    &model_import,
+    &model_backup,
+    &model_backup_request,
+    &model_backup_restore,
+    &model_schedule,
+    NULL,
 };

@@ -10,6 +10,7 @@
 
 #include "base/util.h"
 #include "core/core_int.h"
+#include "core/disk.h"
 
 int object_get(struct core *core, const struct object_type *type, const char *name, json_t **ret_object,
                uint64_t *ret_version, struct fault *fault)
@@ -73,6 +74,9 @@ int volume_make(struct core *core, const json_t *volume, struct fault *fault)
 {
     char path[DRIVER_PATH_MAX];
     volume_path(core, volume, path, sizeof(path));
+    if (strcmp(obj_text(volume, "format"), "qcow2") == 0) {
+        return disk_make(path, "qcow2", align_up((uint64_t)obj_int(volume, "size"), 512), NULL, NULL, fault);
+    }
     auto_close int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0 || ftruncate(fd, (off_t)obj_int(volume, "size")) < 0) {
         struct err err = {0};
@@ -85,10 +89,6 @@ int volume_make(struct core *core, const json_t *volume, struct fault *fault)
 
 static int create_volume(struct core *core, json_t *volume, const struct caller *caller, struct fault *fault)
 {
-    if (strcmp(obj_text(volume, "format"), "raw") != 0) {
-        return fault_set(fault, FAULT_UNSUPPORTED, "leave 'format' out",
-                         "volumes are raw; qcow2 images are for exchange");
-    }
     if (quota_check(core, caller->name, &model_volume, volume, NULL, fault) < 0) {
         return -1;
     }
@@ -119,6 +119,9 @@ static int create_image(json_t *image, struct fault *fault)
 int object_create(struct core *core, const struct object_type *type, json_t *in, const struct caller *caller,
                   struct fault *fault)
 {
+    if (type == &model_schedule) {
+        return schedule_create(core, in, caller, fault);
+    }
     field_defaults(type, in);
     obj_set_now(in, "created_at");
     if ((type == &model_volume && create_volume(core, in, caller, fault) < 0) ||
@@ -139,6 +142,21 @@ int object_create(struct core *core, const struct object_type *type, json_t *in,
 
 /* ---- change ---- */
 
+static int not_of_template(struct core *core, const char *name, struct fault *fault)
+{
+    json_t *volume = NULL;
+    struct fault ignored = {0};
+    if (object_get(core, &model_volume, name, &volume, NULL, &ignored) < 0) {
+        return 0; /* linking says so */
+    }
+    const char *of = obj_text(volume, "template");
+    int rc = of[0] ? fault_set(fault, FAULT_BUSY, "fonda template use makes a copy",
+                               "volume '%s' belongs to template '%s': nothing may write to it", name, of)
+                   : 0;
+    json_decref(volume);
+    return rc;
+}
+
 /* What instances refer to is kept from being deleted. */
 static int link_all(struct core *core, const json_t *instance, const char *list, const struct object_type *to,
                     struct fault *fault)
@@ -151,6 +169,9 @@ static int link_all(struct core *core, const json_t *instance, const char *list,
         const char *name = json_string_value(item);
         if (to == &model_network && strcmp(name, "user") == 0) {
             continue;
+        }
+        if (to == &model_volume && not_of_template(core, name, fault) < 0) {
+            return -1;
         }
         if (store_link(core->store, "instance", obj_text(instance, "name"), to->kind, name, &err) < 0) {
             fault_from_err(fault, &err);
@@ -227,6 +248,8 @@ int object_change(struct core *core, const struct object_type *type, const char 
         bool restart = apply(type, object, patch);
         if (type == &model_instance) {
             rc = change_instance(core, object, restart, fault);
+        } else if (type == &model_schedule) {
+            rc = schedule_changed(core, object, fault);
         }
     }
     char event[64];

@@ -2,21 +2,26 @@
  * What a daemon does first: brings the store, the processes and the directories of the last one together.
  *
  *   state in the store      its process lives            it does not
- *   creating                (never)                      undone: directory and row go
- *   deleting                ended by force, then         directory and row go
- *   starting                running                      stopped, with a reason
- *   running, paused         as it says                   stopped; restart policy applies
- *   stopping                running                      stopped
+ *   creating                (never)                      undone: directory, row and the volumes made for it
+ * go deleting                ended by force, then         directory and row go starting running stopped, with
+ * a reason running, paused         as it says                   stopped; restart policy applies stopping
+ * running                      stopped, or saved where its memory is complete restoring a snapshot    as
+ * above                     as above; then the job begins anew
  *
- * Then directories and volume files that no row knows are removed.
+ * Templates in state creating go, with their volumes; snapshots in state creating or deleting get a job that
+ * deletes them (only the machine's process may touch its disks). Then directories and volume files that no
+ * row knows are removed.
  */
 #include <dirent.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/log.h"
 #include "base/util.h"
-#include "core/core_int.h"
+#include "core/backup.h"
+#include "core/copy.h"
+#include "core/snapshot.h"
 
 static bool collect_row(void *arg, const struct store_row *row)
 {
@@ -49,6 +54,13 @@ static void drop_instance(struct core *core, const json_t *spec)
     event_add(core, "instance.deleted", &model_instance, obj_text(spec, "name"), "", NULL, &fault);
 }
 
+/* Whether a process was started since the lock was emptied (driver_spawn). */
+static bool was_spawned(const struct driver_instance *instance)
+{
+    struct stat st;
+    return stat(instance->lock, &st) == 0 && st.st_size > 0;
+}
+
 static void adopt_one(struct core *core, const json_t *spec)
 {
     const char *name = obj_text(spec, "name"), *state = obj_text(spec, "state");
@@ -69,7 +81,13 @@ static void adopt_one(struct core *core, const json_t *spec)
         }
         ops->remove(&instance, &fault);
         drop_instance(core, spec);
+        if (strcmp(state, "creating") == 0) {
+            copy_forget_volumes(core, obj_text(spec, "id"));
+        }
     } else if (status.state != DRIVER_DEAD) {
+        if (strcmp(state, "starting") == 0) {
+            unlink(instance.saved); /* it went on from there */
+        }
         const char *now = status.state == DRIVER_PAUSED ? "paused" : "running";
         json_t *copy = json_deep_copy(spec);
         obj_set_text(copy, "state", now);
@@ -83,6 +101,9 @@ static void adopt_one(struct core *core, const json_t *spec)
         }
     } else if (strcmp(state, "starting") == 0 || strcmp(state, "stopping") == 0 ||
                strcmp(state, "running") == 0 || strcmp(state, "paused") == 0) {
+        if (strcmp(state, "starting") == 0 && was_spawned(&instance)) {
+            unlink(instance.saved); /* its disks may have gone on from there */
+        }
         int code = -1;
         FILE *file = fopen(instance.status, "re");
         if (file) {
@@ -95,6 +116,36 @@ static void adopt_one(struct core *core, const json_t *spec)
         instance_ended(core, instance.id, code);
     }
     instance_driver_done(&instance);
+}
+
+/* Rows of snapshots whose instance is gone, and templates that are half made. */
+static int drop_rest(struct core *core, const json_t *instances, struct err *err)
+{
+    json_t *templates = all_of(core, "template", err), *snapshots = snapshot_rows(core, NULL), *row, *other;
+    size_t i, j;
+    json_array_foreach(templates, i, row)
+    {
+        if (strcmp(obj_text(row, "state"), "creating") == 0) {
+            template_undo(core, obj_text(row, "name"));
+        }
+    }
+    json_array_foreach(snapshots, i, row)
+    {
+        bool known = false;
+        json_array_foreach(instances, j, other)
+        {
+            known |= strcmp(obj_text(other, "id"), obj_text(row, "instance_id")) == 0;
+        }
+        struct fault fault = {0};
+        json_t *nobody = json_object();
+        if (!known && snapshot_drop(core, nobody, row, "recovery", &fault) < 0) {
+            log_warning("cannot forget snapshot '%s': %s", obj_text(row, "name"), fault.detail);
+        }
+        json_decref(nobody);
+    }
+    json_decref(snapshots);
+    json_decref(templates);
+    return templates ? 0 : -1;
 }
 
 /* Removes entries of dir whose names are no "id" of the list. */
@@ -142,9 +193,7 @@ static void check_volumes(struct core *core, const json_t *volumes)
 int recover(struct core *core, struct err *err)
 {
     json_t *instances = all_of(core, "instance", err);
-    json_t *volumes = instances ? all_of(core, "volume", err) : NULL;
-    if (!volumes) {
-        json_decref(instances);
+    if (!instances) {
         return err ? err->code : -1;
     }
     size_t i;
@@ -156,12 +205,21 @@ int recover(struct core *core, struct err *err)
             adopt_one(core, spec);
         }
     }
-    sweep(core, "instances", instances);
-    sweep(core, "volumes", volumes);
-    check_volumes(core, volumes);
+    /* As it is now: what was half made is gone. */
+    json_decref(instances);
+    instances = all_of(core, "instance", err);
+    int rc = instances ? drop_rest(core, instances, err) : -1;
+    json_t *volumes = rc == 0 ? all_of(core, "volume", err) : NULL;
+    if (volumes) {
+        sweep(core, "instances", instances);
+        sweep(core, "volumes", volumes);
+        check_volumes(core, volumes);
+        snapshot_recover(core);
+        backup_recover(core, instances);
+    }
     json_decref(instances);
     json_decref(volumes);
-    return 0;
+    return volumes ? 0 : err && err->code ? err->code : -1;
 }
 
 static bool name_row(void *arg, const struct store_row *row)

@@ -159,7 +159,7 @@ static bool sum_row(void *arg, const struct store_row *row)
         sums->objects++;
         sums->cpus += obj_int(object, "cpus");
         sums->memory += obj_int(object, "memory");
-        sums->disk += obj_int(object, "size");
+        sums->disk += obj_int(object, "size") + obj_int(object, "saved_bytes");
         json_decref(object);
     }
     return true;
@@ -177,6 +177,9 @@ static int over(const char *owner, const json_t *user, const char *quota, int64_
                      (long long)json_integer_value(limit), (long long)would_be);
 }
 
+/* What counts against quota_disk, by "size"; instances by what is saved of them. */
+static const char *const on_disk[] = {"volume", "snapshot", "backup", "instance"};
+
 int quota_check(struct core *core, const char *owner, const struct object_type *type, const json_t *more,
                 const char *except, struct fault *fault)
 {
@@ -187,10 +190,15 @@ int quota_check(struct core *core, const char *owner, const struct object_type *
     }
     struct store_node node = {.op = STORE_OP_EQ, .path = "owner", .type = STORE_TEXT, .text = owner};
     struct store_query query = {.nodes = &node, .count = 1, .limit = UINT32_MAX};
-    struct sums sums = {.except = except};
-    store_list(core->store, type->kind, &query, sum_row, &sums, NULL, NULL);
+    struct sums sums = {.except = type == &model_instance ? except : NULL};
     int rc = 0;
-    if (type == &model_volume) {
+    for (size_t i = 0; type != &model_instance && i < ARRAY_SIZE(on_disk); i++) {
+        store_list(core->store, on_disk[i], &query, sum_row, &sums, NULL, NULL);
+    }
+    if (type == &model_instance) {
+        store_list(core->store, "instance", &query, sum_row, &sums, NULL, NULL);
+    }
+    if (type != &model_instance) {
         rc = over(owner, user, "quota_disk", sums.disk + obj_int(more, "size"), fault);
     } else if (over(owner, user, "quota_instances", sums.objects + 1, fault) < 0 ||
                over(owner, user, "quota_cpus", sums.cpus + obj_int(more, "cpus"), fault) < 0 ||

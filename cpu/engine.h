@@ -99,7 +99,8 @@ struct engine_config {
     struct mem *mem;
     unsigned vcpus;
     const char *cpu_model;     /* "host", "x86-64-v2", "x86-64-v3" */
-    uint64_t code_cache_bytes; /* 0: the engine's default */
+    uint64_t code_cache_bytes; /* of translated code for each vCPU; 0: the engine's default */
+    bool eager;                /* translate all code as what runs often: for tests */
     uint64_t tsc_hz;           /* frequency of the guest's TSC, as the platform announces it */
     bool apic_x2apic;          /* offer x2APIC in CPUID */
 };

@@ -81,9 +81,21 @@ static bool list_row(void *arg, const struct store_row *row)
     return !list->failed;
 }
 
-/* Callers without a role on everything see what is granted to them. */
-static int restrict_list(const struct request *request, struct filter *filter, struct fault *fault)
+/* Callers without a role on everything see what is granted to them; snapshots are listed by their instance,
+ * whose id has to stay as long as the filter. */
+static int restrict_list(const struct request *request, struct filter *filter, char *id, size_t size,
+                         struct fault *fault)
 {
+    if (request->route->type == &model_snapshot) { /* one instance's */
+        json_t *instance = NULL;
+        if (object_get(request->core, &model_instance, request->name, &instance, NULL, fault) < 0) {
+            return -1;
+        }
+        const char *texts[] = {id};
+        snprintf(id, size, "%s", obj_text(instance, "id"));
+        json_decref(instance);
+        return filter_restrict(filter, "instance_id", texts, 1, fault);
+    }
     if (request->caller.role >= ROLE_VIEWER || request->route->type != &model_instance) {
         return 0;
     }
@@ -123,6 +135,7 @@ int handle_list(struct request *request, struct fault *fault)
         .type = type, .fields = request_arg(request, "fields"), .secrets = type == &model_user};
     struct store_query query = {0};
     uint64_t total = 0;
+    char id[32];
     struct err err = {0};
     int rc = filter ? 0 : fault_set(fault, FAULT_INTERNAL, NULL, "no memory");
     if (rc == 0 && (request_arg_uint(request, "limit", LIST_LIMIT, LIST_LIMIT_MAX, &query.limit, fault) < 0 ||
@@ -130,7 +143,7 @@ int handle_list(struct request *request, struct fault *fault)
                     check_fields(type, list.fields, fault) < 0 ||
                     filter_parse(type, filter_text ? filter_text : "", filter, fault) < 0 ||
                     filter_sort(type, sort ? sort : "", &query, fault) < 0 ||
-                    restrict_list(request, filter, fault) < 0)) {
+                    restrict_list(request, filter, id, sizeof(id), fault) < 0)) {
         rc = -1;
     }
     if (rc == 0) {

@@ -151,6 +151,11 @@ int handle_instance_resume(struct request *request, struct fault *fault)
     return simple(request, instance_resume, fault);
 }
 
+int handle_instance_save(struct request *request, struct fault *fault)
+{
+    return simple(request, instance_save, fault);
+}
+
 int handle_instance_stop(struct request *request, struct fault *fault)
 {
     return stopping(request, instance_stop, fault);
@@ -164,8 +169,7 @@ int handle_instance_restart(struct request *request, struct fault *fault)
 int handle_instance_clone(struct request *request, struct fault *fault)
 {
     char job[24];
-    if (instance_clone(request->core, request->name, obj_text(request->body, "name"), &request->caller, job,
-                       fault) < 0) {
+    if (instance_clone(request->core, request->name, request->body, &request->caller, job, fault) < 0) {
         return -1;
     }
     answer_job(request, job);

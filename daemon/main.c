@@ -17,13 +17,15 @@
 #define EXIT_USAGE 2
 
 struct options {
-    const char *state, *socket, *listen, *tls_cert, *tls_key, *tls_client_ca;
+    const char *state, *backups, *socket, *listen, *tls_cert, *tls_key, *tls_client_ca;
     bool no_autostart, openapi, version, help;
 };
 
 static const struct option_spec specs[] = {
     {"state", OPTION_STRING, offsetof(struct options, state), 0, 0, "DIR",
      "where everything is kept (root: /var/lib/fonda; else ~/.local/share/fonda)"},
+    {"backups", OPTION_STRING, offsetof(struct options, backups), 0, 0, "DIR",
+     "where backups are kept, an absolute path (STATE/backups)"},
     {"socket", OPTION_STRING, offsetof(struct options, socket), 0, 0, "PATH",
      "the API's unix socket (STATE/fondad.sock)"},
     {"listen", OPTION_STRING, offsetof(struct options, listen), 0, 0, "ADDRESS:PORT",
@@ -63,7 +65,10 @@ static int serve(const struct options *options, struct err *err)
     if (rc < 0) {
         return rc;
     }
-    struct core_config config = {.state_dir = state, .wake = wake, .no_autostart = options->no_autostart};
+    struct core_config config = {.state_dir = state,
+                                 .backup_dir = options->backups,
+                                 .wake = wake,
+                                 .no_autostart = options->no_autostart};
     rc = core_open(&config, &core, err);
     if (rc < 0) {
         return rc;

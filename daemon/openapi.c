@@ -42,6 +42,10 @@ static json_t *parameters(const struct route *route)
         add_param(params, "path", "name", "the object's name",
                   json_pack("{s:s, s:s}", "type", "string", "pattern", "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"));
     }
+    if (strstr(route->path, "{item}")) {
+        add_param(params, "path", "item", "the name of what belongs to it",
+                  json_pack("{s:s, s:s}", "type", "string", "pattern", "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"));
+    }
     if (route->flags & ROUTE_LIST) {
         add_param(params, "query", "filter", "for example: state=running and memory>=1G", text());
         add_param(params, "query", "sort", "for example: -memory,name", text());

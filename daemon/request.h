@@ -32,6 +32,7 @@ struct request {
     char method[8];
     char path[REQUEST_PATH_MAX];
     char name[FIELD_NAME_MAX + 1]; /* {name} of the path */
+    char item[FIELD_NAME_MAX + 1]; /* {item} */
     struct {
         char *name, *value;
     } args[REQUEST_ARGS_MAX];

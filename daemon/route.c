@@ -8,19 +8,28 @@
 #include "base/util.h"
 #include "daemon/route.h"
 
-/* Whether path is the route's; takes {name} out of it. */
-static bool match(const char *pattern, const char *path, char *name)
+/* Takes one part of a path for a {placeholder} of FIELD_NAME_MAX + 1 bytes; NULL: it can't be one. */
+static const char *take_part(const char *path, char *part)
+{
+    size_t len = strcspn(path, "/");
+    if (len == 0 || len > FIELD_NAME_MAX) {
+        return NULL;
+    }
+    memcpy(part, path, len);
+    part[len] = '\0';
+    return path + len;
+}
+
+/* Whether path is the route's; takes {name} and {item} out of it. */
+static bool match(const char *pattern, const char *path, char *name, char *item)
 {
     while (*pattern) {
-        if (strncmp(pattern, "{name}", 6) == 0) {
-            size_t len = strcspn(path, "/");
-            if (len == 0 || len > FIELD_NAME_MAX) {
+        if (*pattern == '{') {
+            path = take_part(path, strncmp(pattern, "{name}", 6) == 0 ? name : item);
+            if (!path) {
                 return false;
             }
-            memcpy(name, path, len);
-            name[len] = '\0';
-            path += len;
-            pattern += 6;
+            pattern += 6; /* both are as long */
         } else if (*pattern++ != *path++) {
             return false;
         }
@@ -33,15 +42,17 @@ static int find_route(struct request *request, struct fault *fault)
     char allowed[64] = "";
     const char *method = strcmp(request->method, "HEAD") == 0 ? "GET" : request->method;
     for (unsigned i = 0; i < route_count; i++) {
-        char name[FIELD_NAME_MAX + 1] = "";
-        if (!match(routes[i].path, request->path, name)) {
+        char name[FIELD_NAME_MAX + 1] = "", item[FIELD_NAME_MAX + 1] = "";
+        if (!match(routes[i].path, request->path, name, item)) {
             continue;
         }
         if (strcmp(routes[i].method, method) == 0) {
-            if (name[0] && !field_name_ok(name)) {
-                return fault_set(fault, FAULT_INVALID, NULL, "'%.64s' is no name", name);
+            if ((name[0] && !field_name_ok(name)) || (item[0] && !field_name_ok(item))) {
+                return fault_set(fault, FAULT_INVALID, NULL, "'%.64s' is no name",
+                                 name[0] && !field_name_ok(name) ? name : item);
             }
             memcpy(request->name, name, sizeof(name));
+            memcpy(request->item, item, sizeof(item));
             request->route = &routes[i];
             return 0;
         }

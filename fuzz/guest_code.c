@@ -136,7 +136,7 @@ static void start(void)
     pthread_t thread;
     if (mem_new(RAM_BYTES, &fuzz.mem, &err) == 0) {
         const struct engine_config config = {
-            .mem = fuzz.mem, .vcpus = 1, .cpu_model = "host", .tsc_hz = 1000000000};
+            .mem = fuzz.mem, .vcpus = 1, .cpu_model = "host", .tsc_hz = 1000000000, .eager = true};
         if (fuzz.ops->create(&config, &fuzz.engine, &err) == 0 &&
             fuzz.ops->vcpu_create(fuzz.engine, 0, &platform, &fuzz.vcpu, &err) == 0 &&
             pthread_getcpuclockid(pthread_self(), &fuzz.vcpu_clock) == 0 &&

@@ -40,10 +40,12 @@ static const char *const left_out[] = {
 
 static const char network_file[] = "# Every Ethernet card, by DHCP and router advertisements.\n"
                                    "[Match]\nType=ether\n\n[Network]\nDHCP=yes\n";
+/* Host keys are one machine's: a copy, which has another machine id, makes its own. */
 static const char host_keys_unit[] =
-    "[Unit]\nDescription=Make this machine's SSH host keys\nBefore=ssh.service ssh.socket\n"
-    "ConditionPathExists=!/etc/ssh/ssh_host_ed25519_key\n\n"
-    "[Service]\nType=oneshot\nExecStart=/usr/bin/ssh-keygen -A\n\n[Install]\nWantedBy=ssh.service\n";
+    "[Unit]\nDescription=Make this machine's SSH host keys\nBefore=ssh.service ssh.socket\n\n"
+    "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'cmp -s /etc/machine-id /etc/ssh/.host-keys-of || "
+    "{ rm -f /etc/ssh/ssh_host_* && ssh-keygen -A && cp /etc/machine-id /etc/ssh/.host-keys-of; }'\n\n"
+    "[Install]\nWantedBy=ssh.service\n";
 
 /* The same on every disk. */
 static const struct tree_entry fixed_entries[] = {

@@ -31,6 +31,9 @@ const struct option_spec vm_options[] = {
         "how guest code runs (default: bt); see 'fonda engines'"),
     OPT("cpu-model", OPTION_STRING, cpu_model, 0, 0, "NAME",
         "what the guest's CPUID offers: host, x86-64-v2, x86-64-v3\n(default: host)"),
+    OPT("code-cache", OPTION_SIZE, code_cache_bytes, 256 * KiB, 256 * MiB, "SIZE",
+        "how much translated code each virtual CPU may keep, with bt\n(default: 32M)"),
+    OPT("eager", OPTION_FLAG, eager, 0, 0, NULL, "with bt: translate all code as what runs often, for tests"),
     OPT("serial", OPTION_STRING, serial, 0, 0, "WHERE",
         "the first serial port: stdio, none, or a file to write to\n"
         "(default: stdio; none with --console stdio)"),
@@ -69,11 +72,11 @@ const struct option_spec vm_options[] = {
         "sockets between guest and host: connect to the unix socket PATH and\n"
         "send 'CONNECT PORT'; guests reach port P as PATH_P"),
     OPT("name", OPTION_STRING, name, 0, 0, "NAME",
-        "a name, by which 'fonda vm', 'save' and 'snapshot' find it"),
+        "a name, by which 'fonda vm' finds it"),
     OPT("control", OPTION_STRING, control, 0, 0, "PATH",
         "the control socket (default: by --name, else none)"),
     OPT("restore", OPTION_STRING, restore, 0, 0, "FILE",
-        "go on from what 'fonda save' made; the machine is as it was, so\n"
+        "go on from what 'fonda vm save' made; the machine is as it was, so\n"
         "options that say what it is made of can't be given again"),
     OPT("virtio-without", OPTION_LIST, withheld, 0, 0, "WHAT",
         "don't offer the guest's drivers a feature, for tests:\n"

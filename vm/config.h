@@ -21,6 +21,8 @@ struct vm_config {
     uint64_t cpus;
     const char *engine;
     const char *cpu_model;
+    uint64_t code_cache_bytes; /* 0: the engine's default */
+    bool eager;
     const char *serial;                              /* "stdio", "none", or a file's path */
     struct option_list disks, nics, publish, shares; /* texts for vm/device_options.h and net/user.h */
     struct option_list withheld;                     /* texts for dev/virtio/feature_names.h */

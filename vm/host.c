@@ -523,6 +523,8 @@ static int make_machine(struct host *host, const struct engine_ops *engine, stru
         .boot = boot,
         .cpus = (unsigned)host->config->cpus,
         .cpu_model = host->config->cpu_model,
+        .code_cache_bytes = host->config->code_cache_bytes,
+        .eager = host->config->eager,
         .tsc_hz = host->config->tsc_hz,
         .stopping = on_stopping,
         .serial_sink = on_serial_sink,

@@ -68,6 +68,8 @@ static int make_engine(struct machine *machine, struct err *err)
         .mem = machine->config.mem,
         .vcpus = machine->cpus,
         .cpu_model = machine->config.cpu_model,
+        .code_cache_bytes = machine->config.code_cache_bytes,
+        .eager = machine->config.eager,
         .tsc_hz = machine->tsc_hz,
         .apic_x2apic = true,
     };

@@ -344,11 +344,30 @@ static bool take_name(struct control_call *call, json_t *params, struct named *r
     return control_params(call, params, table, ARRAY_SIZE(table), ret);
 }
 
+/* Where the memory goes is the caller's choice: then the caller keeps the list of snapshots. */
+static bool take_kept(struct control_call *call, json_t *params, struct snapshot_request *ret)
+{
+    struct snapshot_request p = {.memory = true};
+    static const struct control_param table[] = {
+        {"name", CONTROL_STRING, true, offsetof(struct snapshot_request, name), 0, 0},
+        {"file", CONTROL_STRING, false, offsetof(struct snapshot_request, file), 0, 0},
+        {"memory", CONTROL_BOOL, false, offsetof(struct snapshot_request, memory), 0, 0}};
+    if (!control_params(call, params, table, ARRAY_SIZE(table), &p)) {
+        return false;
+    }
+    if (p.file && (p.file[0] != '/' || strlen(p.file) >= RUNDIR_PATH_MAX)) {
+        control_fail(call, "bad_params", NULL, "'file' is no absolute path, or too long");
+        return false;
+    }
+    *ret = p;
+    return true;
+}
+
 static void on_snapshot_save(struct control_call *call, json_t *params, void *opaque)
 {
-    struct named p = {0};
-    if (take_name(call, params, &p)) {
-        host_snapshot_save(opaque, p.name, call);
+    struct snapshot_request p;
+    if (take_kept(call, params, &p)) {
+        host_snapshot_save(opaque, &p, call);
     }
 }
 
@@ -362,9 +381,9 @@ static void on_snapshot_load(struct control_call *call, json_t *params, void *op
 
 static void on_snapshot_delete(struct control_call *call, json_t *params, void *opaque)
 {
-    struct named p = {0};
-    if (take_name(call, params, &p)) {
-        host_snapshot_delete(opaque, p.name, call);
+    struct snapshot_request p;
+    if (take_kept(call, params, &p)) {
+        host_snapshot_delete(opaque, &p, call);
     }
 }
 
@@ -389,10 +408,10 @@ static const struct control_method methods[] = {
     {"balloon", "how many bytes the guest is to give back: {bytes}", on_balloon},
     {"nic_plug", "plugs a NIC's cable, or unplugs it: {nic, plugged}", on_nic_plug},
     {"save", "a job: saves the machine and ends it: {file}", on_save},
-    {"snapshot_save", "a job: memory and disks as they are now: {name}", on_snapshot_save},
+    {"snapshot_save", "a job: memory and disks as they are now: {name, file, memory}", on_snapshot_save},
     {"snapshot_list", "the snapshots", on_snapshot_list},
     {"snapshot_load", "goes back to a snapshot: {name}", on_snapshot_load},
-    {"snapshot_delete", "{name}", on_snapshot_delete},
+    {"snapshot_delete", "{name, file, memory}", on_snapshot_delete},
 };
 
 /* --- life -------------------------------------------------------------------------------------------------

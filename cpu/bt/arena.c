@@ -24,9 +24,10 @@
 #define BYTES_PER_BLOCK 96
 #define BYTES_PER_MAP   12
 #define BYTES_PER_CELL  192
+#define BYTES_PER_SITE  96
 
 struct layout {
-    size_t vcpu, tlb, jc, cells, ops, stack, code; /* bytes */
+    size_t vcpu, tlb, jc, cells, sites, site_infos, site_list, ops, stack, code; /* bytes */
     size_t total;
 };
 
@@ -36,10 +37,15 @@ static void lay_out(struct layout *l, size_t code_bytes)
     l->tlb = align_up(sizeof(struct bt_tlb) * BT_MMU_COUNT, MEM_PAGE_SIZE);
     l->jc = align_up(sizeof(struct bt_jc_entry) << BT_JC_BITS, MEM_PAGE_SIZE);
     l->cells = align_up(sizeof(struct bt_cell) * (code_bytes / BYTES_PER_CELL), MEM_PAGE_SIZE);
+    size_t sites = code_bytes / BYTES_PER_SITE;
+    l->sites = align_up(sites * sizeof(struct bt_site), MEM_PAGE_SIZE);
+    l->site_infos = align_up(sites * sizeof(struct bt_site_info), MEM_PAGE_SIZE);
+    l->site_list = align_up(sites * sizeof(uint32_t), MEM_PAGE_SIZE);
     l->ops = align_up(code_bytes / 4, MEM_PAGE_SIZE);
     l->stack = RET_STACK;
     l->code = align_up(code_bytes, MEM_PAGE_SIZE);
-    l->total = l->vcpu + l->tlb + l->jc + l->cells + l->ops + l->stack + l->code;
+    l->total = l->vcpu + l->tlb + l->jc + l->cells + l->sites + l->site_infos + l->site_list + l->ops +
+               l->stack + l->code;
 }
 
 static uint8_t *map_low(size_t bytes)
@@ -134,6 +140,13 @@ struct bt_vcpu *bt_arena_new(struct bt_engine *engine, unsigned index, struct er
     v->cells = (struct bt_cell *)(void *)p;
     v->cells_max = (uint32_t)(l.cells / sizeof(struct bt_cell));
     p += l.cells;
+    v->sites = (struct bt_site *)(void *)p;
+    v->sites_max = (uint32_t)(code_bytes / BYTES_PER_SITE);
+    p += l.sites;
+    v->site_infos = (struct bt_site_info *)(void *)p;
+    p += l.site_infos;
+    v->site_list = (uint32_t *)(void *)p;
+    p += l.site_list;
     v->ops = p;
     v->ops_size = (uint32_t)l.ops;
     p += l.ops;
@@ -161,11 +174,12 @@ struct bt_vcpu *bt_arena_new(struct bt_engine *engine, unsigned index, struct er
     v->hash = map_lazily(bt_hash_bytes());
     v->write_slots = map_lazily(ram_pages * sizeof(*v->write_slots));
     v->page_blocks = map_lazily(ram_pages * sizeof(struct bt_block *));
+    v->code_pages = map_lazily(2ull * v->blocks_max * sizeof(uint32_t)); /* a block has at most two */
     v->scratch = map_lazily(bt_translate_scratch_bytes());
     v->signal_stack_size = MAX((size_t)getauxval(AT_MINSIGSTKSZ) * 2, (size_t)(64 * KiB));
     v->signal_stack = map_lazily(v->signal_stack_size);
     if (!v->blocks || !v->exits || !v->maps || !v->hash || !v->write_slots || !v->page_blocks ||
-        !v->scratch || !v->signal_stack) {
+        !v->code_pages || !v->scratch || !v->signal_stack) {
         err_set(err, -ENOMEM, "no memory for the block tables of vCPU %u", index);
         bt_arena_free(v);
         return NULL;
@@ -192,6 +206,7 @@ void bt_arena_free(struct bt_vcpu *v)
     unmap(v->hash, bt_hash_bytes());
     unmap(v->write_slots, v->ram_pages * sizeof(*v->write_slots));
     unmap(v->page_blocks, v->ram_pages * sizeof(struct bt_block *));
+    unmap(v->code_pages, 2ull * v->blocks_max * sizeof(uint32_t));
     unmap(v->scratch, bt_translate_scratch_bytes());
     unmap(v->signal_stack, v->signal_stack_size);
     unmap(v->code_rw, v->code_size);

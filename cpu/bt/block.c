@@ -15,9 +15,10 @@
 #include "cpu/bt/bt_int.h"
 #include "cpu/bt/emit.h"
 
-#define HASH_BITS 18 /* a boot makes 100,000 blocks; to miss should cost one cache line */
-#define HASH_SIZE (1u << HASH_BITS)
-#define JC_EMPTY  0x5bd1e9955bd1e995ull /* a neg_key that no rip + ctx is expected to meet */
+#define HASH_BITS        18 /* a boot makes 100,000 blocks; to miss should cost one cache line */
+#define HASH_SIZE        (1u << HASH_BITS)
+#define FLUSH_ALL_BLOCKS 16384u                /* up to here, a flush goes from block to block */
+#define JC_EMPTY         0x5bd1e9955bd1e995ull /* a neg_key that no rip + ctx is expected to meet */
 
 /* What lies near together in a page lies near together in the table. */
 static unsigned hash_of(uint64_t ram, uint64_t rip, uint32_t mode)
@@ -114,6 +115,9 @@ static struct bt_block **page_link(struct bt_block *b, uint64_t page)
 
 static void page_add(struct bt_vcpu *v, struct bt_block *b, uint64_t page)
 {
+    if (!v->page_blocks[page]) {
+        v->code_pages[v->ncode_pages++] = (uint32_t)page;
+    }
     *page_link(b, page) = v->page_blocks[page];
     v->page_blocks[page] = b;
 }
@@ -194,6 +198,13 @@ bool bt_code_overlaps(struct bt_vcpu *v, uint64_t ram, uint64_t len)
     return false;
 }
 
+void bt_block_drop(struct bt_vcpu *v, struct bt_block *b)
+{
+    if (!b->dead) {
+        block_kill(v, b);
+    }
+}
+
 void bt_code_written(struct bt_vcpu *v, uint64_t ram, uint64_t len)
 {
     uint64_t end = ram + len;
@@ -220,29 +231,38 @@ static void page_forget(struct bt_vcpu *v, uint64_t page)
     }
 }
 
+/* Takes longer the more there is, but not by what a cache of 32 MiB may hold where it holds little. */
 void bt_code_flush(struct bt_vcpu *v)
 {
-    for (uint32_t i = 0; i < v->nblocks; i++) {
-        struct bt_block *b = &v->blocks[i];
-        if (!b->dead) {
-            page_forget(v, b->ram / MEM_PAGE_SIZE);
-            if (b->ram2 != UINT64_MAX) {
-                page_forget(v, b->ram2 / MEM_PAGE_SIZE);
-            }
+    uint64_t started = __builtin_ia32_rdtsc();
+    for (uint32_t i = 0; i < v->ncode_pages; i++) {
+        page_forget(v, v->code_pages[i]);
+    }
+    v->ncode_pages = 0;
+    if (v->nblocks > FLUSH_ALL_BLOCKS) {
+        memset(v->hash, 0, bt_hash_bytes());
+        bt_jc_clear(v);
+    } else {
+        for (uint32_t i = 0; i < v->nblocks; i++) {
+            const struct bt_block *b = &v->blocks[i];
+            v->hash[hash_of(b->ram, b->rip, b->mode)] = NULL;
+            bt_jc_slot(v, b->rip)->neg_key = JC_EMPTY;
         }
     }
-    memset(v->hash, 0, bt_hash_bytes());
-    bt_jc_clear(v);
-    v->nblocks = 0;
     v->code_used = v->code_start;
     v->ops_used = 0;
     v->maps_used = 0;
     v->cells_used = 0;
     v->exits_used = 0;
+    bt_sites_forget(v, v->nblocks > FLUSH_ALL_BLOCKS);
+    v->nblocks = 0;
     v->ret_rsp = v->ret_bottom;
     v->site = 0;
     v->enter_target = NULL;
     v->counters[BT_C_FLUSHES]++;
+    uint64_t took = __builtin_ia32_rdtsc() - started;
+    v->tsc_flushing += took;
+    v->tsc_longest_flush = MAX(v->tsc_longest_flush, took);
 }
 
 /* --- look-up
@@ -378,43 +398,73 @@ static struct bt_block *block_new(struct bt_vcpu *v, uint64_t linear, uint64_t r
     }
 }
 
-struct bt_block *bt_block_get(struct bt_vcpu *v, uint32_t mode)
+/* Where the current RIP leads: linear address and RAM offset (UINT64_MAX: not RAM). False: a fault, in
+ * cpu.exc. */
+static bool fetch(struct bt_vcpu *v, uint32_t mode, uint64_t *ret_linear, uint64_t *ret_ram)
 {
     struct x86_cpu *cpu = &v->cpu;
     uint64_t rip = cpu->s.rip, linear = rip;
     if (mode & BT_MODE_CODE64) {
         if (!x86_is_canonical(rip)) {
             x86_raise_error(cpu, X86_GP, 0);
-            return NULL;
+            return false;
         }
     } else {
         if (rip > cpu->s.seg[X86_CS].limit) {
             x86_raise_error(cpu, X86_GP, 0);
-            return NULL;
+            return false;
         }
         linear = (rip + cpu->s.seg[X86_CS].base) & UINT32_MAX;
     }
     uint64_t page_ram;
     if (fetch_page(v, linear, &page_ram) < 0) {
-        return NULL;
+        return false;
     }
-    uint64_t ram = page_ram == UINT64_MAX ? UINT64_MAX : page_ram + linear % MEM_PAGE_SIZE;
-    if (ram != UINT64_MAX) {
-        for (struct bt_block *b = v->hash[hash_of(ram, rip, mode)]; b; b = b->hash_next) {
-            if (b->ram != ram || b->rip != rip || b->mode != mode) {
+    *ret_linear = linear;
+    *ret_ram = page_ram == UINT64_MAX ? UINT64_MAX : page_ram + linear % MEM_PAGE_SIZE;
+    return true;
+}
+
+/* 1: *ret is the block; 0: there is none; -1: a fault, in cpu.exc. */
+static int look_up(struct bt_vcpu *v, uint64_t linear, uint64_t ram, uint32_t mode, struct bt_block **ret)
+{
+    uint64_t rip = v->cpu.s.rip;
+    if (ram == UINT64_MAX) {
+        return 0;
+    }
+    for (struct bt_block *b = v->hash[hash_of(ram, rip, mode)]; b; b = b->hash_next) {
+        if (b->ram != ram || b->rip != rip || b->mode != mode) {
+            continue;
+        }
+        if (b->ram2 != UINT64_MAX) {
+            uint64_t ram2;
+            if (fetch_page(v, (linear | (MEM_PAGE_SIZE - 1)) + 1, &ram2) < 0) {
+                return -1;
+            }
+            if (ram2 != b->ram2) {
                 continue;
             }
-            if (b->ram2 != UINT64_MAX) {
-                uint64_t ram2;
-                if (fetch_page(v, (linear | (MEM_PAGE_SIZE - 1)) + 1, &ram2) < 0) {
-                    return NULL;
-                }
-                if (ram2 != b->ram2) {
-                    continue;
-                }
-            }
-            return b;
         }
+        *ret = b;
+        return 1;
     }
-    return block_new(v, linear, ram, mode);
+    return 0;
+}
+
+struct bt_block *bt_block_find(struct bt_vcpu *v, uint32_t mode)
+{
+    struct bt_block *b;
+    uint64_t linear, ram;
+    return fetch(v, mode, &linear, &ram) && look_up(v, linear, ram, mode, &b) == 1 ? b : NULL;
+}
+
+struct bt_block *bt_block_get(struct bt_vcpu *v, uint32_t mode)
+{
+    struct bt_block *b;
+    uint64_t linear, ram;
+    if (!fetch(v, mode, &linear, &ram)) {
+        return NULL;
+    }
+    int r = look_up(v, linear, ram, mode, &b);
+    return r < 0 ? NULL : r == 1 ? b : block_new(v, linear, ram, mode);
 }

@@ -79,6 +79,31 @@ struct bt_tlb {
     struct bt_tlb_entry write[BT_TLB_MAX];
 };
 
+/*
+ * --- sites ---
+ *
+ * What one place in the code found last: a user-mode access compares with its site before it looks into the
+ * TLB. A site holds what a TLB entry held when it was filled, and is emptied with all others whenever entries
+ * of user pages are dropped (site.c). Where a place keeps changing its page, its block is translated again
+ * without a site for it.
+ */
+struct bt_site {
+    uint64_t page;   /* guest address */
+    uint64_t addend; /* host address - guest address */
+};
+
+struct bt_site_info {
+    uint32_t tsc;   /* low half, when the page changed last */
+    uint32_t score; /* changes that came quickly one after the other */
+};
+
+#define BT_SITE_EMPTY     0x8000000000000000ull /* not canonical: a hit raises #GP, as it should */
+#define BT_SITE_QUICK     4000u                 /* TSC ticks */
+#define BT_SITE_SCORE_MAX 32u
+#define BT_SITE_PAGES     1024u /* bytes of a filter: pages that some site may hold, by number */
+#define BT_SITE_HASH_BITS 16
+#define BT_SITE_HOT       2u /* samples of a block */
+
 /* --- decoded instructions --- */
 
 #define BT_NO_REG 0xff
@@ -153,6 +178,9 @@ struct bt_insn {
     uint8_t vex_l, vex_pp;
     uint8_t evex_z, evex_b, evex_ll, evex_aaa;
     uint8_t imm_bytes, imm_off;
+    uint8_t disp_bytes, disp_off;
+    bool imm_signed;
+    bool plain; /* all but disp and imm follows from the bytes in front of these (decode_cache.c) */
     struct bt_field reg, rm, v, opc; /* by encoding */
     uint16_t gpr_written;            /* general-purpose registers that may change, by bit */
     bool rcx_read, rcx_write;        /* implicit use of (E/R)CX or CL */
@@ -168,6 +196,17 @@ struct bt_insn {
  * length; 0 when more bytes are needed than avail has. in->valid says whether it may execute at all. */
 unsigned bt_decode(const struct x86_cpu *cpu, uint32_t mode, uint64_t rip, const uint8_t *bytes,
                    unsigned avail, struct bt_insn *in);
+
+/* The same, by way of what was decoded before (decode_cache.c). One per vCPU; starts as zeroes. */
+#define BT_DECODE_CACHE_BITS 12
+struct bt_decode_cache {
+    struct bt_decoded {
+        uint64_t key; /* 0: empty */
+        struct bt_insn in;
+    } entry[BIT(BT_DECODE_CACHE_BITS)];
+};
+unsigned bt_decode_cached(struct bt_decode_cache *cache, const struct x86_cpu *cpu, uint32_t mode,
+                          uint64_t rip, const uint8_t *bytes, unsigned avail, struct bt_insn *in);
 
 /* --- blocks --- */
 
@@ -323,6 +362,8 @@ enum bt_counter {
     BT_C_PIO,
     BT_C_HALTS,
     BT_C_NS_TRANSLATE,
+    BT_C_NS_FLUSH,
+    BT_C_NS_FLUSH_MAX,
     BT_C_NS_RUN,
     BT_C_COUNT
 };
@@ -361,6 +402,10 @@ struct bt_vcpu {
     uint64_t ret_guard;          /* the page below it, inaccessible */
     uint64_t ret_bottom;         /* where it starts, with the address of stub_return_bottom */
     uint32_t ret_block;          /* number of the block whose RET was executed last */
+    uint64_t site_va, site_info; /* within a site's stub */
+    uint64_t site_at;            /* address of the site */
+    uint32_t sites_filled;
+    uint8_t site_pages[BT_SITE_PAGES]; /* by page number: not 0 where a site may hold it */
     uint64_t leave_arg;
     uint64_t chain;   /* host address of the block that follows an op */
     uint8_t irq_wait; /* an interrupt is waiting for IF */
@@ -400,13 +445,22 @@ struct bt_vcpu {
     struct bt_cell *cells;
     uint32_t cells_used, cells_max;
     struct bt_jc_entry *jc;
+    struct bt_site *sites;
+    struct bt_site_info *site_infos;
+    uint32_t *site_list; /* addresses of those filled */
+    uint32_t sites_used, sites_max;
+    /* By hash of an address: how often interrupts found the block there; instructions that do without a site.
+     */
+    uint8_t site_heat[BIT(BT_SITE_HASH_BITS)];
+    bool site_poly[BIT(BT_SITE_HASH_BITS)];
     uint32_t (*write_slots)[2]; /* per RAM page: 0, BT_WRITE_SLOT + ..., or BT_WRITE_SLOT_MANY */
     uint64_t mode_ctx;          /* what ctx is, or was before it was poisoned */
     struct bt_itlb_entry itlb[BT_ITLB_SIZE];
-    struct bt_block **page_blocks; /* per RAM page */
-    void *scratch;                 /* translate.c's */
-    uint32_t mode;                 /* of the current state (without ONE, SLOW) */
-    uint32_t mode_once;            /* OR-ed into the mode for the next block only */
+    struct bt_block **page_blocks;     /* per RAM page */
+    uint32_t *code_pages, ncode_pages; /* those that have or had blocks since the last flush; some twice */
+    void *scratch;                     /* translate.c's */
+    uint32_t mode;                     /* of the current state (without ONE, SLOW) */
+    uint32_t mode_once;                /* OR-ed into the mode for the next block only */
     bool fpu_live;
     bool k_nonglobal;
     uint8_t tlb_bits;
@@ -461,13 +515,17 @@ struct bt_vcpu {
     pthread_t thread;
     struct bt_block *enter_target;
     int fault_vector;
+    uint32_t fault_mode; /* of the block where it was */
 
     /* Stubs: addresses in the RX mapping. */
     uint64_t stub_enter, stub_leave_link, stub_leave_indirect, stub_leave_return, stub_leave_fault;
     uint64_t stub_lookup, stub_lookup_end, stub_lookup_miss, stub_return_bottom;
     uint64_t stub_op, stub_mem;
+    uint64_t stub_site[2]; /* load, store */
+    uint64_t stub_site_end;
 
     uint64_t counters[BT_C_COUNT];
+    uint64_t tsc_flushing, tsc_longest_flush;
     uint64_t tsc_translating, tsc_running; /* in TSC ticks; BT_C_NS_RUN says what one is */
     struct bt_last_exit last[BT_LAST_EXITS];
     unsigned last_at;
@@ -532,10 +590,14 @@ void bt_stubs_make(struct bt_vcpu *v);
 
 /* The block at the current RIP in `mode`, translated where it must be. NULL: a fetch fault, in cpu.exc. */
 struct bt_block *bt_block_get(struct bt_vcpu *v, uint32_t mode);
+/* The same if there is one. */
+struct bt_block *bt_block_find(struct bt_vcpu *v, uint32_t mode);
 void bt_code_flush(struct bt_vcpu *v);
 void bt_link(struct bt_vcpu *v, struct bt_exit *exit, struct bt_block *to);
 /* Makes every way out of the block lead to C. Signal handler and vCPU thread. */
 void bt_unlink_out(struct bt_vcpu *v, struct bt_block *b);
+/* Has the block translated again when it is needed next. */
+void bt_block_drop(struct bt_vcpu *v, struct bt_block *b);
 /* Invalidates what was translated from [ram, ram + len). */
 void bt_code_written(struct bt_vcpu *v, uint64_t ram, uint64_t len);
 /* Whether [ram, ram + len) overlaps translated bytes. */
@@ -586,6 +648,8 @@ size_t bt_translate_scratch_bytes(void);
 /* From the stubs: returns BT_NEXT with *ret_host set in v->tmp[3], or BT_RAISE, BT_SLOW. info: size | write
  * << 15 | mmu << 16 | masked << 20 */
 int bt_tlb_miss(struct bt_vcpu *v, uint64_t va, uint32_t info);
+#define BT_INFO_SITE 0x800000u  /* in info: through a site */
+#define BT_INFO_POLY 0x1000000u /* the site's page keeps changing */
 void bt_tlb_init(struct bt_vcpu *v);
 void bt_tlb_forget_page(struct bt_vcpu *v, uint64_t ram_page); /* write entries of a RAM page */
 void bt_tlb_forget_writes(struct bt_vcpu *v);                  /* all write entries */
@@ -594,6 +658,27 @@ void bt_mode_update(struct bt_vcpu *v); /* recomputes mode and ctx from cpu.s */
 unsigned bt_mmu_index(const struct bt_vcpu *v);
 /* Marks that code was fetched from this page (for INVLPG). */
 void bt_note_code_page(struct bt_vcpu *v, uint64_t va, bool global);
+
+/* --- site.c (general registers only) --- */
+
+void bt_sites_empty(struct bt_vcpu *v); /* what they hold is not true any more */
+void bt_sites_forget(struct bt_vcpu *v,
+                     bool hints); /* the code that uses them goes; and what is known of it */
+/* An access at host return address v->site was refused by its site's stub or by a group's check: notes it,
+ * and has the block translated without the site where that happens often. */
+void bt_site_refused(struct bt_vcpu *v, bool now);
+/* An interrupt came in front of the block at the current RIP: those where that happens again have sites. */
+void bt_site_sample(struct bt_vcpu *v);
+
+static inline unsigned bt_site_hash(uint64_t rip)
+{
+    return (unsigned)(rip * 0x9e3779b97f4a7c15ull >> (64 - BT_SITE_HASH_BITS));
+}
+
+static inline unsigned bt_site_page_slot(uint64_t va)
+{
+    return (unsigned)(va >> MEM_PAGE_SHIFT) & (BT_SITE_PAGES - 1);
+}
 
 /* --- op_*.c (general registers only) --- */
 

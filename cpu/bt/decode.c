@@ -307,6 +307,30 @@ static void decode_prefixes(const ZydisDecodedInstruction *z, struct bt_insn *in
     in->op.rep = in->mand_f3 ? 1 : in->mand_f2 ? 2 : 0;
 }
 
+static bool is_shift(ZydisMnemonic m)
+{
+    switch (m) {
+    case ZYDIS_MNEMONIC_SHL:
+    case ZYDIS_MNEMONIC_SHR:
+    case ZYDIS_MNEMONIC_SAR:
+    case ZYDIS_MNEMONIC_ROL:
+    case ZYDIS_MNEMONIC_ROR:
+    case ZYDIS_MNEMONIC_RCL:
+    case ZYDIS_MNEMONIC_RCR:
+    case ZYDIS_MNEMONIC_SHLD:
+    case ZYDIS_MNEMONIC_SHRD: return true;
+    default: return false;
+    }
+}
+
+/* Shifts and rotates leave the flags alone when the count is 0. */
+static bool count_may_be_zero(const ZydisDecodedInstruction *z, const struct bt_insn *in)
+{
+    bool by_one = in->map == 0 && (in->opcode == 0xd0 || in->opcode == 0xd1);
+    return is_shift(z->mnemonic) && !by_one &&
+           (in->imm_bytes == 0 || (in->op.imm & (in->op.opsize == 8 ? 63 : 31)) == 0);
+}
+
 static void decode_encoding(const ZydisDecodedInstruction *z, struct bt_insn *in)
 {
     in->has_modrm = (z->attributes & ZYDIS_ATTRIB_HAS_MODRM) != 0;
@@ -365,28 +389,12 @@ static void decode_encoding(const ZydisDecodedInstruction *z, struct bt_insn *in
         }
     }
     in->op.imm = z->raw.imm[0].value.u;
-}
-
-/* Shifts and rotates leave the flags alone when the count is 0. */
-static bool count_may_be_zero(const ZydisDecodedInstruction *z, const struct bt_insn *in)
-{
-    switch (z->mnemonic) {
-    case ZYDIS_MNEMONIC_SHL:
-    case ZYDIS_MNEMONIC_SHR:
-    case ZYDIS_MNEMONIC_SAR:
-    case ZYDIS_MNEMONIC_ROL:
-    case ZYDIS_MNEMONIC_ROR:
-    case ZYDIS_MNEMONIC_RCL:
-    case ZYDIS_MNEMONIC_RCR:
-        if (in->opcode == 0xd0 || in->opcode == 0xd1) {
-            return false;
-        }
-        break;
-    case ZYDIS_MNEMONIC_SHLD:
-    case ZYDIS_MNEMONIC_SHRD: break;
-    default: return false;
-    }
-    return in->imm_bytes == 0 || (in->op.imm & (in->op.opsize == 8 ? 63 : 31)) == 0;
+    in->imm_signed = z->raw.imm[0].is_signed;
+    in->disp_off = z->raw.disp.offset;
+    in->disp_bytes = z->raw.disp.size / 8;
+    /* EVEX scales displacements; ENTER has two immediates; a shift's count says whether it writes flags. */
+    in->plain = (in->enc == BT_ENC_LEGACY || in->enc == BT_ENC_VEX) && !z->raw.imm[1].size &&
+                in->disp_bytes <= 4 && !(in->imm_bytes && is_shift(z->mnemonic));
 }
 
 static void decode_flags(const ZydisDecodedInstruction *z, struct bt_insn *in)

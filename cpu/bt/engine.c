@@ -273,6 +273,8 @@ static const struct {
     [BT_C_PAGE_FAULTS] = {"interrupts", "page faults"},
     [BT_C_IRQS] = {"interrupts", "interrupts"},
     [BT_C_NS_TRANSLATE] = {"time", "translating"},
+    [BT_C_NS_FLUSH] = {"time", "flushing the cache"},
+    [BT_C_NS_FLUSH_MAX] = {"time", "flushing it, at most"},
     [BT_C_NS_RUN] = {"time", "running"},
 };
 
@@ -283,8 +285,11 @@ static unsigned vcpu_counters(struct vcpu *vcpu, struct engine_counter *ret_coun
     double ns_per_tick = v->tsc_running ? (double)v->counters[BT_C_NS_RUN] / (double)v->tsc_running : 0;
     for (unsigned i = 0; i < BT_C_COUNT; i++) {
         if (counter_names[i].name) {
-            uint64_t value = i == BT_C_NS_TRANSLATE ? (uint64_t)((double)v->tsc_translating * ns_per_tick)
-                                                    : v->counters[i];
+            uint64_t ticks = i == BT_C_NS_TRANSLATE   ? v->tsc_translating
+                             : i == BT_C_NS_FLUSH     ? v->tsc_flushing
+                             : i == BT_C_NS_FLUSH_MAX ? v->tsc_longest_flush
+                                                      : 0;
+            uint64_t value = ticks ? (uint64_t)((double)ticks * ns_per_tick) : v->counters[i];
             ret_counters[n++] = (struct engine_counter){
                 .name = counter_names[i].name, .group = counter_names[i].group, .value = value};
         }

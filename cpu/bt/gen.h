@@ -18,6 +18,7 @@ struct gen_cold {
     uint32_t info;
     uint16_t guest; /* offset of the instruction in the block */
     bool flags_saved;
+    struct bt_site *site;
     struct bt_exit *exit; /* of a group */
 };
 
@@ -48,6 +49,7 @@ struct gen_insn {
     struct bt_insn in;
     enum gen_kind kind;
     bool ends;
+    bool again; /* a jump back to the block's start, behind which the same instructions follow */
     int8_t mem_group, stack_group;    /* or -1 */
     int64_t mem_offset, stack_offset; /* relative to the group's value */
     bt_op_fn *fn;
@@ -70,6 +72,7 @@ struct gen {
     struct emit e;
     uint8_t *start;
     uint32_t mode;
+    bool hot;            /* runs often */
     unsigned n, at;      /* instructions; the current one */
     bool flags_saved;    /* the guest's arithmetic flags are in v->aflags, not in the host's flags */
     bool irq_check;      /* the block ends in the shadow of STI */
@@ -83,6 +86,7 @@ struct gen {
     struct bt_map maps[BT_BLOCK_INSNS_MAX * 4];
     struct gen_insn insn[BT_BLOCK_INSNS_MAX];
     uint8_t bytes[BT_BLOCK_BYTES_MAX + 32];
+    struct bt_decode_cache decoded;
 };
 
 #define GEN_INFO_WRITE   0x8000u

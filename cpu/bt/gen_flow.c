@@ -440,6 +440,10 @@ void gen_jcc(struct gen *g, const struct bt_insn *in)
     unsigned cc = in->opcode & 15;
     uint64_t target = gen_branch_target(g, in), next = gen_next_rip(g, in);
     gen_flags_end(g);
+    if (g->insn[g->at].again) { /* its target follows */
+        cc ^= 1;
+        target = next;
+    }
     if (same_page(g, target)) {
         struct bt_exit *x = gen_add_exit(g, target);
         x->kind = BT_EXIT_DIRECT;

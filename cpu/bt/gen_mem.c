@@ -9,6 +9,12 @@
  *     cmp  rcx, [r14 + table] ; jne cold
  *     add  r15, [r14 + table + 8]                host address
  *
+ * or, in user mode, first with what the place found last (struct bt_site):
+ *
+ *     mov  rcx, r15 ; sub rcx, [site.page]       offset in the page, if it is that page
+ *     cmp  rcx, 4096 - size ; ja cold
+ *     add  r15, [site.addend]                    host address
+ *
  * This destroys the host flags. Where the guest's are live there, they are saved once (LAHF, SETO) before the
  * first check and restored once before they are needed; the state in between is gen.flags_saved.
  */
@@ -140,9 +146,52 @@ uint8_t *gen_probe(struct gen *g, bool write)
     return jcc;
 }
 
+/* A new, empty site, or NULL where the access does without one. */
+static struct bt_site *new_site(struct gen *g)
+{
+    struct bt_vcpu *v = g->v;
+    if ((g->mode & (BT_MODE_USER | BT_MODE_ONE | BT_MODE_SLOW)) != BT_MODE_USER ||
+        v->sites_used == v->sites_max || v->site_poly[bt_site_hash(g->insn[g->at].in.op.rip)] || !g->hot) {
+        return NULL;
+    }
+    v->site_infos[v->sites_used] = (struct bt_site_info){0, 0};
+    struct bt_site *s = &v->sites[v->sites_used++];
+    *s = (struct bt_site){.page = BT_SITE_EMPTY, .addend = 0};
+    return s;
+}
+
+static uint8_t *site_probe(struct gen *g, const struct bt_site *s, unsigned size)
+{
+    struct emit *e = &g->e;
+    g->s2_group = -1;
+    g->mem_disp = 0;
+    emit_mov(e, H_S0, H_S2);
+    emit_ra(e, true, 0x2b, H_S0, (uint64_t)&s->page);
+    emit_rex(e, true, 0, 0, H_S0, false); /* cmp rcx, 4096 - size */
+    emit8(e, 0x81);
+    emit8(e, 0xf8 | H_S0);
+    emit32(e, MEM_PAGE_SIZE - size);
+    uint8_t *jcc = emit_jcc_fwd(e, CC_A);
+    emit_ra(e, true, 0x03, H_S2, (uint64_t)&s->addend);
+    return jcc;
+}
+
 static void emit_check(struct gen *g, unsigned size, bool write, uint32_t info)
 {
     struct emit *e = &g->e;
+    struct bt_site *site = size <= MEM_PAGE_SIZE ? new_site(g) : NULL;
+    if (site) {
+        uint8_t *jcc = site_probe(g, site, size);
+        g->cold[g->ncold++] = (struct gen_cold){
+            .jcc = jcc,
+            .back = e->p,
+            .info = size | (write ? GEN_INFO_WRITE : 0) | GEN_INFO_MMU(mmu_of(g)) | info | BT_INFO_SITE,
+            .guest = (uint16_t)(g->insn[g->at].in.op.rip - g->b->rip),
+            .flags_saved = g->flags_saved,
+            .site = site,
+        };
+        return;
+    }
     if (size > 1) {
         emit_lea(e, H_S0, H_S2, (int32_t)size - 1);
     } else {
@@ -194,6 +243,13 @@ void gen_cold_paths(struct gen *g)
         struct gen_cold *c = &g->cold[i];
         g->maps[g->nmaps++] = (struct bt_map){.host = (uint16_t)(e->p - g->start), .guest = c->guest};
         emit_here32(e, c->jcc);
+        if (c->site) {
+            emit_mov_imm(e, H_RCX, c->info);
+            emit_mov_imm(e, H_S1, (uint64_t)c->site);
+            emit_call(e, g->v->stub_site[(c->info & GEN_INFO_WRITE) != 0]);
+            emit_jmp(e, (uint64_t)c->back + e->rx_delta);
+            continue;
+        }
         if (c->info & GEN_INFO_GROUP) {
             emit_group_exit(g, c);
         }

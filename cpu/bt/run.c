@@ -63,6 +63,9 @@ static bool deliver_or_stop(struct bt_vcpu *v, struct vcpu_exit *exit)
 static bool deliver_interrupt(struct bt_vcpu *v, uint8_t vector)
 {
     v->counters[BT_C_IRQS]++;
+    if (v->mode & BT_MODE_USER) {
+        bt_site_sample(v);
+    }
     note(v, BT_EVENT_INTERRUPT, vector);
     v->cpu.s.halted = false;
     bt_flags_merge(v);
@@ -160,6 +163,11 @@ static void after_fault(struct bt_vcpu *v)
     v->counters[BT_C_EXIT_FAULT]++;
     if (v->fault_vector == X86_XM && !(v->cpu.s.cr4 & X86_CR4_OSXMMEXCPT)) {
         x86_raise(&v->cpu, X86_UD);
+    } else if (v->fault_vector == X86_GP && (v->fault_mode & BT_MODE_USER) &&
+               !(v->fault_mode & BT_MODE_SLOW)) {
+        v->mode_once =
+            BT_MODE_ONE | BT_MODE_SLOW; /* an empty site may have let the address pass: #GP or #SS? */
+        return;
     } else if (v->fault_vector == X86_GP) {
         x86_raise_error(&v->cpu, X86_GP, 0);
     } else {

@@ -52,6 +52,9 @@ static void on_kick(int sig, siginfo_t *info, void *context)
         uc->uc_mcontext.gregs[REG_RIP] = (greg_t)v->stub_lookup_miss;
         return;
     }
+    if (pc >= v->stub_site[0] && pc < v->stub_site_end) { /* it comes back to what lies on the stack */
+        bt_unlink_current(v, *(const uint64_t *)uc->uc_mcontext.gregs[REG_RSP]);
+    }
     if (!b) {
         bt_unlink_current(v, v->site);
         if (v->enter_target) {
@@ -107,6 +110,7 @@ static void on_fault(int sig, siginfo_t *info, void *context)
         v->aflags = (uint32_t)((f & 0xd5u) << 8 | ((f >> 11) & 1u));
     }
     v->cpu.s.rip = bt_rip_at(v, b, pc);
+    v->fault_mode = b->mode;
     v->fault_vector = (int)uc->uc_mcontext.gregs[REG_TRAPNO];
     uc->uc_mcontext.gregs[REG_RIP] = (greg_t)v->stub_leave_fault;
 }

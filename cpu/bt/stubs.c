@@ -6,6 +6,9 @@
  *     mem_read/write     code -> C -> code: a TLB miss (r15 = guest address, ecx = info); r15 = host address
  * after op                 code -> C -> code: an instruction executed by a function (r14 = struct bt_op)
  *
+ *     site               code -> code: the page is not the site's (r15 = guest address, ecx = info, r14 =
+ * site): looks into the TLB, fills the site; else like mem
+ *
  * C runs on its own stack (c_rsp), translated code on ret_rsp. mem_* saves only what the C calling convention
  * does not, since bt_tlb_miss is compiled for general registers only; the flags are dead or saved there.
  */
@@ -236,6 +239,110 @@ static uint64_t make_mem(struct emit *e, struct bt_vcpu *v)
     return at;
 }
 
+/* op dword [r14 + disp], imm32 or r32, by its opcode */
+static void emit_info32(struct emit *e, unsigned opcode, unsigned reg, uint64_t field)
+{
+    emit_rm(e, false, opcode, reg, H_S1, H_NONE, 1, (int32_t)field);
+}
+
+/*
+ * An access whose site holds another page, or none. Where the TLB has the page, the site gets it: marked in
+ * site_pages, listed if the site was empty; else the page changed, and where that comes quickly again and
+ * again C is told (BT_INFO_POLY). The return address stays on the stack all the while (signal.c).
+ */
+static uint64_t make_site(struct emit *e, struct bt_vcpu *v, bool write)
+{
+    uint64_t at = emit_rx(e);
+    uint64_t table = (uint64_t)(write ? v->tlb[BT_MMU_USER].write : v->tlb[BT_MMU_USER].read);
+    emit_store(e, A(site_info), H_RCX);
+    emit_store(e, A(site_at), H_S1);
+    emit_store(e, A(site_va), H_S2);
+    static const uint8_t and_size[] = {0x81, 0xe1, 0xff, 0x7f, 0, 0}; /* and ecx, 0x7fff */
+    emit_bytes(e, and_size, sizeof(and_size));
+    emit_rm(e, true, 0x8d, H_S0, H_S2, H_S0, 1, -1);
+    static const uint8_t and_page[] = {0x48, 0x81, 0xe1, 0, 0xf0, 0xff, 0xff}; /* and rcx, -4096 */
+    emit_bytes(e, and_page, sizeof(and_page));
+    emit_ra(e, true, 0x0b, H_S0, A(asid[BT_MMU_USER]));
+    emit_mov(e, H_S1, H_S2);
+    static const uint8_t shr8[] = {0x49, 0xc1, 0xee, 8}; /* shr r14, 8 */
+    emit_bytes(e, shr8, sizeof(shr8));
+    emit_ra(e, true, 0x23, H_S1, A(tlb_mask));
+    emit_rm(e, true, 0x3b, H_S0, H_S1, H_NONE, 1, (int32_t)table);
+    uint8_t *miss = emit_jcc_fwd(e, CC_NE);
+
+    emit_rm(e, true, 0x8b, H_S1, H_S1, H_NONE, 1, (int32_t)table + 8); /* r14: addend; r15: host address */
+    emit_rr(e, true, 0x03, H_S2, H_S1);
+    emit_load(e, H_S0, A(site_at));
+    emit_rm(e, true, 0x89, H_S1, H_S0, H_NONE, 1, 8);
+    emit_load(e, H_S1, A(site_va));
+    static const uint8_t shr12[] = {0x49, 0xc1, 0xee, MEM_PAGE_SHIFT}; /* shr r14, 12 */
+    emit_bytes(e, shr12, sizeof(shr12));
+    emit_rex(e, false, 0, 0, H_S1, false); /* and r14d, BT_SITE_PAGES - 1 */
+    emit8(e, 0x81);
+    emit8(e, 0xe0 | (H_S1 & 7));
+    emit32(e, BT_SITE_PAGES - 1);
+    emit_rm(e, false, 0xc6, 0, H_S1, H_NONE, 1, (int32_t)A(site_pages)); /* mov byte [r14 + site_pages], 1 */
+    emit8(e, 1);
+    emit_load(e, H_S1, A(site_va));
+    static const uint8_t and_r14[] = {0x49, 0x81, 0xe6, 0, 0xf0, 0xff, 0xff}; /* and r14, -4096 */
+    emit_bytes(e, and_r14, sizeof(and_r14));
+    emit_rm(e, false, 0x80, 7, H_S0, H_NONE, 1, 7); /* cmp byte [rcx + 7], 0x80: was it empty? */
+    emit8(e, BT_SITE_EMPTY >> 56);
+    uint8_t *changed = emit_jcc_fwd(e, CC_NE);
+    emit_rm(e, true, 0x89, H_S1, H_S0, H_NONE, 1, 0);
+    emit_load32(e, H_S1, A(sites_filled));
+    emit_rm(e, false, 0x89, H_S0, H_NONE, H_S1, 4, (int32_t)(uint64_t)v->site_list);
+    emit8(e, 0xff); /* inc dword [sites_filled] */
+    emit_rip_modrm(e, 0, A(sites_filled), 0);
+    emit8(e, 0xc3);
+
+    emit_here32(e, changed);
+    emit_store(e, A(tmp[1]), H_RAX);
+    emit_store(e, A(tmp[2]), H_RDX);
+    emit_rm(e, true, 0x8b, H_RDX, H_S0, H_NONE, 1, 0); /* from one page to the next one: nothing to note */
+    emit_rm(e, true, 0x89, H_S1, H_S0, H_NONE, 1, 0);
+    emit_rr(e, true, 0x2b, H_RDX, H_S1);
+    static const uint8_t far[] = {0x48, 0x81, 0xc2, 0, 0x10, 0, 0,  /* add rdx, 4096 */
+                                  0x48, 0x81, 0xfa, 0, 0x20, 0, 0}; /* cmp rdx, 8192 */
+    emit_bytes(e, far, sizeof(far));
+    uint8_t *near = emit_jcc_fwd(e, CC_BE);
+    emit8(e, 0x0f); /* rdtsc */
+    emit8(e, 0x31);
+    emit_mov32(e, H_S1, H_S0);
+    static const uint8_t halve[] = {0x41, 0xd1, 0xee}; /* shr r14d, 1: infos are half as large */
+    emit_bytes(e, halve, sizeof(halve));
+    uint64_t info = (uint64_t)v->site_infos - (uint64_t)v->sites / 2;
+    emit_info32(e, 0x8b, H_RDX, info);
+    emit_info32(e, 0x89, H_RAX, info);
+    emit_rr(e, false, 0x2b, H_RAX, H_RDX);
+    emit8(e, 0x3d); /* cmp eax, BT_SITE_QUICK */
+    emit32(e, BT_SITE_QUICK);
+    emit_load(e, H_RDX, A(tmp[2]));
+    emit_load(e, H_RAX, A(tmp[1]));
+    uint8_t *quick = emit_jcc8_fwd(e, CC_B);
+    emit_info32(e, 0xd1, 5, info + 4); /* shr, 1 */
+    emit8(e, 0xc3);
+    emit_here8(e, quick);
+    emit_info32(e, 0xff, 0, info + 4); /* inc */
+    emit_info32(e, 0x81, 7, info + 4); /* cmp */
+    emit32(e, BT_SITE_SCORE_MAX);
+    uint8_t *poly = emit_jcc8_fwd(e, CC_A);
+    emit8(e, 0xc3);
+
+    emit_here32(e, near);
+    emit_load(e, H_RDX, A(tmp[2]));
+    emit8(e, 0xc3);
+    emit_here8(e, poly);
+    emit8(e, 0x81); /* or dword [site_info], BT_INFO_POLY */
+    emit_rip_modrm(e, 1, A(site_info), 4);
+    emit32(e, BT_INFO_POLY);
+    emit_here32(e, miss);
+    emit_load(e, H_S2, A(site_va));
+    emit_load(e, H_RCX, A(site_info));
+    emit_jmp(e, v->stub_mem);
+    return at;
+}
+
 static uint64_t make_op(struct emit *e, struct bt_vcpu *v)
 {
     uint64_t at = emit_rx(e);
@@ -284,6 +391,9 @@ void bt_stubs_make(struct bt_vcpu *v)
     *(uint64_t *)v->ret_bottom = v->stub_return_bottom;
     v->stub_leave_fault = make_leave_fault(&e, v);
     v->stub_mem = make_mem(&e, v);
+    v->stub_site[0] = make_site(&e, v, false);
+    v->stub_site[1] = make_site(&e, v, true);
+    v->stub_site_end = emit_rx(&e);
     v->stub_op = make_op(&e, v);
     v->code_start = (uint32_t)align_up((uint64_t)(e.p - v->code_rw), 64);
     v->code_used = v->code_start;

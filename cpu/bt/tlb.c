@@ -26,6 +26,7 @@ static uint64_t new_ctx(struct bt_vcpu *v)
 
 static void wipe(struct bt_vcpu *v)
 {
+    bt_sites_empty(v);
     for (unsigned m = 0; m < BT_MMU_COUNT; m++) {
         for (unsigned i = 0; i < 1u << v->tlb_bits; i++) {
             v->tlb[m].read[i].tag = 0;
@@ -68,6 +69,9 @@ static void use_asid(struct bt_vcpu *v, bool fresh)
         v->pcid_asid[pcid] = asid;
     }
     v->cur_asid = v->pcid_asid[pcid];
+    if (v->asid[BT_MMU_USER] != v->cur_asid) {
+        bt_sites_empty(v);
+    }
     v->asid[BT_MMU_USER] = v->asid[BT_MMU_KERNEL_AC] = v->cur_asid;
 }
 
@@ -162,11 +166,15 @@ static void op_tlb_flush_page(struct x86_cpu *cpu, uint64_t va, uint16_t pcid)
     }
     if (bloom_has(v->large_bloom, va >> 21)) {
         uint64_t base = va & ~(2 * MiB - 1);
+        bt_sites_empty(v);
         for (unsigned i = 0; i < 512; i++) {
             drop_index(v, base + i * (uint64_t)MEM_PAGE_SIZE);
         }
     } else {
         drop_index(v, va);
+        if (v->site_pages[bt_site_page_slot(va)]) {
+            bt_sites_empty(v);
+        }
     }
     unsigned bit = (unsigned)(mix64(va >> 21) & 0xffff);
     if (v->code_bloom[bit / 64] >> (bit % 64) & 1) {
@@ -197,6 +205,9 @@ void bt_tlb_forget_page(struct bt_vcpu *v, uint64_t ram_page)
     for (unsigned i = 0; i < 2; i++) {
         if (slots[i] && !many) {
             uint32_t at = slots[i] - BT_WRITE_SLOT;
+            if (at >> 16 == BT_MMU_USER) {
+                bt_sites_empty(v);
+            }
             v->tlb[at >> 16].write[at & 0xffff].tag = 0;
         }
         slots[i] = 0;
@@ -204,6 +215,7 @@ void bt_tlb_forget_page(struct bt_vcpu *v, uint64_t ram_page)
     if (!many) {
         return;
     }
+    bt_sites_empty(v);
     uint64_t host = (uint64_t)mem_ram_base(v->cpu.mem) + ram_page * MEM_PAGE_SIZE;
     for (unsigned m = 0; m < BT_MMU_COUNT; m++) {
         for (unsigned i = 0; i < 1u << v->tlb_bits; i++) {
@@ -217,6 +229,7 @@ void bt_tlb_forget_page(struct bt_vcpu *v, uint64_t ram_page)
 
 void bt_tlb_forget_writes(struct bt_vcpu *v)
 {
+    bt_sites_empty(v);
     for (unsigned m = 0; m < BT_MMU_COUNT; m++) {
         for (unsigned i = 0; i < 1u << v->tlb_bits; i++) {
             v->tlb[m].write[i].tag = 0;
@@ -251,6 +264,34 @@ static void maybe_grow(struct bt_vcpu *v)
 unsigned bt_mmu_index(const struct bt_vcpu *v)
 {
     return v->mode & BT_MODE_USER ? BT_MMU_USER : v->mode & BT_MODE_AC ? BT_MMU_KERNEL_AC : BT_MMU_KERNEL;
+}
+
+/* Whether the write entry that a slot stands for is (still) one for this RAM page. */
+static bool slot_holds(const struct bt_vcpu *v, uint32_t slot, uint64_t ram_page)
+{
+    uint32_t at = slot - BT_WRITE_SLOT;
+    const struct bt_tlb_entry *t = &v->tlb[at >> 16].write[at & 0xffff];
+    return t->tag &&
+           (t->tag & ~0xfffull) + t->addend == (uint64_t)mem_ram_base(v->cpu.mem) + ram_page * MEM_PAGE_SIZE;
+}
+
+/* The entry is in the TLB; `slot` is where. */
+static void note_write_entry(struct bt_vcpu *v, uint64_t ram_page, uint32_t slot)
+{
+    uint32_t *slots = v->write_slots[ram_page];
+    if (slots[1] == BT_WRITE_SLOT_MANY || slots[0] == slot || slots[1] == slot) {
+        return;
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        if (slots[i] == 0 || !slot_holds(v, slots[i], ram_page)) {
+            if (slots[i] && (slots[i] - BT_WRITE_SLOT) >> 16 == BT_MMU_USER) {
+                bt_sites_empty(v); /* one may have outlived the entry */
+            }
+            slots[i] = slot;
+            return;
+        }
+    }
+    slots[1] = BT_WRITE_SLOT_MANY;
 }
 
 /* Walks, and enters what may be cached. Host address, or NULL: fault (cpu.exc), or not RAM (*ret_mmio). A
@@ -290,12 +331,7 @@ static uint8_t *fill(struct bt_vcpu *v, unsigned mmu, uint64_t va, unsigned acce
             *ret_code = true;
         } else {
             v->tlb[mmu].write[i] = entry;
-            uint32_t slot = BT_WRITE_SLOT + (mmu << 16) + i, *slots = v->write_slots[ram_page];
-            if (slots[0] == 0 || slots[0] == slot) {
-                slots[0] = slot;
-            } else {
-                slots[1] = slots[1] == 0 || slots[1] == slot ? slot : BT_WRITE_SLOT_MANY;
-            }
+            note_write_entry(v, ram_page, BT_WRITE_SLOT + (mmu << 16) + i);
         }
     }
     return host;
@@ -396,6 +432,9 @@ static int miss(struct bt_vcpu *v, uint64_t va, uint32_t info)
 int bt_tlb_miss(struct bt_vcpu *v, uint64_t va, uint32_t info)
 {
     int r = miss(v, va, info);
+    if ((info & BT_INFO_POLY) || ((info & BT_INFO_SITE) && r == BT_NOGROUP)) {
+        bt_site_refused(v, (info & BT_INFO_POLY) != 0);
+    }
     if (r == BT_RAISE && (info & 0x400000)) {
         bt_fpu_fault(v);
     }

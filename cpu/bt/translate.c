@@ -14,6 +14,8 @@
 #include "cpu/bt/gen.h"
 
 #define SIDE_EXITS_MAX      2
+#define LOOP_TURNS          8  /* of a short loop that runs often, in its block */
+#define LOOP_INSNS_MAX      20 /* what is short */
 #define SIDE_EXIT_BYTES_MAX 48 /* guest bytes of a block behind which it ends at the next jump */
 
 size_t bt_translate_scratch_bytes(void)
@@ -247,7 +249,9 @@ static int read_block(struct gen *g, const uint8_t *code, unsigned avail, const 
         gi->mem_group = gi->stack_group = 0;
         gi->mem_offset = gi->stack_offset = 0;
         gi->fn = NULL;
-        unsigned len = bt_decode(&v->cpu, g->mode, g->b->rip + at, g->bytes + at, total - at, &gi->in);
+        gi->again = false;
+        unsigned len = bt_decode_cached(&g->decoded, &v->cpu, g->mode, g->b->rip + at, g->bytes + at,
+                                        total - at, &gi->in);
         if (len == 0 || at + len > limit) {
             if (g->n > 0) {
                 break; /* it reaches into the next page: a block of its own */
@@ -280,6 +284,31 @@ static int read_block(struct gen *g, const uint8_t *code, unsigned avail, const 
     g->b->guest_len = (uint16_t)at;
     g->b->insns = (uint16_t)g->n;
     return 0;
+}
+
+static bool is_short_loop(const struct gen *g)
+{
+    const struct gen_insn *last = &g->insn[g->n - 1];
+    return (g->mode & BT_MODE_CODE64) && !(g->mode & (BT_MODE_ONE | BT_MODE_SLOW | BT_MODE_NOGROUP)) &&
+           !g->irq_check && g->n <= LOOP_INSNS_MAX && last->kind == GEN_JCC &&
+           gen_branch_target(g, &last->in) == g->b->rip;
+}
+
+/*
+ * A short loop that runs often is in its block several times, one turn behind the other, so that its accesses
+ * at constant distances share one check for all turns (groups.c).
+ */
+static void repeat_loop(struct gen *g)
+{
+    unsigned n = g->n, turns = MIN((unsigned)LOOP_TURNS, BT_BLOCK_INSNS_MAX / n);
+    for (unsigned t = 1; t < turns; t++) {
+        memcpy(g->insn + t * n, g->insn, n * sizeof(*g->insn));
+    }
+    for (unsigned t = 1; t < turns; t++) {
+        g->insn[t * n - 1].again = true;
+        g->insn[t * n - 1].ends = false;
+    }
+    g->n = n * turns;
 }
 
 static void find_live_flags(struct gen *g)
@@ -355,11 +384,15 @@ int bt_translate(struct bt_vcpu *v, struct bt_block *b, const uint8_t *code, uns
     g->v = v;
     g->b = b;
     g->mode = b->mode;
+    g->hot = v->engine->config.eager || v->site_heat[bt_site_hash(b->rip)] >= BT_SITE_HOT;
     g->n = g->ncold = g->nexits = g->nmaps = 0;
     g->flags_saved = g->irq_check = false;
     int r = read_block(g, code, avail, code2);
     if (r < 0) {
         return r;
+    }
+    if (g->hot && is_short_loop(g)) {
+        repeat_loop(g);
     }
     find_live_flags(g);
     gen_find_groups(g);
@@ -409,7 +442,7 @@ int bt_translate(struct bt_vcpu *v, struct bt_block *b, const uint8_t *code, uns
     b->code_len = (uint32_t)(g->e.p - g->start);
     v->code_used = (uint32_t)align_up(v->code_used + b->code_len, 16);
     v->counters[BT_C_BLOCKS]++;
-    v->counters[BT_C_INSNS] += g->n;
+    v->counters[BT_C_INSNS] += b->insns;
     v->counters[BT_C_GUEST_BYTES] += b->guest_len;
     v->counters[BT_C_CODE_BYTES] += b->code_len;
     return 0;

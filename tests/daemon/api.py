@@ -47,7 +47,7 @@ def roles(daemon, spec):
         need = operation['x-fonda-role']
         if need == 'anybody' or operation.get('x-fonda-websocket'):
             continue
-        url = path.replace('{name}', 'no-such')
+        url = path.replace('{name}', 'no-such').replace('{item}', 'no-such')
         status, _, _ = daemon.call(method, url, headers={'Authorization': 'Bearer wrong'})
         if status != 401:
             wrong.append((method, path, 'wrong token', status))
@@ -122,7 +122,9 @@ def random_requests(daemon, spec):
     every = [r for r in routes(spec) if not r[2].get('x-fonda-websocket')]
     for _ in range(CASES):
         method, path, operation = rng.choice(every)
-        url = path.replace('{name}', rng.choice(names[:4] if rng.random() < 0.8 else names))
+        url = path
+        for part in ('{name}', '{item}'):
+            url = url.replace(part, rng.choice(names[:4] if rng.random() < 0.8 else names))
         query = ['%s=%s' % (p['name'], rng.choice(['0', '1', '-1', 'x', 'name', 'state=running', '(((', '%22', 'memory>1G']))
                  for p in operation['parameters'] if p['in'] == 'query' and p['name'] != 'wait' and rng.random() < 0.2]
         body = None

@@ -269,7 +269,8 @@ static void build_state(struct x86_state *s)
 static int guest_init(const char *argument, char *text, uint32_t text_size)
 {
     struct err err = {0};
-    guest.ops = diff_engine(argument);
+    bool eager = strcmp(argument, "bt-eager") == 0;
+    guest.ops = diff_engine(eager ? "bt" : argument);
     if (!guest.ops) {
         snprintf(text, text_size, "there is no engine '%s'", argument);
         return -1;
@@ -288,7 +289,7 @@ static int guest_init(const char *argument, char *text, uint32_t text_size)
         return -1;
     }
     const struct engine_config config = {
-        .mem = guest.mem, .vcpus = 1, .cpu_model = "host", .tsc_hz = 1000000000};
+        .mem = guest.mem, .vcpus = 1, .cpu_model = "host", .tsc_hz = 1000000000, .eager = eager};
     if (guest.ops->create(&config, &guest.engine, &err) < 0 ||
         guest.ops->vcpu_create(guest.engine, 0, &platform, &guest.vcpu, &err) < 0) {
         snprintf(text, text_size, "%.190s", err.text);

@@ -254,7 +254,8 @@ static void usage(FILE *out)
 {
     fprintf(out,
             "usage: diff [options]\n"
-            "  --engine NAME    bt, kvm, or native for the host CPU against itself ($FONDA_TEST_ENGINE, else "
+            "  --engine NAME    bt, bt-eager, kvm, or native for the host CPU against itself "
+            "($FONDA_TEST_ENGINE, else "
             "bt)\n"
             "  --seed N         else random\n"
             "  --cases N        how many (%u)\n"
@@ -418,7 +419,7 @@ int main(int argc, char **argv)
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
     bool itself = strcmp(s.o.engine, "native") == 0;
-    if (strcmp(s.o.engine, "bt") == 0) {
+    if (strncmp(s.o.engine, "bt", 2) == 0) {
         s.o.ignored |= DIFF_IGNORE_BT | BIT(ITEM_FIP);
     }
     s.names = (struct diff_names){"native", itself ? "again" : s.o.engine};

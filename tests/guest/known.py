@@ -91,6 +91,7 @@ KNOWN = {
         ("apic", "and no interrupt", "QEMU delivers illegal vectors"),
         ("apic", "nor is it kept", "QEMU accepts interrupts while the APIC is software-disabled"),
         ("apic", "an illegal vector raises the error interrupt", "QEMU delivers illegal vectors"),
+        ("loops", "through the stack pointer it is #SS", "QEMU raises #GP for any non-canonical address"),
         ("features", "rtm: hidden*", "QEMU executes XBEGIN without the feature"),
         ("features", "rdseed: hidden*", "QEMU executes RDSEED whenever it has RDRAND"),
         ("features", "waitpkg: hidden*", "QEMU decodes TPAUSE as another instruction"),

@@ -440,13 +440,66 @@ static void test_hidden(void **state)
     free(cpu);
 }
 
+/* By memory or not, the answer is the same: heads with two tails each, and bytes at random. */
+static void test_cached(void **state)
+{
+    (void)state;
+    struct x86_cpu *cpu = cpu_with_everything();
+    struct bt_decode_cache *cache = calloc(1, sizeof(*cache));
+    assert_non_null(cache);
+    uint64_t random = 88172645463325252ull;
+    unsigned hits = 0;
+    for (unsigned i = 0; i < 1000000; i++) {
+        static const uint8_t heads[][4] = {{0},
+                                           {1, 0x48},
+                                           {1, 0x66},
+                                           {1, 0xf3},
+                                           {1, 0xf2},
+                                           {1, 0x0f},
+                                           {2, 0x4c, 0x0f},
+                                           {2, 0x66, 0x0f},
+                                           {1, 0xc5},
+                                           {1, 0xc4},
+                                           {1, 0x62},
+                                           {2, 0x65, 0x48},
+                                           {1, 0x41},
+                                           {3, 0x66, 0x0f, 0x38},
+                                           {2, 0x0f, 0x3a}};
+        uint8_t bytes[16];
+        const uint8_t *head = heads[i % ARRAY_SIZE(heads)];
+        for (unsigned k = 0; k < sizeof(bytes); k++) {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            bytes[k] = (uint8_t)(random >> 32);
+        }
+        memcpy(bytes, head + 1, head[0]);
+        for (unsigned tail = 0; tail < 2; tail++) {
+            struct bt_insn one, two;
+            uint64_t rip = 0x1000 + 16ull * i + tail;
+            unsigned n = bt_decode(cpu, BT_MODE_CODE64, rip, bytes, 15, &one);
+            hits += one.plain && tail;
+            assert_int_equal(bt_decode_cached(cache, cpu, BT_MODE_CODE64, rip, bytes, 15, &two), n);
+            if (memcmp(&one, &two, sizeof(one)) != 0) {
+                fail_msg("case %u: %02x %02x %02x %02x %02x %02x", i, bytes[0], bytes[1], bytes[2], bytes[3],
+                         bytes[4], bytes[5]);
+            }
+            unsigned keep = one.plain ? n - one.disp_bytes - one.imm_bytes : 15;
+            for (unsigned k = keep; k < 15; k++) {
+                bytes[k] ^= (uint8_t)(random >> (k % 8 * 8));
+            }
+        }
+    }
+    assert_true(hits > 400000);
+    free(cache);
+    free(cpu);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_legacy),
-        cmocka_unit_test(test_vector),
-        cmocka_unit_test(test_named),
-        cmocka_unit_test(test_hidden),
+        cmocka_unit_test(test_legacy), cmocka_unit_test(test_vector), cmocka_unit_test(test_named),
+        cmocka_unit_test(test_hidden), cmocka_unit_test(test_cached),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -307,20 +307,52 @@ void host_save(struct host *host, const char *path, struct control_call *call)
     }
 }
 
-void host_snapshot_save(struct host *host, const char *name, struct control_call *call)
+/* The disks alone: their snapshots are all there is to do. */
+static void snapshot_disks(struct host *host, const char *name, struct control_call *call)
+{
+    struct err err = {0};
+    struct control_job *job = control_job_new(host->control, "snapshot", NULL, NULL);
+    if (!job) {
+        control_fail(call, "no_memory", NULL, "too many jobs, or no memory");
+        return;
+    }
+    uint64_t began_ns = uv_hrtime();
+    char own[SNAPSHOT_NAME_MAX + 1]; /* the reply takes the call's parameters along */
+    snprintf(own, sizeof(own), "%s", name);
+    control_reply_job(call, job);
+    if (host_pause(host, false, &err) == 0) {
+        devices_settle(host->devices);
+        snapshot_save_disks(host->devices, own, &err);
+        host_unpause(host, false);
+    }
+    control_job_end(job, json_pack("{s:I}", "pause_ns", (json_int_t)(uv_hrtime() - began_ns)),
+                    err.code ? &err : NULL);
+}
+
+void host_snapshot_save(struct host *host, const struct snapshot_request *request, struct control_call *call)
 {
     char path[PATH_MAX];
     struct err err = {0};
+    bool kept = request->file || !request->memory; /* by the caller */
     if (!may_save(host, call)) {
         return;
     }
-    if (snapshot_path(host->devices, name, path, sizeof(path), &err) < 0) {
+    int rc = kept ? snapshot_check(host->devices, request->name, !request->memory, &err)
+                  : snapshot_path(host->devices, request->name, path, sizeof(path), &err);
+    if (request->file) {
+        snprintf(path, sizeof(path), "%s", request->file);
+    }
+    if (rc < 0) {
         control_fail_err(call, &err);
-    } else if (access(path, F_OK) == 0) {
+    } else if (request->memory && access(path, F_OK) == 0) {
         control_fail(call, "exists", "delete it first, or take another name",
-                     "there is a snapshot '%s' already", name);
+                     "there is a snapshot '%s' already", request->name);
     } else {
-        snapshot_delete_disks(host->devices, name, NULL); /* of one that was not completed */
-        save(host, path, name, call);
+        snapshot_delete_disks(host->devices, request->name, NULL); /* of one that was not completed */
+        if (request->memory) {
+            save(host, path, request->name, call);
+        } else {
+            snapshot_disks(host, request->name, call);
+        }
     }
 }

@@ -23,10 +23,17 @@ struct vm_config;
 
 /* Saves the machine into path (copied) as a job, which answers call; the machine ends once it is saved. */
 void host_save(struct host *host, const char *path, struct control_call *call);
-/* The same together with a snapshot of each writable disk, and the machine goes on. name is copied. */
-void host_snapshot_save(struct host *host, const char *name, struct control_call *call);
+/* file: where the memory lies, NULL: beside the first disk. With memory off there is none, and the snapshot
+ * is in no list: whoever asked for it, or named a file, remembers it. */
+struct snapshot_request {
+    const char *name, *file;
+    bool memory;
+};
+/* The same together with a snapshot of each writable disk, and the machine goes on. Copies what it needs. */
+void host_snapshot_save(struct host *host, const struct snapshot_request *request, struct control_call *call);
 void host_snapshot_list(struct host *host, struct control_call *call);
-void host_snapshot_delete(struct host *host, const char *name, struct control_call *call);
+void host_snapshot_delete(struct host *host, const struct snapshot_request *request,
+                          struct control_call *call);
 /* Ends the machine; the process then goes back to the snapshot (snapshot_start_again). */
 void host_snapshot_load(struct host *host, const char *name, struct control_call *call);
 /* The machine ends or resets: what is being saved is given up, unless it is complete. */

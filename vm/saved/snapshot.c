@@ -31,12 +31,14 @@ static bool is_name(const char *name)
     return strlen(name) <= SNAPSHOT_NAME_MAX && rundir_name_valid(name);
 }
 
-int snapshot_path(struct devices *devices, const char *name, char *buf, size_t size, struct err *err)
+/* The first disk that is written to; NULL, without an error: there is none. */
+static const char *first_disk(struct devices *devices, const char *name, struct err *err)
 {
     const char *first = NULL;
     if (!is_name(name)) {
-        return err_set(err, -EINVAL,
-                       "'%.64s' is no name for a snapshot: 1 to 40 letters, digits, '-', '_', '.'", name);
+        err_set(err, -EINVAL, "'%.64s' is no name for a snapshot: 1 to 40 letters, digits, '-', '_', '.'",
+                name);
+        return NULL;
     }
     for (unsigned i = 0; i < devices_disks(devices); i++) {
         struct blk_node *node = devices_disk(devices, i);
@@ -46,13 +48,34 @@ int snapshot_path(struct devices *devices, const char *name, char *buf, size_t s
             continue;
         }
         if (strcmp(info.format, "qcow2") != 0) {
-            return err_set(err, -ENOTSUP, "disk '%.256s' is %s, which has no snapshots: convert it to qcow2",
-                           info.filename, info.format);
+            err_set(err, -ENOTSUP, "disk '%.256s' is %s, which has no snapshots: convert it to qcow2",
+                    info.filename, info.format);
+            return NULL;
         }
         first = first ? first : info.filename;
     }
+    return first;
+}
+
+int snapshot_check(struct devices *devices, const char *name, bool disks_needed, struct err *err)
+{
+    struct err why = {0};
+    if (!first_disk(devices, name, &why)) {
+        if (why.code || disks_needed) {
+            return err_set(err, why.code ? why.code : -ENOTSUP, "%s",
+                           why.code ? why.text : "the machine has no disk that it writes to");
+        }
+    }
+    return 0;
+}
+
+int snapshot_path(struct devices *devices, const char *name, char *buf, size_t size, struct err *err)
+{
+    struct err why = {0};
+    const char *first = first_disk(devices, name, &why);
     if (!first) {
-        return err_set(err, -ENOTSUP, "the machine has no disk that it writes to: use 'fonda save'");
+        return err_set(err, why.code ? why.code : -ENOTSUP, "%s",
+                       why.code ? why.text : "the machine has no disk that it writes to: use 'fonda vm save'");
     }
     int n = snprintf(buf, size, "%s.%s" SUFFIX, first, name);
     return n > 0 && (size_t)n < size ? 0 : err_set(err, -ENAMETOOLONG, "the snapshot's path is too long");
@@ -154,7 +177,7 @@ static bool find(struct host *host, const char *name, char *path, size_t size, s
     } else if (snapshot_path(host->devices, name, path, size, &err) < 0) {
         control_fail_err(call, &err);
     } else if (access(path, F_OK) < 0) {
-        control_fail(call, "not_found", "'fonda snapshot list' shows them", "there is no snapshot '%s'",
+        control_fail(call, "not_found", "'fonda vm snapshot list' shows them", "there is no snapshot '%s'",
                      name);
     } else {
         return true;
@@ -162,14 +185,23 @@ static bool find(struct host *host, const char *name, char *path, size_t size, s
     return false;
 }
 
-void host_snapshot_delete(struct host *host, const char *name, struct control_call *call)
+void host_snapshot_delete(struct host *host, const struct snapshot_request *request,
+                          struct control_call *call)
 {
     char path[PATH_MAX];
     struct err err = {0};
-    if (!find(host, name, path, sizeof(path), call)) {
+    bool kept = request->file || !request->memory; /* by the caller: what is gone already is fine */
+    if (kept && host->saving) {
+        control_fail(call, "busy", "wait for it, or cancel its job", "the machine is being saved");
         return;
     }
-    if (unlink(path) < 0) {
+    if (!kept && !find(host, request->name, path, sizeof(path), call)) {
+        return;
+    }
+    if (request->file) {
+        snprintf(path, sizeof(path), "%s", request->file);
+    }
+    if (request->memory && unlink(path) < 0 && !(kept && errno == ENOENT)) {
         err_sys(&err, -errno, "cannot remove '%s'", path);
         control_fail_err(call, &err);
         return;
@@ -177,7 +209,7 @@ void host_snapshot_delete(struct host *host, const char *name, struct control_ca
     int rc = host_pause(host, false, &err);
     if (rc == 0) {
         devices_settle(host->devices);
-        rc = snapshot_delete_disks(host->devices, name, &err);
+        rc = snapshot_delete_disks(host->devices, request->name, &err);
         host_unpause(host, false);
     }
     if (rc < 0) {

@@ -8,6 +8,7 @@
 #ifndef FONDA_VM_SAVED_SNAPSHOT_H
 #define FONDA_VM_SAVED_SNAPSHOT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "base/err.h"
@@ -16,6 +17,9 @@
 
 struct devices;
 
+/* Whether the disks can have a snapshot of this name. Errors: -EINVAL (a bad name), -ENOTSUP (a writable disk
+ * that has no snapshots; none at all, and disks_needed). */
+int snapshot_check(struct devices *devices, const char *name, bool disks_needed, struct err *err);
 /* Where the saved machine lies. Errors: -EINVAL (a bad name), -ENOTSUP (no writable disk, or one that has no
  * snapshots). */
 int snapshot_path(struct devices *devices, const char *name, char *buf, size_t size, struct err *err);
