@@ -7,10 +7,12 @@
 #   make install  under PREFIX (/usr/local)   make deb    a Debian package, in dist/
 #   make test-deb   the package in a clean Debian 12, as root (not part of make test)
 #   make test-container   the tests of containers alone
+#   make soak   ten minutes of load on 4 vCPUs (SOAK_MINUTES), not part of make test
 
 BUILD        ?= build
 FUZZ_SECONDS ?= 20
-BENCHES      ?= block disk net debian state jail images daemon idle
+SOAK_MINUTES ?= 10
+BENCHES      ?= block disk net debian kernel state jail images daemon idle
 SANITIZE     := -Db_sanitize=address,undefined -Db_lundef=false --buildtype=debugoptimized -Dwerror=false
 # What the sanitizers find ends the program. Signals run on stacks that the engine chose (use_sigaltstack), and host faults
 # in translated code are the engine's (allow_user_segv_handler). See docs/sanitizers.md.
@@ -21,7 +23,7 @@ MAKEFLAGS    += --no-print-directory
 
 PREFIX       ?= /usr/local
 
-.PHONY: all deps run test test-container bench install deb test-deb lint asan fuzz clean
+.PHONY: all deps run test test-container soak bench install deb test-deb lint asan fuzz clean
 
 all: deps
 	@test -f $(BUILD)/build.ninja || { echo "fonda: configuring $(BUILD)"; meson setup $(BUILD) >/dev/null; }
@@ -46,6 +48,11 @@ test-container: all
 	@tools/install-deps test
 	@tools/fetch-guest $(BUILD)/guest
 	@tests/container/run --build $(BUILD)
+
+soak: all
+	@tools/install-deps test
+	@tools/fetch-guest $(BUILD)/guest storage soak
+	@tests/soak/run --build $(BUILD) --minutes $(SOAK_MINUTES) --verbose
 
 bench: all
 	@tools/install-deps bench

@@ -183,6 +183,12 @@ struct blk_throttle_limits {
     uint64_t bytes_per_s, bytes_burst;
 };
 
+/* A file that the caller has open already, for an image (or one below it) of that name. */
+struct blk_open_file {
+    const char *path; /* exactly as the image, or the one above it, names it */
+    int fd;           /* stays the caller's; for writing, if the image is opened for that */
+};
+
 struct blk_open_options {
     const char
         *format; /* NULL: found out from the image; see docs/storage.md about raw images that guests write */
@@ -190,6 +196,8 @@ struct blk_open_options {
     enum blk_cache cache;
     const char *snapshot;                /* read-only, the contents of an internal snapshot: its id or name */
     struct blk_throttle_limits throttle; /* all 0: no throttle node */
+    const struct blk_open_file *files;   /* used instead of opening those names; count of them */
+    unsigned file_count;
 };
 
 /* Opens an image with everything below it. The sentence in err names the image of the chain that is at fault,
@@ -227,5 +235,8 @@ void blk_get_stats(struct blk_node *node, struct blk_stats *ret_stats);
 int blk_resize(struct blk_node *node, uint64_t size_bytes, bool shrink, struct err *err);
 /* New limits for a graph that has a throttle node; -ENOTSUP without one. */
 int blk_set_throttle(struct blk_node *node, const struct blk_throttle_limits *limits);
+/* The same for any graph: one that has no throttle node gets one on top, which is the graph's name from then
+ * on. What waits goes on under the new limits within a tenth of a second. Errors: -ENOMEM. */
+int blk_add_throttle(struct blk_node **node, const struct blk_throttle_limits *limits);
 
 #endif

@@ -79,6 +79,9 @@ void blk_loop_wake(struct blk_loop *loop, struct co *co);
 void blk_loop_done(struct blk_loop *loop, struct blk_req *req);
 /* Suspends the running coroutine for at least that long. */
 void blk_loop_sleep(struct blk_loop *loop, uint64_t ns);
+/* What blk_open was given, for as long as it runs; and the one of that name, or NULL. */
+void blk_loop_give(struct blk_loop *loop, const struct blk_open_file *files, unsigned count);
+const struct blk_open_file *blk_loop_given(const struct blk_loop *loop, const char *path);
 uint64_t blk_loop_now_ns(void); /* CLOCK_MONOTONIC */
 
 /* Host I/O on a file descriptor: completes on the loop. */

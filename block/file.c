@@ -8,7 +8,8 @@
  * 1. With O_DIRECT every write holds a range lock on the blocks that it touches, a read-modify-write an
  *    exclusive one.
  * 2. After fdatasync() failed once, every flush fails: the host may have dropped dirty pages and marked
- *    them clean.
+ *    them clean. Want of room under O_DIRECT is no such case: there the data are on the disk, and what failed
+ *    can be tried again.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -96,7 +97,7 @@ static void file_done(struct blk_aio *aio)
         return;
     }
     if (aio->result < 0) {
-        if (req->op == BLK_FLUSH) {
+        if (req->op == BLK_FLUSH && !(file->direct && (aio->result == -ENOSPC || aio->result == -EDQUOT))) {
             file->flush_failed = true;
         }
         finish(op, (int)aio->result);
@@ -431,6 +432,23 @@ static uint32_t probe_align(int fd)
     return align;
 }
 
+/* A descriptor of our own for what somebody else has opened. Its flags are shared with that one. */
+static int adopt(int fd, int open_flags)
+{
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0) {
+        return -1;
+    }
+    if ((open_flags & O_ACCMODE) == O_RDWR && (flags & O_ACCMODE) != O_RDWR) {
+        errno = EACCES;
+        return -1;
+    }
+    if ((open_flags & ~flags & O_DIRECT) && fcntl(fd, F_SETFL, flags | O_DIRECT) < 0) {
+        return -1;
+    }
+    return fcntl(fd, F_DUPFD_CLOEXEC, 3);
+}
+
 int blk_open_file(struct blk_loop *loop, const char *path, unsigned flags, enum blk_cache cache,
                   struct blk_node **ret_node, struct err *err)
 {
@@ -445,7 +463,9 @@ int blk_open_file(struct blk_loop *loop, const char *path, unsigned flags, enum 
     file->align = 1;
     range_locks_init(&file->locks, loop);
     int open_flags = O_CLOEXEC | O_NONBLOCK | (flags & BLK_OPEN_RDWR ? O_RDWR : O_RDONLY);
-    file->fd = open(path, open_flags | (file->direct ? O_DIRECT : 0));
+    const struct blk_open_file *given = blk_loop_given(loop, path);
+    file->fd = given ? adopt(given->fd, open_flags | (file->direct ? O_DIRECT : 0))
+                     : open(path, open_flags | (file->direct ? O_DIRECT : 0));
     int error = 0;
     struct stat st;
     if (file->fd < 0 && errno == EINVAL && file->direct) {

@@ -39,7 +39,9 @@ struct blk_loop {
     struct blk_aio *aio_head, **aio_tail; /* wait for room in uring */
     struct blk_req *done_head, **done_tail;
     struct co_queue ready;
-    struct sleeper *sleepers; /* by deadline */
+    struct sleeper *sleepers;          /* by deadline */
+    const struct blk_open_file *given; /* while a graph is opened */
+    unsigned given_count;
     pthread_mutex_t post_lock;
     struct post *post_head, **post_tail;
 };
@@ -206,6 +208,22 @@ static void arm_timer(struct blk_loop *loop)
         when.it_value.tv_nsec = (long)(loop->sleepers->deadline_ns % 1000000000u);
     }
     timerfd_settime(loop->timer_fd, TFD_TIMER_ABSTIME, &when, NULL);
+}
+
+void blk_loop_give(struct blk_loop *loop, const struct blk_open_file *files, unsigned count)
+{
+    loop->given = files;
+    loop->given_count = count;
+}
+
+const struct blk_open_file *blk_loop_given(const struct blk_loop *loop, const char *path)
+{
+    for (unsigned i = 0; i < loop->given_count; i++) {
+        if (strcmp(loop->given[i].path, path) == 0) {
+            return &loop->given[i];
+        }
+    }
+    return NULL;
 }
 
 void blk_loop_sleep(struct blk_loop *loop, uint64_t ns)

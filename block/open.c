@@ -104,8 +104,8 @@ int blk_open_over(struct blk_node *file, const struct blk_open_options *options,
     return 0;
 }
 
-int blk_open(struct blk_loop *loop, const char *path, const struct blk_open_options *options,
-             struct blk_node **ret_node, struct err *err)
+static int open_graph(struct blk_loop *loop, const char *path, const struct blk_open_options *options,
+                      struct blk_node **ret_node, struct err *err)
 {
     struct blk_open_options o = options ? *options : (struct blk_open_options){0};
     if (o.snapshot && (o.flags & BLK_OPEN_RDWR)) {
@@ -141,6 +141,38 @@ int blk_open(struct blk_loop *loop, const char *path, const struct blk_open_opti
     }
     node->cache = o.cache;
     *ret_node = node;
+    return 0;
+}
+
+int blk_open(struct blk_loop *loop, const char *path, const struct blk_open_options *options,
+             struct blk_node **ret_node, struct err *err)
+{
+    blk_loop_give(loop, options ? options->files : NULL, options ? options->file_count : 0);
+    int rc = open_graph(loop, path, options, ret_node, err);
+    blk_loop_give(loop, NULL, 0);
+    return rc;
+}
+
+int blk_add_throttle(struct blk_node **node, const struct blk_throttle_limits *limits)
+{
+    struct blk_node *below = *node;
+    bool none = !limits->iops && !limits->bytes_per_s;
+    if (below->driver == &blk_throttle_driver || none) {
+        return below->driver == &blk_throttle_driver ? blk_set_throttle(below, limits) : 0;
+    }
+    const struct blk_open_options options = {.throttle = *limits};
+    struct blk_node *throttle = blk_node_new(below->loop, &blk_throttle_driver, below->filename);
+    if (!throttle) {
+        return -ENOMEM;
+    }
+    blk_drain(below);
+    throttle->file = below;
+    throttle->flags = below->flags;
+    throttle->stats = below->stats;
+    throttle->cache = below->cache;
+    below->cache = BLK_CACHE_WRITEBACK; /* as in open_graph: the top node sees to the rest */
+    (void)blk_throttle_driver.open(throttle, &options, NULL);
+    *node = throttle;
     return 0;
 }
 

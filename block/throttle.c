@@ -13,6 +13,8 @@
 #define NS_PER_S 1000000000ull
 /* Default burst: a tenth of a second's worth. */
 #define BURST_DIVISOR 10u
+/* The limits may change while a request waits: it looks as often. */
+#define NAP_NS (NS_PER_S / 10)
 
 struct throttle {
     struct throttle_bucket requests, bytes;
@@ -79,7 +81,7 @@ static int throttle_co_io(struct blk_node *node, struct blk_req *req)
             if (!wait_ns) {
                 break;
             }
-            blk_loop_sleep(node->loop, wait_ns);
+            blk_loop_sleep(node->loop, MIN(wait_ns, NAP_NS));
         }
         throttle_bucket_take(&throttle->requests, 1);
         throttle_bucket_take(&throttle->bytes, req->op <= BLK_WRITE ? req->bytes : 0);

@@ -91,12 +91,19 @@ int cli_connected(int (*fn)(struct cli *cli, void *opaque), void *opaque, int fa
 int container_logs(struct cli *cli), container_top(struct cli *cli);
 /* machines.c: over the control sockets of machines that `fonda run --name` started. */
 int cli_vm(int argc, char **argv);
+/* devices.c: of 'fonda vm'. */
+int cli_vm_disk(int argc, char **argv);
+int cli_vm_nic(int argc, char **argv);
+int cli_vm_balloon(int argc, char **argv);
 /* debug.c */
 int cli_debug(int argc, char **argv);
 
 /* machines.c: a request to a named machine; params is taken over. Returns the exit status, having said what
  * went wrong; ret_result may be NULL. */
 int cli_machine_request(const char *name, const char *method, json_t *params, json_t **ret_result);
+/* The same with open descriptors, which stay the caller's. */
+int cli_machine_request_fds(const char *name, const char *method, json_t *params, const int *fds,
+                            unsigned count, json_t **ret_result);
 /* run.c: becomes the program that argv[0] names. */
 int cli_become_program(char **argv);
 
@@ -111,6 +118,11 @@ int cmd_create(struct cli *cli), cmd_launch(struct cli *cli), cmd_ps(struct cli 
     cmd_snapshot(struct cli *cli), cmd_template(struct cli *cli), cmd_export(struct cli *cli),
     cmd_import(struct cli *cli), cmd_backup(struct cli *cli), cmd_schedule(struct cli *cli),
     cmd_wait(struct cli *cli), cmd_cp(struct cli *cli), cmd_man(struct cli *cli), cmd_help(struct cli *cli);
+
+/* cmd_instance.c: changes an instance (path is its URL), waits until a running one has taken it, and says
+ * what takes a restart. patch is taken over. */
+int cmd_patch_instance(struct cli *cli, const char *name, const char *path, json_t *patch);
+int cmd_device(struct cli *cli); /* cmd_device.c */
 
 /* ---- help.c ---- */
 void help_command(FILE *out, const struct cli_command *command);

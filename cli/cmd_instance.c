@@ -262,9 +262,50 @@ static json_t *value_of(const char *text)
     return value ? value : json_string(text);
 }
 
+/* Until the job that changes what runs has ended; what it could not do waits for a restart. */
+static int wait_applied(struct cli *cli, const char *path, json_t **changed)
+{
+    for (;;) {
+        char url[700];
+        json_t *job = NULL;
+        const char *name = json_string_value(json_object_get(*changed, "applying"));
+        if (!name || cli->options.no_wait) {
+            return CLI_OK;
+        }
+        snprintf(url, sizeof(url), "/v1/jobs/%s?wait=5", name);
+        int rc = call_api(cli, "GET", url, NULL, &job);
+        const char *detail = json_string_value(json_object_get(json_object_get(job, "error"), "detail"));
+        if (rc == CLI_OK && detail && !cli->options.quiet) {
+            fprintf(stderr, "%s\n", detail);
+        }
+        bool failed = detail != NULL;
+        json_decref(job);
+        json_decref(*changed);
+        *changed = NULL;
+        rc = rc == CLI_OK ? call_api(cli, "GET", path, NULL, changed) : rc;
+        if (rc != CLI_OK || failed) {
+            return rc;
+        }
+    }
+}
+
+int cmd_patch_instance(struct cli *cli, const char *name, const char *path, json_t *patch)
+{
+    json_t *changed = NULL;
+    int rc = call_api(cli, "PATCH", path, patch, &changed);
+    if (rc == CLI_OK && json_object_get(changed, "applying")) {
+        rc = wait_applied(cli, path, &changed);
+    }
+    if (rc == CLI_OK && json_is_true(json_object_get(changed, "after_restart")) && !cli->options.quiet) {
+        fprintf(stderr, "takes effect after: fonda restart %s\n", name);
+    }
+    json_decref(changed);
+    return rc;
+}
+
 int cmd_set(struct cli *cli)
 {
-    json_t *patch = json_object(), *changed = NULL;
+    json_t *patch = json_object();
     for (int i = 1; i < cli->argc; i++) {
         char *equals = strchr(cli->argv[i], '=');
         if (!equals) {
@@ -277,12 +318,7 @@ int cmd_set(struct cli *cli)
     }
     char path[600];
     instance_path(cli->argv[0], "", path, sizeof(path));
-    int rc = call_api(cli, "PATCH", path, patch, &changed);
-    if (rc == CLI_OK && json_is_true(json_object_get(changed, "after_restart")) && !cli->options.quiet) {
-        fprintf(stderr, "takes effect after: fonda restart %s\n", cli->argv[0]);
-    }
-    json_decref(changed);
-    return rc;
+    return cmd_patch_instance(cli, cli->argv[0], path, patch);
 }
 
 int cmd_logs(struct cli *cli)

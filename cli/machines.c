@@ -49,6 +49,12 @@ static struct control_client *open_machine(const char *name, int *ret_status)
 /* A request, and the end of its job if it begins one. */
 int cli_machine_request(const char *name, const char *method, json_t *params, json_t **ret_result)
 {
+    return cli_machine_request_fds(name, method, params, NULL, 0, ret_result);
+}
+
+int cli_machine_request_fds(const char *name, const char *method, json_t *params, const int *fds,
+                            unsigned count, json_t **ret_result)
+{
     int status;
     struct err err = {0};
     json_t *result = NULL, *end = NULL;
@@ -57,7 +63,7 @@ int cli_machine_request(const char *name, const char *method, json_t *params, js
         json_decref(params);
         return status;
     }
-    int rc = control_client_call(client, method, params, CALL_MS, &result, &err);
+    int rc = control_client_call_fds(client, method, params, fds, count, CALL_MS, &result, &err);
     if (rc == 0 && json_object_get(result, "job")) {
         rc = control_client_job(client, result, -1, &end, &err);
         json_decref(result);
@@ -342,20 +348,21 @@ static int vm_console(int argc, char **argv)
     struct err err = {0};
     int status;
     if (wants_help(argc, argv)) {
-        printf("usage: fonda vm console NAME\n\nConnects this terminal to a machine's serial console. Ctrl-] "
-               "leaves "
-               "it.\n\nExample:\n  fonda vm console web\n");
+        printf("usage: fonda vm console NAME [CHANNEL]\n\nConnects this terminal to a machine's serial "
+               "console, or to its virtio console ('console') or a port\nof that ('fonda run --port "
+               "CHANNEL=...'). Ctrl-] leaves it.\n\nExamples:\n  fonda vm console web\n"
+               "  fonda vm console web org.qemu.guest_agent.0\n");
         return 0;
     }
-    if (argc != 2) {
+    if (argc != 2 && argc != 3) {
         return usage_error("vm", "one machine's name is needed");
     }
     struct control_client *client = open_machine(argv[1], &status);
     if (!client) {
         return status;
     }
-    if (control_client_call(client, "attach", json_pack("{s:s}", "channel", "serial"), CALL_MS, NULL, &err) <
-        0) {
+    if (control_client_call(client, "attach", json_pack("{s:s}", "channel", argc == 3 ? argv[2] : "serial"),
+                            CALL_MS, NULL, &err) < 0) {
         log_error("%s: %s", argv[1], err.text);
         control_client_free(client);
         return FAILED;
@@ -388,6 +395,9 @@ static const struct {
     {"resume", vm_machine_simple},
     {"reset", vm_machine_simple},
     {"stats", vm_stats},
+    {"disk", cli_vm_disk},
+    {"nic", cli_vm_nic},
+    {"balloon", cli_vm_balloon},
     {"save", vm_save},
     {"snapshot", vm_snapshot},
 };
@@ -397,11 +407,10 @@ int cli_vm(int argc, char **argv)
     if (argc < 2 || wants_help(argc, argv)) {
         fprintf(
             argc < 2 ? stderr : stdout,
-            "usage: fonda vm ps | console NAME | stop [--force] NAME | pause NAME | resume NAME | reset NAME "
-            "| "
-            "stats NAME | save NAME FILE | snapshot ...\n\nMachines that 'fonda run --name NAME' started, "
-            "over "
-            "their control sockets; 'fonda vm COMMAND --help'\nsays more.\n\n"
+            "usage: fonda vm ps | console NAME [CHANNEL] | stop [--force] NAME | pause NAME | resume NAME |\n"
+            "                reset NAME | stats NAME | save NAME FILE | snapshot ... | disk ... | nic ... |\n"
+            "                balloon NAME SIZE\n\nMachines that 'fonda run --name NAME' started, over their "
+            "control sockets; 'fonda vm COMMAND --help'\nsays more.\n\n"
             "Examples:\n  fonda vm ps\n  fonda vm console web\n");
         return argc < 2 ? VM_STATUS_USAGE : 0;
     }

@@ -92,12 +92,34 @@ static int wait_for(const struct control_client *client, short events, int64_t d
     }
 }
 
-static int send_all(const struct control_client *client, const char *bytes, size_t len, int64_t deadline_ms,
-                    struct err *err)
+/* The descriptors go with the first bytes (unix(7), SCM_RIGHTS). */
+static ssize_t send_some(const struct control_client *client, const char *bytes, size_t len, const int *fds,
+                         unsigned count)
+{
+    union {
+        struct cmsghdr head;
+        char bytes[CMSG_SPACE(sizeof(int) * CONTROL_CLIENT_FDS_MAX)];
+    } ancillary = {0};
+    struct iovec iov = {(char *)(uintptr_t)bytes, len};
+    struct msghdr message = {.msg_iov = &iov, .msg_iovlen = 1};
+    if (count > 0) {
+        ancillary.head.cmsg_level = SOL_SOCKET;
+        ancillary.head.cmsg_type = SCM_RIGHTS;
+        ancillary.head.cmsg_len = CMSG_LEN(sizeof(int) * count);
+        memcpy(CMSG_DATA(&ancillary.head), fds, sizeof(int) * count);
+        message.msg_control = &ancillary;
+        message.msg_controllen = CMSG_SPACE(sizeof(int) * count);
+    }
+    return sendmsg(client->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+static int send_all(const struct control_client *client, const char *bytes, size_t len, const int *fds,
+                    unsigned count, int64_t deadline_ms, struct err *err)
 {
     while (len > 0) {
-        ssize_t n = send(client->fd, bytes, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+        ssize_t n = send_some(client, bytes, len, fds, count);
         if (n > 0) {
+            count = 0;
             bytes += n;
             len -= (size_t)n;
         } else if (errno == EAGAIN) {
@@ -208,6 +230,12 @@ static int wait_reply(struct control_client *client, json_int_t id, int64_t dead
 int control_client_call(struct control_client *client, const char *method, json_t *params, int timeout_ms,
                         json_t **ret_result, struct err *err)
 {
+    return control_client_call_fds(client, method, params, NULL, 0, timeout_ms, ret_result, err);
+}
+
+int control_client_call_fds(struct control_client *client, const char *method, json_t *params, const int *fds,
+                            unsigned count, int timeout_ms, json_t **ret_result, struct err *err)
+{
     int64_t deadline_ms = timeout_ms < 0 ? -1 : now_ms() + timeout_ms;
     json_t *request =
         json_pack("{s:I, s:s, s:o*}", "id", ++client->serial, "method", method, "params", params);
@@ -219,7 +247,10 @@ int control_client_call(struct control_client *client, const char *method, json_
     }
     size_t len = strlen(text);
     text[len] = '\n'; /* in the terminator's place: sent by length */
-    int rc = send_all(client, text, len + 1, deadline_ms, err);
+    if (count > CONTROL_CLIENT_FDS_MAX) {
+        return err_set(err, -E2BIG, "more than %u open files can't be sent", CONTROL_CLIENT_FDS_MAX);
+    }
+    int rc = send_all(client, text, len + 1, fds, count, deadline_ms, err);
     return rc < 0 ? rc : wait_reply(client, client->serial, deadline_ms, ret_result, err);
 }
 

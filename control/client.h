@@ -12,7 +12,8 @@
 
 #include "base/err.h"
 
-#define CONTROL_REPLY_MAX (8u << 20) /* a line from the server that is longer is refused */
+#define CONTROL_CLIENT_FDS_MAX 16u
+#define CONTROL_REPLY_MAX      (8u << 20) /* a line from the server that is longer is refused */
 
 struct control_client;
 
@@ -29,6 +30,9 @@ int control_client_fd(const struct control_client *client);
  * -ENOMEM. */
 int control_client_call(struct control_client *client, const char *method, json_t *params, int timeout_ms,
                         json_t **ret_result, struct err *err);
+/* The same with open descriptors (count of them, at most CONTROL_CLIENT_FDS_MAX), which stay the caller's. */
+int control_client_call_fds(struct control_client *client, const char *method, json_t *params, const int *fds,
+                            unsigned count, int timeout_ms, json_t **ret_result, struct err *err);
 /* The code of the last -EREMOTEIO ("not_found"), or "". */
 const char *control_client_code(const struct control_client *client);
 

@@ -15,6 +15,7 @@
  *  2. Callbacks into the owner never run from inside of control_stream_write.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -58,6 +59,9 @@ void conn_close(struct control_conn *conn)
     }
     struct control_stream stream = conn->stream;
     conn->state = CONN_CLOSED;
+    while (conn->fd_count > 0) {
+        close(conn->fds[--conn->fd_count]);
+    }
     conn->stream = (struct control_stream){0};
     *conn->prev = conn->next;
     if (conn->next) {
@@ -401,6 +405,45 @@ static void pump_stream(struct control_conn *conn)
     }
 }
 
+static void on_fd_closed(uv_handle_t *handle)
+{
+    free(handle);
+}
+
+/* libuv keeps what came until it is accepted, and accepts nothing but handles: files pass as "pipes", whose
+ * descriptor is doubled, and which are closed without having been used. */
+static void take_fds(struct control_conn *conn)
+{
+    while (uv_pipe_pending_count(&conn->pipe) > 0) {
+        uv_os_fd_t fd;
+        uv_pipe_t *got = malloc(sizeof(*got));
+        if (!got) {
+            cut(conn);
+            return;
+        }
+        uv_pipe_init(conn->control->loop, got, 0);
+        if (uv_accept((uv_stream_t *)&conn->pipe, (uv_stream_t *)got) == 0 &&
+            conn->fd_count < CONTROL_FDS_MAX && uv_fileno((const uv_handle_t *)got, &fd) == 0) {
+            int own = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+            if (own >= 0) {
+                conn->fds[conn->fd_count++] = own;
+            }
+        }
+        uv_close((uv_handle_t *)got, on_fd_closed);
+    }
+}
+
+int control_take_fd(struct control_call *call)
+{
+    struct control_conn *conn = call->conn;
+    if (conn->fd_count == 0) {
+        return -1;
+    }
+    int fd = conn->fds[0];
+    memmove(conn->fds, conn->fds + 1, --conn->fd_count * sizeof(conn->fds[0]));
+    return fd;
+}
+
 static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *ret_buf)
 {
     struct control_conn *conn = handle->data;
@@ -420,6 +463,7 @@ static void on_read(uv_stream_t *stream, ssize_t len, const uv_buf_t *buf)
         }
         return;
     }
+    take_fds(conn);
     if (conn->in_used + (size_t)len > conn->in_size) {
         size_t size = MAX(conn->in_used + (size_t)len, 2 * conn->in_size);
         char *in = realloc(conn->in, size);
@@ -551,7 +595,7 @@ void conn_accept(struct control *control)
     }
     control->conns = conn;
     control->conn_count++;
-    uv_pipe_init(control->loop, &conn->pipe, 0);
+    uv_pipe_init(control->loop, &conn->pipe, 1); /* with descriptors */
     uv_timer_init(control->loop, &conn->timer);
     conn->pipe.data = conn->timer.data = conn;
     if (uv_accept((uv_stream_t *)&control->listener, (uv_stream_t *)&conn->pipe) < 0) {

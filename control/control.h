@@ -30,8 +30,9 @@
 #define CONTROL_UNSENT_MAX  (1u << 20)   /* bytes that wait for a slow reader before it is cut */
 #define CONTROL_UNSENT_HOLD (256u << 10) /* from here on no further request of that client is read */
 #define CONTROL_CONNS_MAX   64u          /* connections at a time; one more is told so and closed */
-#define CONTROL_CALLS_MAX   16u   /* unanswered requests of one connection; the next ones wait unread */
-#define CONTROL_JOBS_MAX    64u   /* jobs that are remembered; ended ones are forgotten, the oldest first */
+#define CONTROL_CALLS_MAX   16u /* unanswered requests of one connection; the next ones wait unread */
+#define CONTROL_FDS_MAX     16u /* descriptors of one connection that no method has taken; more are closed */
+#define CONTROL_JOBS_MAX    64u /* jobs that are remembered; ended ones are forgotten, the oldest first */
 #define CONTROL_CUT_MS      2000u /* how long a cut connection may still drain */
 
 struct control;
@@ -81,6 +82,7 @@ enum control_type {
     CONTROL_UINT,   /* uint64_t, min to max; unchanged when absent */
     CONTROL_BOOL,   /* bool; unchanged when absent */
     CONTROL_OBJECT, /* json_t *, borrowed; NULL when absent */
+    CONTROL_ARRAY,  /* the same */
 };
 
 struct control_param {
@@ -95,6 +97,12 @@ struct control_param {
  * (code "bad_params", naming the member) and return false. */
 bool control_params(struct control_call *call, json_t *params, const struct control_param *table,
                     unsigned count, void *target);
+
+/* --- descriptors (SCM_RIGHTS) -------------------------------------------------------------------------- */
+
+/* The oldest descriptor that came over the call's connection and was not taken: the caller's, close-on-exec.
+ * -1: none. What nobody takes is closed with the connection. */
+int control_take_fd(struct control_call *call);
 
 /* --- events -------------------------------------------------------------------------------------------- */
 

@@ -50,6 +50,8 @@ struct control_conn {
     unsigned handles; /* that are not closed yet */
     unsigned writes;  /* under way */
     struct control_stream stream;
+    int fds[CONTROL_FDS_MAX]; /* that came, and no method has taken */
+    unsigned fd_count;
     char *in; /* bytes that no line (or no stream) has taken yet */
     size_t in_used, in_size, in_scanned;
     char read_buf[16384];

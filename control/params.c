@@ -32,8 +32,10 @@ static bool take_uint(struct control_call *call, const struct control_param *par
 
 static bool take(struct control_call *call, const struct control_param *param, json_t *value, void *target)
 {
-    static const char *const kinds[] = {
-        [CONTROL_STRING] = "a string", [CONTROL_BOOL] = "true or false", [CONTROL_OBJECT] = "an object"};
+    static const char *const kinds[] = {[CONTROL_STRING] = "a string",
+                                        [CONTROL_BOOL] = "true or false",
+                                        [CONTROL_OBJECT] = "an object",
+                                        [CONTROL_ARRAY] = "a list"};
     bool fits = false;
     switch (param->type) {
     case CONTROL_UINT: return take_uint(call, param, value, target);
@@ -47,6 +49,10 @@ static bool take(struct control_call *call, const struct control_param *param, j
         break;
     case CONTROL_OBJECT:
         fits = json_is_object(value);
+        *(json_t **)target = value;
+        break;
+    case CONTROL_ARRAY:
+        fits = json_is_array(value);
         *(json_t **)target = value;
         break;
     }

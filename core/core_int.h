@@ -145,6 +145,11 @@ uint64_t monotonic_ms(void);
 
 extern const struct job_type job_instance_create, job_instance_start, job_instance_stop, job_instance_restart,
     job_instance_pause, job_instance_resume, job_instance_delete, job_instance_clone, job_instance_save,
-    job_template_create;
+    job_template_create, job_instance_apply;
+
+/* live.c: makes a machine's disks, NICs and memory what they should be; the lists of texts are used up.
+ * Worker, unlocked. */
+int live_apply_machine(const struct driver_instance *instance, json_t *disks, json_t *nics,
+                       struct fault *fault);
 
 #endif

@@ -90,6 +90,9 @@ struct driver_ops {
      * reply. */
     int (*attach)(const struct driver_instance *instance, const char *channel, int *ret_fd, char *first,
                   size_t size, size_t *ret_first, struct fault *fault);
+    /* Makes what runs what the spec says, as far as that can be; otherwise the fault says what can't. NULL:
+     * it takes a restart. */
+    int (*apply)(const struct driver_instance *instance, struct fault *fault);
     /* The following may be NULL: this kind can't (machines without an agent).
      * Opens a stream: "attach" {no_input}, "exec" {command, env, user, workdir, terminal, rows, columns,
      * privileged}, "logs" {follow, tail, timestamps}, "export" and "import" {path}: tar. */

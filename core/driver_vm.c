@@ -127,24 +127,6 @@ static void nic_mac(const char *id, unsigned index, char *buf, size_t size)
     snprintf(buf, size, "52:54:%02x:%02x:%02x:%02x", part[0], part[1], part[2], (part[3] + index) & 0xff);
 }
 
-static void add_networks(struct args *args, const struct driver_instance *instance)
-{
-    size_t i;
-    json_t *network;
-    char mac[24];
-    json_array_foreach(instance->networks, i, network)
-    {
-        const char *options = obj_text(network, "options");
-        nic_mac(instance->id, (unsigned)i, mac, sizeof(mac));
-        add_fmt(args, "--net=%s%s%s%s%s", obj_text(network, "mode"), options[0] ? "," : "", options,
-                strstr(options, "mac=") ? "" : ",mac=", strstr(options, "mac=") ? "" : mac);
-    }
-    if (!json_array_size(instance->networks)) { /* what fonda-vmm does by itself, with that address */
-        nic_mac(instance->id, 0, mac, sizeof(mac));
-        add_fmt(args, "--net=user,mac=%s", mac);
-    }
-}
-
 /* A copy tells its guest which machine it is: machine-id(5), systemd.machine_id= of kernel-command-line(7).
  * Without a text of its own the kernel gets fonda-vmm's, which giving one would replace. */
 static void add_append(struct args *args, const json_t *spec)
@@ -158,14 +140,65 @@ static void add_append(struct args *args, const json_t *spec)
     }
 }
 
-static void add_volumes(struct args *args, const json_t *volumes)
+/* What --net and --disk are given, as lists of texts: one wording at the start and for changes of what runs.
+ */
+static json_t *nic_texts(const struct driver_instance *instance)
 {
     size_t i;
-    json_t *volume;
-    json_array_foreach(volumes, i, volume)
+    json_t *network, *list = json_array();
+    char mac[24];
+    json_array_foreach((json_t *)instance->networks, i, network)
     {
-        add_fmt(args, "--disk=%s,format=%s", obj_text(volume, "path"), obj_text(volume, "format"));
+        const char *options = obj_text(network, "options");
+        bool own = strstr(options, "mac=") != NULL;
+        nic_mac(instance->id, (unsigned)i, mac, sizeof(mac));
+        json_array_append_new(list,
+                              json_sprintf("%s%s%s%s%s", obj_text(network, "mode"), options[0] ? "," : "",
+                                           options, own ? "" : ",mac=", own ? "" : mac));
     }
+    if (!json_array_size(list)) { /* what fonda-vmm does by itself, with that address */
+        nic_mac(instance->id, 0, mac, sizeof(mac));
+        json_array_append_new(list, json_sprintf("user,mac=%s", mac));
+    }
+    return list;
+}
+
+static json_t *disk_texts(const struct driver_instance *instance, bool volumes_first)
+{
+    size_t i;
+    json_t *volume, *list = json_array();
+    if (!volumes_first) {
+        json_array_extend(list, json_object_get(instance->spec, "disks"));
+    }
+    json_array_foreach((json_t *)instance->volumes, i, volume)
+    {
+        json_array_append_new(
+            list, json_sprintf("%s,format=%s", obj_text(volume, "path"), obj_text(volume, "format")));
+    }
+    if (volumes_first) {
+        json_array_extend(list, json_object_get(instance->spec, "disks"));
+    }
+    return list;
+}
+
+static void add_texts(struct args *args, const char *option, json_t *texts)
+{
+    size_t i;
+    json_t *text;
+    json_array_foreach(texts, i, text)
+    {
+        add_fmt(args, "--%s=%s", option, json_string_value(text));
+    }
+    json_decref(texts);
+}
+
+static int vm_apply(const struct driver_instance *instance, struct fault *fault)
+{
+    json_t *disks = disk_texts(instance, false), *nics = nic_texts(instance);
+    int rc = live_apply_machine(instance, disks, nics, fault);
+    json_decref(disks);
+    json_decref(nics);
+    return rc;
 }
 
 /* What belongs to this run; the rest a saved machine brings along. */
@@ -190,14 +223,9 @@ static void machine_args(const struct driver_instance *instance, struct args *ar
     add_text(args, "kernel", spec, "kernel");
     add_list(args, "initrd", spec, "initrds");
     add_append(args, spec);
-    if (volumes_first) {
-        add_volumes(args, instance->volumes);
-    }
-    add_list(args, "disk", spec, "disks");
-    if (!volumes_first) {
-        add_volumes(args, instance->volumes);
-    }
-    add_networks(args, instance);
+    add_texts(args, "disk", disk_texts(instance, volumes_first));
+    add_texts(args, "net", nic_texts(instance));
+    add_fmt(args, "--balloon");
     add_list(args, "publish", spec, "publish");
     add_list(args, "share", spec, "shares");
     add_text(args, "rng", spec, "rng");
@@ -254,5 +282,6 @@ const struct driver_ops driver_vm = {
     .resume = driver_control_resume,
     .stats = driver_control_stats,
     .attach = driver_control_attach,
+    .apply = vm_apply,
     .remove = driver_control_remove,
 };

@@ -36,6 +36,7 @@ enum field_flag {
     F_HOST = 16,     /* names the host's files or devices: administrators only */
     F_SECRET = 32,   /* never goes out */
     F_NULLABLE = 64, /* may be absent in what goes out */
+    F_LIVE = 128,    /* with F_RESTART: a running machine may take the change at once (live.c) */
 };
 
 struct object_type;

@@ -174,6 +174,8 @@ static int record_running(struct core *core, const char *name, pid_t pid, const 
         obj_set_int(spec, "pid", pid);
         obj_set_int(spec, "saved_bytes", 0);
         json_object_set_new(spec, "after_restart", json_false());
+        json_object_set_new(spec, "must_restart", json_false());
+        json_object_del(spec, "applying");
         if (strcmp(who, "restart-policy") != 0) {
             obj_set_int(spec, "restarts", 0);
         }

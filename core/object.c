@@ -195,17 +195,21 @@ int instance_link(struct core *core, const json_t *instance, struct fault *fault
                : 0;
 }
 
-/* Applies a merge patch (RFC 7396) of one level; says whether something needs a restart. */
-static bool apply(const struct object_type *type, json_t *object, const json_t *patch)
+/* Applies a merge patch (RFC 7396) of one level; says what needs a restart (CHANGES_RESTART), or may be had
+ * without (CHANGES_LIVE). */
+enum { CHANGES_RESTART = 1, CHANGES_LIVE = 2 };
+static unsigned apply(const struct object_type *type, json_t *object, const json_t *patch)
 {
-    bool restart = false;
+    unsigned restart = 0;
     const char *key;
     json_t *value;
     json_object_foreach((json_t *)patch, key, value)
     {
         const struct field *field = field_find(type, key, strlen(key));
         bool same = json_equal(value, json_object_get(object, key));
-        restart |= field && (field->flags & F_RESTART) && !same;
+        if (field && (field->flags & F_RESTART) && !same) {
+            restart |= field->flags & F_LIVE ? CHANGES_LIVE : CHANGES_RESTART;
+        }
         if (json_is_null(value) && field && field->def) { /* absence is the default */
             json_object_set_new(object, key, json_loads(field->def, JSON_DECODE_ANY, NULL));
         } else if (json_is_null(value)) {
@@ -217,7 +221,21 @@ static bool apply(const struct object_type *type, json_t *object, const json_t *
     return restart;
 }
 
-static int change_instance(struct core *core, json_t *object, bool restart, struct fault *fault)
+/* Part of the change's transaction. */
+static int add_apply_job(struct core *core, json_t *object, const char *who, char *ret_job,
+                         struct fault *fault)
+{
+    json_t *args = json_pack("{s:I}", "changes", (json_int_t)obj_int(object, "changes"));
+    int rc = job_add(core, &job_instance_apply, &model_instance, obj_text(object, "name"), who, args, ret_job,
+                     fault);
+    if (rc == 0) {
+        obj_set_text(object, "applying", ret_job);
+    }
+    return rc;
+}
+
+static int change_instance(struct core *core, json_t *object, unsigned restart, const char *who,
+                           char *ret_job, struct fault *fault)
 {
     const char *state = obj_text(object, "state");
     if (strcmp(state, "creating") == 0 || strcmp(state, "deleting") == 0) {
@@ -226,6 +244,9 @@ static int change_instance(struct core *core, json_t *object, bool restart, stru
     }
     if (restart && strcmp(state, "stopped") != 0 && strcmp(state, "failed") != 0) {
         json_object_set_new(object, "after_restart", json_true());
+        if (restart & CHANGES_RESTART) {
+            json_object_set_new(object, "must_restart", json_true());
+        }
     }
     const struct driver_ops *ops = driver_find(obj_text(object, "kind"));
     instance_kind_defaults(object);
@@ -233,21 +254,29 @@ static int change_instance(struct core *core, json_t *object, bool restart, stru
                                                      obj_text(object, "name"), fault) < 0) {
         return -1;
     }
-    return instance_link(core, object, fault);
+    if (instance_link(core, object, fault) < 0) {
+        return -1;
+    }
+    if (restart) {
+        obj_set_int(object, "changes", obj_int(object, "changes") + 1);
+    }
+    bool live = (restart & CHANGES_LIVE) && ops->apply && strcmp(state, "running") == 0;
+    return live ? add_apply_job(core, object, who, ret_job, fault) : 0;
 }
 
 int object_change(struct core *core, const struct object_type *type, const char *name, const json_t *patch,
                   uint64_t expected, const struct caller *caller, json_t **ret_object, struct fault *fault)
 {
     json_t *object = NULL;
+    char job[24] = "";
     if (begin(core, fault) < 0) {
         return -1;
     }
     int rc = object_get(core, type, name, &object, NULL, fault);
     if (rc == 0) {
-        bool restart = apply(type, object, patch);
+        unsigned restart = apply(type, object, patch);
         if (type == &model_instance) {
-            rc = change_instance(core, object, restart, fault);
+            rc = change_instance(core, object, restart, caller->name, job, fault);
         } else if (type == &model_schedule) {
             rc = schedule_changed(core, object, fault);
         }
@@ -258,6 +287,11 @@ int object_change(struct core *core, const struct object_type *type, const char 
         rc = object_put(core, type, object, expected, event, caller->name, fault);
     }
     rc = end(core, rc, fault);
+    if (job[0] && rc < 0) {
+        job_forget(core, job);
+    } else if (job[0]) {
+        job_kick(core);
+    }
     if (rc == 0 && ret_object) {
         *ret_object = object;
     } else {

@@ -41,6 +41,8 @@ struct device_ops {
      * loaded: lines are not raised anew, as each device saves what it sees of its inputs. NULL: there is
      * nothing to save. */
     void (*state)(struct device *dev, struct state *s);
+    /* Machines were saved before this device existed: without its section it stays as reset has left it. */
+    bool newer;
 };
 
 struct device {

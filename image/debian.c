@@ -47,6 +47,13 @@ static const char host_keys_unit[] =
     "{ rm -f /etc/ssh/ssh_host_* && ssh-keygen -A && cp /etc/machine-id /etc/ssh/.host-keys-of; }'\n\n"
     "[Install]\nWantedBy=ssh.service\n";
 
+/* The host's clock, which ptp_kvm shows as a PTP clock: Linux takes whole seconds from the RTC, and stands
+ * still while the machine is saved. Where there is no such clock chrony stays off. */
+static const char chrony_file[] =
+    "# The host's clock (module ptp_kvm); steps after the machine stood still.\n"
+    "refclock PHC /dev/ptp_kvm poll 1 dpoll 0 trust prefer\nmakestep 0.01 -1\n";
+static const char chrony_condition[] = "[Unit]\nConditionPathExists=/dev/ptp_kvm\n";
+
 /* The same on every disk. */
 static const struct tree_entry fixed_entries[] = {
     /* Empty: systemd makes one at the first boot (machine-id(5)). */
@@ -54,6 +61,9 @@ static const struct tree_entry fixed_entries[] = {
     {"etc/resolv.conf", S_IFLNK | 0777, "../run/systemd/resolve/stub-resolv.conf"},
     {"etc/default/locale", S_IFREG | 0644, "LANG=C.UTF-8\n"},
     {"etc/systemd/network/80-ethernet.network", S_IFREG | 0644, network_file},
+    {"etc/modules-load.d/ptp_kvm.conf", S_IFREG | 0644, "ptp_kvm\n"},
+    {"etc/chrony/conf.d/host.conf", S_IFREG | 0644, chrony_file},
+    {UNIT "chrony.service.d/host.conf", S_IFREG | 0644, chrony_condition},
     {UNIT "ssh-host-keys.service", S_IFREG | 0644, host_keys_unit},
     {UNIT "ssh.service.wants/ssh-host-keys.service", S_IFLNK | 0777, "/" UNIT "ssh-host-keys.service"},
     {UNIT "getty.target.wants/serial-getty@ttyS0.service", S_IFLNK | 0777, LIB_UNIT "serial-getty@.service"},

@@ -13,7 +13,7 @@
  * network. */
 #define PACKAGES                                                                                             \
     "systemd-sysv,udev,dbus,libpam-systemd,systemd-resolved,libnss-resolve,initramfs-tools,kmod,e2fsprogs,"  \
-    "openssh-server,iproute2,iputils-ping,netbase,procps,less,nano,ca-certificates"
+    "openssh-server,iproute2,iputils-ping,netbase,procps,less,nano,ca-certificates,chrony"
 #define ARGS_MAX 24u
 
 static const char *kernel_package(const char *kernel)

@@ -4,6 +4,7 @@
 
 #include "base/util.h"
 #include "dev/legacy/watchdog.h"
+#include "dev/pci/hotplug.h"
 #include "vm/aml.h"
 
 #define TABLE_ALIGN 64 /* what the FACS needs; the others need less */
@@ -214,6 +215,72 @@ static void dsdt_cpus(struct aml *aml, unsigned cpus)
     }
 }
 
+static void slot_name(unsigned slot, char name[5])
+{
+    const char digits[] = "0123456789ABCDEF";
+    const char made[5] = {'S', '0', digits[slot >> 4 & 15], digits[slot & 15], '\0'};
+    memcpy(name, made, sizeof(made));
+}
+
+/* Each slot as a device that can be ejected, and the methods that tell the guest what changed (5.6.6: 1 is a
+ * device check, 3 an ejection request). */
+static void dsdt_slots(struct aml *aml, const struct acpi_config *config)
+{
+    static const char *const registers[] = {"PCUP", "PCDN", "PCEJ"};
+    char name[5];
+    aml_io_region(aml, "HPOR", config->hotplug_port, 12);
+    aml_dword_fields(aml, "HPOR", registers, ARRAY_SIZE(registers));
+    for (unsigned slot = 1; slot < config->pci_slots; slot++) {
+        slot_name(slot, name);
+        aml_device(aml, name);
+        aml_name(aml, "_ADR");
+        aml_int(aml, (uint64_t)slot << 16);
+        aml_name(aml, "_SUN");
+        aml_int(aml, slot);
+        aml_method(aml, "_EJ0", 1);
+        aml_store(aml);
+        aml_int(aml, BIT(slot));
+        aml_ref(aml, "PCEJ");
+        aml_close(aml);
+        aml_close(aml);
+    }
+    aml_method(aml, "PCNT", 2);
+    for (unsigned slot = 1; slot < config->pci_slots; slot++) {
+        slot_name(slot, name);
+        aml_if_arg0_bits(aml, BIT(slot));
+        aml_notify(aml);
+        aml_ref(aml, name);
+        aml_arg(aml, 1);
+        aml_close(aml);
+    }
+    aml_close(aml);
+}
+
+/* Reads a register, clears what it said, and tells the slots. */
+static void dsdt_tell(struct aml *aml, const char *reg, unsigned value)
+{
+    aml_store(aml);
+    aml_ref(aml, reg);
+    aml_local(aml, 0);
+    aml_store(aml);
+    aml_local(aml, 0);
+    aml_ref(aml, reg);
+    aml_ref(aml, "\\_SB_.PCI0.PCNT");
+    aml_local(aml, 0);
+    aml_int(aml, value);
+}
+
+static void dsdt_events(struct aml *aml)
+{
+    const char name[] = {'_', 'E', '0', '0' + PCI_HOTPLUG_GPE, '\0'};
+    aml_scope(aml, "\\_GPE");
+    aml_method(aml, name, 0);
+    dsdt_tell(aml, "\\_SB_.PCI0.PCUP", 1);
+    dsdt_tell(aml, "\\_SB_.PCI0.PCDN", 3);
+    aml_close(aml);
+    aml_close(aml);
+}
+
 /* The configuration window as a motherboard resource, where guests look before they trust the MCFG; and the
  * bridge with what it decodes and where its slots' INTA lines go (6.2.13). */
 static void dsdt_pci(struct aml *aml, const struct acpi_config *config)
@@ -248,6 +315,9 @@ static void dsdt_pci(struct aml *aml, const struct acpi_config *config)
         aml_close(aml);
     }
     aml_close(aml);
+    if (config->hotplug_port) {
+        dsdt_slots(aml, config);
+    }
     aml_close(aml);
 }
 
@@ -292,6 +362,9 @@ static uint32_t build_dsdt(struct builder *b)
         dsdt_pci(&aml, config);
         aml_close(&aml);
     }
+    if (config->hotplug_port) {
+        dsdt_events(&aml);
+    }
     size_t bytes = aml_finish(&aml);
     if (bytes == 0) {
         b->failed = true;
@@ -334,6 +407,11 @@ static uint32_t build_fadt(struct builder *b)
         .x_pm1a_evt = io_gas(config->pm1a_event_port, 4),
         .x_pm1a_cnt = io_gas(config->pm1a_control_port, 2),
     };
+    if (config->gpe0_port) { /* half of it status, half enable: 4.8.4.1 */
+        fadt.gpe0 = config->gpe0_port;
+        fadt.gpe0_len = 4;
+        fadt.x_gpe0 = io_gas(config->gpe0_port, 4);
+    }
     if (config->reset_port) {
         fadt.reset_reg = io_gas(config->reset_port, 1);
     }

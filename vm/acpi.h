@@ -30,6 +30,8 @@ struct acpi_config {
     /* The PCI bridge, with one bus; slot s interrupts by pin pci_intx_base + s % 4. pci_ecam_base 0: none. */
     uint32_t pci_ecam_base, pci_window_base, pci_window_bytes;
     unsigned pci_slots, pci_intx_base;
+    /* dev/pci/hotplug.h: its event block, and its registers behind that. 0: slots can't change. */
+    uint16_t gpe0_port, hotplug_port;
     uint16_t panic_port;    /* QEMU0001, as Linux's pvpanic driver knows it */
     uint16_t watchdog_port; /* dev/legacy/watchdog.h */
 };

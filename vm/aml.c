@@ -17,11 +17,19 @@
 #define OP_EXT_REGION  0x80
 #define OP_EXT_FIELD   0x81
 #define OP_EXT_DEVICE  0x82
+#define OP_LOCAL0      0x60
 #define OP_ARG0        0x68
 #define OP_STORE       0x70
+#define OP_AND         0x7b
+#define OP_NOTIFY      0x86
+#define OP_IF          0xa0
 #define OP_RETURN      0xa4
+#define OP_MULTI_NAME  0x2f
 #define SPACE_IO       0x01
 #define FIELD_BYTE_ACC 0x01 /* byte access, no lock, preserve */
+#define FIELD_DWORD    0x43 /* double word access, no lock, other bits are written as zeros */
+#define SEG_BYTES      4u
+#define SEGS_MAX       4u
 
 #define PKG_LENGTH_BYTES 2
 #define PKG_LENGTH_MAX   0xfff
@@ -47,9 +55,27 @@ static void put_le(struct aml *aml, uint64_t v, unsigned bytes)
     put(aml, &v, bytes);
 }
 
+/* 20.2.2: "\\_SB_.PCI0.PCUP", each segment of four characters. */
+static void put_path(struct aml *aml, const char *path)
+{
+    size_t segs = strlen(path) / (SEG_BYTES + 1);
+    if (path[0] != '\\' || strlen(path) % (SEG_BYTES + 1) != 0 || segs < 2 || segs > SEGS_MAX) {
+        aml->failed = true;
+        return;
+    }
+    put8(aml, '\\');
+    put8(aml, OP_MULTI_NAME);
+    put8(aml, (unsigned)segs);
+    for (size_t i = 0; i < segs; i++) {
+        put(aml, path + 1 + i * (SEG_BYTES + 1), SEG_BYTES);
+    }
+}
+
 static void put_name(struct aml *aml, const char *name)
 {
-    if (strcmp(name, "\\") == 0) {
+    if (strchr(name, '.')) {
+        put_path(aml, name);
+    } else if (strcmp(name, "\\") == 0) {
         put(aml, "\\\0", 2); /* root, then a null name */
     } else if (name[0] == '\\' && strlen(name) == 5) {
         put(aml, name, 5);
@@ -291,4 +317,54 @@ void aml_store_arg0(struct aml *aml, const char *name)
     put8(aml, OP_STORE);
     put8(aml, OP_ARG0);
     put_name(aml, name);
+}
+
+/* 20.2.5.2: an operation region's field is a list of names with their width in bits. */
+void aml_dword_fields(struct aml *aml, const char *region, const char *const *fields, unsigned count)
+{
+    put8(aml, OP_EXT);
+    put8(aml, OP_EXT_FIELD);
+    open_object(aml);
+    put_name(aml, region);
+    put8(aml, FIELD_DWORD);
+    for (unsigned i = 0; i < count; i++) {
+        put_name(aml, fields[i]);
+        put8(aml, 32);
+    }
+    aml_close(aml);
+}
+
+void aml_ref(struct aml *aml, const char *name)
+{
+    put_name(aml, name);
+}
+
+void aml_arg(struct aml *aml, unsigned n)
+{
+    put8(aml, OP_ARG0 + (n & 7));
+}
+
+void aml_local(struct aml *aml, unsigned n)
+{
+    put8(aml, OP_LOCAL0 + (n & 7));
+}
+
+void aml_store(struct aml *aml)
+{
+    put8(aml, OP_STORE);
+}
+
+void aml_notify(struct aml *aml)
+{
+    put8(aml, OP_NOTIFY);
+}
+
+void aml_if_arg0_bits(struct aml *aml, uint32_t bits)
+{
+    put8(aml, OP_IF);
+    open_object(aml);
+    put8(aml, OP_AND);
+    put8(aml, OP_ARG0);
+    aml_int(aml, bits);
+    put8(aml, 0); /* no target: 20.2.5.4 */
 }

@@ -57,6 +57,21 @@ void aml_resource_bus(struct aml *aml, uint16_t first, uint16_t last);
 void aml_resource_window32(struct aml *aml, uint32_t base, uint32_t bytes);
 void aml_resources_end(struct aml *aml);
 
+/* Field (NAME, DWordAcc, NoLock, WriteAsZeros) with fields of 32 bits, from the region's beginning on. */
+void aml_dword_fields(struct aml *aml, const char *region, const char *const *fields, unsigned count);
+
+/* Operands, and the operations that take those added next: Store (<from>, <to>), Notify (<object>, <value>).
+ * A name that is a method is a call, with its arguments added next. Names of several segments begin at the
+ * root:
+ * "\\_SB_.PCI0.PCUP". */
+void aml_ref(struct aml *aml, const char *name);
+void aml_arg(struct aml *aml, unsigned n);
+void aml_local(struct aml *aml, unsigned n);
+void aml_store(struct aml *aml);
+void aml_notify(struct aml *aml);
+/* If (And (Arg0, bits)) { ... }; closed by aml_close. */
+void aml_if_arg0_bits(struct aml *aml, uint32_t bits);
+
 /* Return (<named object>); Store (Arg0, <named field>). */
 void aml_return_name(struct aml *aml, const char *name);
 void aml_store_arg0(struct aml *aml, const char *name);

@@ -15,8 +15,8 @@ struct channel_stream {
 
 struct channel {
     uv_async_t async;
-    size_t (*input)(void *opaque, const uint8_t *bytes, size_t len);
-    void *opaque;
+    struct channel_config config;
+    bool attended, closing;
     pthread_mutex_t lock; /* of ring and written */
     uint64_t written;
     uint8_t ring[CHANNEL_BYTES];
@@ -26,13 +26,35 @@ struct channel {
 static size_t on_input(void *opaque, const uint8_t *bytes, size_t len)
 {
     const struct channel_stream *stream = opaque;
-    return stream->channel->input(stream->channel->opaque, bytes, len);
+    const struct channel_config *config = &stream->channel->config;
+    return config->input(config->opaque, bytes, len);
+}
+
+bool channel_attended(const struct channel *channel)
+{
+    bool any = false;
+    for (unsigned i = 0; i < CHANNEL_STREAMS; i++) {
+        any |= channel->streams[i].stream != NULL;
+    }
+    return any;
+}
+
+static void update_attended(struct channel *channel)
+{
+    bool attended = channel_attended(channel);
+    if (attended != channel->attended) {
+        channel->attended = attended;
+        if (channel->config.attended && !channel->closing) {
+            channel->config.attended(channel->config.opaque, attended);
+        }
+    }
 }
 
 static void on_closed(void *opaque)
 {
     struct channel_stream *stream = opaque;
     stream->stream = NULL;
+    update_attended(stream->channel);
 }
 
 /* What the stream has not got yet, and the ring still has. */
@@ -61,18 +83,16 @@ static void on_async(uv_async_t *async)
     }
 }
 
-struct channel *channel_new(uv_loop_t *loop, size_t (*input)(void *opaque, const uint8_t *bytes, size_t len),
-                            void *opaque)
+struct channel *channel_new(const struct channel_config *config)
 {
     struct channel *channel = calloc(1, sizeof(*channel));
-    if (channel && uv_async_init(loop, &channel->async, on_async) < 0) {
+    if (channel && uv_async_init(config->loop, &channel->async, on_async) < 0) {
         free(channel);
         return NULL;
     }
     if (channel) {
         channel->async.data = channel;
-        channel->input = input;
-        channel->opaque = opaque;
+        channel->config = *config;
         pthread_mutex_init(&channel->lock, NULL);
         for (unsigned i = 0; i < CHANNEL_STREAMS; i++) {
             channel->streams[i].channel = channel;
@@ -93,6 +113,7 @@ void channel_free(struct channel *channel)
     if (!channel) {
         return;
     }
+    channel->closing = true;
     for (unsigned i = 0; i < CHANNEL_STREAMS; i++) {
         if (channel->streams[i].stream) {
             send_news(&channel->streams[i]);
@@ -130,13 +151,15 @@ void channel_attach(struct channel *channel, struct control_call *call)
         struct channel_stream *stream = &channel->streams[i];
         if (!stream->stream) {
             stream->sent = 0;
-            stream->stream = control_attach(call, json_pack("{s:s}", "channel", "serial"), &ops, stream);
+            stream->stream =
+                control_attach(call, json_pack("{s:s}", "channel", channel->config.name), &ops, stream);
             if (stream->stream) {
                 send_news(stream);
             }
+            update_attended(channel);
             return;
         }
     }
-    control_fail(call, "busy", "detach one", "%u clients are attached to the serial port already",
-                 CHANNEL_STREAMS);
+    control_fail(call, "busy", "detach one", "%u clients are attached to '%s' already", CHANNEL_STREAMS,
+                 channel->config.name);
 }

@@ -32,16 +32,19 @@ const struct option_spec vm_options[] = {
     OPT("cpu-model", OPTION_STRING, cpu_model, 0, 0, "NAME",
         "what the guest's CPUID offers: host, x86-64-v2, x86-64-v3\n(default: host)"),
     OPT("code-cache", OPTION_SIZE, code_cache_bytes, 256 * KiB, 256 * MiB, "SIZE",
-        "how much translated code each virtual CPU may keep, with bt\n(default: 32M)"),
+        "how much translated code each virtual CPU may keep, with bt\n(default: 24M; 16M for each of "
+        "several)"),
     OPT("eager", OPTION_FLAG, eager, 0, 0, NULL, "with bt: translate all code as what runs often, for tests"),
     OPT("serial", OPTION_STRING, serial, 0, 0, "WHERE",
         "the first serial port: stdio, none, or a file to write to\n"
         "(default: stdio; none with --console stdio)"),
     OPT("console", OPTION_STRING, console, 0, 0, "WHERE",
         "a virtio console (/dev/hvc0): stdio, unix:PATH for a socket to listen\n"
-        "on, or a file to write to; with --append console=hvc0 it is Linux's"),
+        "on, control for 'fonda vm console' alone, or a file to write to; with --append console=hvc0 it is "
+        "Linux's"),
     OPT("port", OPTION_LIST, ports, 0, 0, "PORT",
-        "a channel to the host: NAME=unix:PATH, where a socket listens; there:\n"
+        "a channel to the host: NAME=unix:PATH, where a socket listens, or\n"
+        "NAME=control, for 'fonda vm console' alone; there:\n"
         "/dev/virtio-ports/NAME, such as --port org.qemu.guest_agent.0=unix:qga"),
     OPT("disk", OPTION_LIST, disks, 0, 0, "FILE",
         "a disk: FILE[,format=raw|qcow2][,serial=TEXT][,readonly]\n"

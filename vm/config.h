@@ -21,7 +21,7 @@ struct vm_config {
     uint64_t cpus;
     const char *engine;
     const char *cpu_model;
-    uint64_t code_cache_bytes; /* 0: the engine's default */
+    uint64_t code_cache_bytes; /* for each vCPU; 0: a default by their number */
     bool eager;
     const char *serial;                              /* "stdio", "none", or a file's path */
     struct option_list disks, nics, publish, shares; /* texts for vm/device_options.h and net/user.h */
@@ -39,6 +39,7 @@ struct vm_config {
     bool gdb_wait;
     const char *control, *name; /* the control socket's path; or a name that stands for one (vm/rundir.h) */
     const char *restore;        /* a saved machine's file */
+    const char *device_changes; /* no option: of the saved machine (vm/hotplug.h); NULL: none */
     int argc;                   /* the arguments as they were given, behind the program's name */
     char **argv;
     uint64_t tsc_hz;        /* no option: of the saved machine, 0 otherwise */

@@ -254,10 +254,14 @@ int console_options_parse(const char *text, struct port_options *ret, struct err
         ret->kind = PORT_TERMINAL;
         return 0;
     }
+    if (strcmp(text, "control") == 0) {
+        ret->kind = PORT_CONTROL;
+        return 0;
+    }
     bool is_unix = strncmp(text, "unix:", 5) == 0;
     const char *path = is_unix ? text + 5 : text;
     if (!path[0] || strlen(path) >= sizeof(ret->path)) {
-        return err_set(err, -EINVAL, "'%s' is not stdio, a file, or unix:PATH", text);
+        return err_set(err, -EINVAL, "'%s' is not stdio, control, a file, or unix:PATH", text);
     }
     ret->kind = is_unix ? PORT_UNIX : PORT_FILE;
     strcpy(ret->path, path);
@@ -269,12 +273,17 @@ int port_options_parse(const char *text, struct port_options *ret, struct err *e
     static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
     memset(ret, 0, sizeof(*ret));
     size_t len = strspn(text, allowed);
+    if (len > 0 && len < sizeof(ret->name) && strcmp(text + len, "=control") == 0) {
+        memcpy(ret->name, text, len);
+        ret->kind = PORT_CONTROL;
+        return 0;
+    }
     if (len == 0 || len >= sizeof(ret->name) || strncmp(text + len, "=unix:", 6) != 0 || !text[len + 6] ||
         strlen(text + len + 6) >= sizeof(ret->path)) {
-        return err_set(
-            err, -EINVAL,
-            "'%s' is not NAME=unix:PATH, with a name of up to %u letters, digits, '.', '_' and '-'", text,
-            PORT_NAME_BYTES - 1);
+        return err_set(err, -EINVAL,
+                       "'%s' is not NAME=unix:PATH or NAME=control, with a name of up to %u letters, digits, "
+                       "'.', '_' and '-'",
+                       text, PORT_NAME_BYTES - 1);
     }
     memcpy(ret->name, text, len);
     ret->kind = PORT_UNIX;

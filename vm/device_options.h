@@ -23,7 +23,9 @@ struct disk_options {
     enum blk_cache cache;
     enum blk_error_policy on_error;
     struct blk_throttle_limits throttle;
-    bool ephemeral; /* of the whole machine: --ephemeral */
+    bool ephemeral;                    /* of the whole machine: --ephemeral */
+    const struct blk_open_file *files; /* not of the text: what somebody has opened for us */
+    unsigned file_count;
 };
 
 enum nic_kind { NIC_NONE, NIC_USER, NIC_TAP, NIC_WIRE };
@@ -42,7 +44,12 @@ struct share_options {
     bool read_only;
 };
 
-enum port_kind { PORT_TERMINAL, PORT_FILE, PORT_UNIX };
+enum port_kind {
+    PORT_TERMINAL,
+    PORT_FILE,
+    PORT_UNIX,
+    PORT_CONTROL /* clients of the control socket alone */
+};
 
 struct port_options {
     char name[PORT_NAME_BYTES]; /* "": a console */

@@ -23,30 +23,13 @@
 #include "net/user.h"
 #include "net/wire.h"
 #include "vm/device_options.h"
+#include "vm/devices_int.h"
 #include "vm/disk.h"
 #include "vm/machine.h"
 #include "vm/pc.h"
 #include "vm/seed.h"
 
 #define DISK_QUEUES_MAX 4u
-
-struct devices {
-    const struct vm_config *config;
-    uv_loop_t *loop;
-    struct mem *mem;
-    struct machine *machine;
-    uv_async_t async;
-    uv_timer_t stats;
-    struct blk_loop *blk_loop; /* NULL: no disks */
-    uv_poll_t blk_poll;
-    const struct ports_terminal *terminal; /* while devices are made */
-    struct ports *ports;                   /* NULL: no virtio console */
-    struct vdev *balloon;                  /* NULL: none; else stats is running */
-    unsigned handles;
-    unsigned count, disk_count;
-    struct vdev *vdevs[PCI_SLOTS];
-    struct vblk_backend *disks[PCI_SLOTS];
-};
 
 /* Any thread. */
 static void on_wake(void *opaque)
@@ -62,24 +45,27 @@ static void on_async(uv_async_t *async)
         blk_loop_plug(devices->blk_loop); /* requests of all queues go to the host together */
     }
     for (unsigned i = 0; i < devices->count; i++) {
-        if (atomic_load(&devices->vdevs[i]->run_wanted)) {
-            vdev_run(devices->vdevs[i]);
+        if (atomic_load(&devices->all[i].vdev->run_wanted)) {
+            vdev_run(devices->all[i].vdev);
         }
     }
     if (devices->blk_loop) {
         blk_loop_unplug(devices->blk_loop);
     }
+    devices_take_ejected(devices);
 }
 
 /* Takes dev over. */
-static int add(struct devices *devices, struct vdev *dev, struct err *err)
+int devices_add(struct devices *devices, struct vdev *dev, enum device_kind kind, const char *id,
+                unsigned slot, struct err *err)
 {
+    struct pc *pc = machine_pc(devices->machine);
     if (!dev) {
         return err && err->code ? err->code : -ENOMEM;
     }
     unsigned index = 0; /* among its kind */
     for (unsigned i = 0; i < devices->count; i++) {
-        index += devices->vdevs[i]->ops->id == dev->ops->id;
+        index += devices->all[i].vdev->ops->id == dev->ops->id;
     }
     for (unsigned i = 0; i < devices->config->withheld.count; i++) {
         (void)vfeat_withhold(dev, index, devices->config->withheld.values[i],
@@ -87,16 +73,44 @@ static int add(struct devices *devices, struct vdev *dev, struct err *err)
     }
     dev->wake = on_wake;
     dev->wake_opaque = devices;
-    struct virtio_pci *vp = virtio_pci_new(pc_pci(machine_pc(devices->machine)), dev, err);
+    struct virtio_pci *vp = virtio_pci_new_at(pc_pci(pc), dev, slot, err);
     if (!vp) {
         return -ENOSPC;
     }
-    if (!pc_add_device(machine_pc(devices->machine), virtio_pci_device(vp))) {
+    if (devices->count == PCI_SLOTS || !pc_add_device(pc, virtio_pci_device(vp))) {
         virtio_pci_device(vp)->ops->free(virtio_pci_device(vp));
         return err_set(err, -ENOSPC, "the machine has too many devices");
     }
-    devices->vdevs[devices->count++] = dev;
+    struct machine_device *one = &devices->all[devices->count++];
+    *one = (struct machine_device){.kind = kind, .vdev = dev, .vp = vp, .slot = slot};
+    snprintf(one->id, sizeof(one->id), "%s", id);
     return 0;
+}
+
+/* At start-up every device has the next slot, in the order of the options. */
+static int add(struct devices *devices, struct vdev *dev, struct err *err)
+{
+    return devices_add(devices, dev, DEVICE_OTHER, dev ? dev->ops->name : "", devices->next_slot++, err);
+}
+
+/* The next disk's or NIC's name. False: it was unplugged before the machine was saved, and its slot is empty.
+ */
+static bool take_place(struct devices *devices, enum device_kind kind, char *id)
+{
+    snprintf(id, DEVICE_ID_MAX + 1, "%s%u", device_kind_name(kind), devices->named[kind]++);
+    if (devices->unplugged & BIT(devices->next_slot % PCI_SLOTS)) {
+        devices->next_slot++;
+        return false;
+    }
+    return true;
+}
+
+/* What the newest device was made of. */
+static int keep_text(struct devices *devices, const char *text, struct err *err)
+{
+    char *copy = strdup(text);
+    devices->all[devices->count - 1].text = copy;
+    return copy ? 0 : err_sys(err, -ENOMEM, "cannot make the devices");
 }
 
 static int make_rng(struct devices *devices, struct err *err)
@@ -110,7 +124,7 @@ static void on_block(uv_poll_t *poll, int status, int events)
     blk_loop_poll(devices->blk_loop, 0);
 }
 
-static int open_block_loop(struct devices *devices, struct err *err)
+int devices_open_blocks(struct devices *devices, struct err *err)
 {
     if (devices->blk_loop) {
         return 0;
@@ -124,9 +138,10 @@ static int open_block_loop(struct devices *devices, struct err *err)
     return rc;
 }
 
-static int make_disk(struct devices *devices, const struct disk_options *options, struct err *err)
+int devices_make_disk(struct devices *devices, const struct disk_options *options, const char *id,
+                      unsigned slot, struct err *err)
 {
-    int rc = open_block_loop(devices, err);
+    int rc = devices_open_blocks(devices, err);
     if (rc < 0) {
         return rc;
     }
@@ -141,9 +156,9 @@ static int make_disk(struct devices *devices, const struct disk_options *options
         .queues = (unsigned)MIN(devices->config->cpus, DISK_QUEUES_MAX),
         .serial = options->serial[0] ? options->serial : NULL,
     };
-    rc = add(devices, vblk_new(&config, err), err);
+    rc = devices_add(devices, vblk_new(&config, err), DEVICE_DISK, id, slot, err);
     if (rc == 0) {
-        devices->disks[devices->disk_count++] = backend;
+        devices->all[devices->count - 1].disk = backend;
     }
     return rc;
 }
@@ -153,9 +168,14 @@ static int make_disks(struct devices *devices, struct err *err)
     int rc = 0;
     for (unsigned i = 0; i < devices->config->disks.count && rc == 0; i++) {
         struct disk_options options;
+        char id[DEVICE_ID_MAX + 1];
+        if (!take_place(devices, DEVICE_DISK, id)) {
+            continue;
+        }
         rc = disk_options_parse(devices->config->disks.values[i], &options, err);
         options.ephemeral = devices->config->ephemeral && !options.read_only;
-        rc = rc ? rc : make_disk(devices, &options, err);
+        rc = rc ? rc : devices_make_disk(devices, &options, id, devices->next_slot++, err);
+        rc = rc ? rc : keep_text(devices, devices->config->disks.values[i], err);
     }
     return rc;
 }
@@ -170,7 +190,7 @@ static int make_seed(struct devices *devices, struct err *err)
     }
     auto_close int fd = seed_make(config->user_data, config->meta_data, err);
     snprintf(options.path, sizeof(options.path), "/proc/self/fd/%d", fd);
-    return fd < 0 ? fd : make_disk(devices, &options, err);
+    return fd < 0 ? fd : devices_make_disk(devices, &options, "seed", devices->next_slot++, err);
 }
 
 /* Fonda's own locally administered prefix, and three random bytes. */
@@ -193,18 +213,28 @@ static struct net_port *make_port(struct devices *devices, const struct nic_opti
     return NULL;
 }
 
-static int make_nic(struct devices *devices, const struct nic_options *options,
-                    const struct net_forward *forwards, unsigned count, struct err *err)
+int devices_make_nic(struct devices *devices, const struct nic_options *options, struct net_port *port,
+                     const char *id, unsigned slot, struct err *err)
 {
     struct vnet_config config = {.mem = devices->mem,
+                                 .port = port,
                                  .mtu = (uint16_t)options->mtu,
                                  .pairs = options->pairs ? (unsigned)options->pairs : 1};
     memcpy(config.mac, options->mac, sizeof(config.mac));
+    if (!port) {
+        return err->code;
+    }
     if (!options->has_mac && make_mac(config.mac) < 0) {
+        port->ops->free(port);
         return err_set(err, -EIO, "cannot make a MAC address");
     }
-    config.port = make_port(devices, options, forwards, count, err);
-    return config.port ? add(devices, vnet_new(&config, err), err) : err->code;
+    return devices_add(devices, vnet_new(&config, err), DEVICE_NIC, id, slot, err);
+}
+
+struct net_port *devices_make_port(struct devices *devices, const struct nic_options *options,
+                                   struct err *err)
+{
+    return make_port(devices, options, NULL, 0, err);
 }
 
 /* Ports are published by the first NIC that can. */
@@ -223,10 +253,14 @@ static int make_nics(struct devices *devices, struct err *err)
     const struct option_list *nics = config->nics.count ? &config->nics : &defaults;
     for (unsigned i = 0; i < nics->count; i++) {
         struct nic_options options;
+        char id[DEVICE_ID_MAX + 1];
         int rc = nic_options_parse(nics->values[i], &options, err);
         bool user = options.kind == NIC_USER;
-        if (rc == 0 && options.kind != NIC_NONE) {
-            rc = make_nic(devices, &options, forwards, user ? count : 0, err);
+        if (rc == 0 && options.kind != NIC_NONE && take_place(devices, DEVICE_NIC, id)) {
+            rc = devices_make_nic(devices, &options,
+                                  make_port(devices, &options, forwards, user ? count : 0, err), id,
+                                  devices->next_slot++, err);
+            rc = rc ? rc : keep_text(devices, nics->values[i], err);
         }
         if (rc < 0) {
             return rc;
@@ -333,15 +367,21 @@ int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem
     devices->machine = machine;
     devices->terminal = terminal;
     devices->async.data = devices;
+    devices->next_slot = 1; /* 0 is the bridge */
+    devices_hotplug_begin(devices);
+    int rc = devices_changes_load(devices, config->device_changes, err);
+    if (rc < 0) {
+        return rc;
+    }
     *ret_devices = devices; /* also when this fails: what was made wakes it */
     for (unsigned i = 0; i < config->withheld.count; i++) {
-        int rc = vfeat_check(config->withheld.values[i], err);
+        rc = vfeat_check(config->withheld.values[i], err);
         if (rc < 0) {
             return err_prefix(err, "--virtio-without");
         }
     }
     for (size_t i = 0; i < ARRAY_SIZE(makers); i++) {
-        int rc = makers[i].make(devices, err);
+        rc = makers[i].make(devices, err);
         if (rc < 0) {
             /* an error may name another option by itself: --publish */
             return makers[i].option && strncmp(err->text, "--", 2) != 0
@@ -349,7 +389,9 @@ int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem
                        : rc;
         }
     }
-    return 0;
+    /* Inside a jail no ring can be made any more, and a disk may come later on. */
+    rc = config->control || config->name ? devices_open_blocks(devices, err) : 0;
+    return rc ? rc : devices_changes_replay(devices, err);
 }
 
 void devices_rest(struct devices *devices)
@@ -367,18 +409,27 @@ struct ports *devices_ports(struct devices *devices)
 void devices_settle(struct devices *devices)
 {
     for (unsigned i = 0; i < devices->count; i++) {
-        vdev_settle(devices->vdevs[i]);
+        vdev_settle(devices->all[i].vdev);
     }
+    devices_take_ejected(devices);
 }
 
 unsigned devices_disks(const struct devices *devices)
 {
-    return devices->disk_count;
+    unsigned disks = 0;
+    for (unsigned i = 0; i < devices->count; i++) {
+        disks += devices->all[i].kind == DEVICE_DISK;
+    }
+    return disks;
 }
 
 struct blk_node *devices_disk(struct devices *devices, unsigned index)
 {
-    return disk_node(devices->disks[index]);
+    const struct machine_device *one = devices->all;
+    while (one->kind != DEVICE_DISK || index-- > 0) {
+        one++;
+    }
+    return disk_node(one->disk);
 }
 
 struct vdev *devices_balloon(struct devices *devices)
@@ -393,13 +444,20 @@ unsigned devices_count(const struct devices *devices)
 
 struct vdev *devices_get(struct devices *devices, unsigned index)
 {
-    return devices->vdevs[index];
+    return devices->all[index].vdev;
+}
+
+const struct machine_device *devices_at(const struct devices *devices, unsigned index)
+{
+    return &devices->all[index];
 }
 
 void devices_retry(struct devices *devices)
 {
-    for (unsigned i = 0; i < devices->disk_count; i++) {
-        disk_retry(devices->disks[i]);
+    for (unsigned i = 0; i < devices->count; i++) {
+        if (devices->all[i].kind == DEVICE_DISK) {
+            disk_retry(devices->all[i].disk);
+        }
     }
 }
 
@@ -425,8 +483,8 @@ int devices_balloon_get(struct devices *devices, struct vbal_info *ret)
 int devices_nic_plug(struct devices *devices, unsigned nic, bool plugged)
 {
     for (unsigned i = 0; i < devices->count; i++) {
-        if (devices->vdevs[i]->ops->id == VIRTIO_ID_NET && nic-- == 0) {
-            vnet_set_cable(devices->vdevs[i], plugged);
+        if (devices->all[i].kind == DEVICE_NIC && nic-- == 0) {
+            vnet_set_cable(devices->all[i].vdev, plugged);
             return 0;
         }
     }
@@ -459,6 +517,7 @@ void devices_free(struct devices *devices)
 {
     if (devices) {
         ports_free(devices->ports);
+        devices_hotplug_end(devices);
         devices->handles = 1 + (devices->balloon ? 1 : 0) + (devices->blk_loop ? 1 : 0);
         if (devices->blk_loop) {
             uv_poll_stop(&devices->blk_poll);

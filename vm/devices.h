@@ -1,5 +1,6 @@
 /*
- * The virtio devices of a machine, as the options ask for them, with their back ends, on the main loop.
+ * The virtio devices of a machine, as the options ask for them, with their back ends, on the main loop. Those
+ * that come and go while it runs: hotplug.h.
  *
  * Threads: main loop. The devices belong to the machine once they are made.
  */
@@ -13,11 +14,29 @@
 #include "vm/config.h"
 #include "vm/ports.h"
 
+#define DEVICE_ID_MAX 40u
+
+enum device_kind { DEVICE_OTHER, DEVICE_DISK, DEVICE_NIC };
+
+/* A device by the name that its owner has for it: "disk0", "nic1", or one of the owner's choosing. */
+struct machine_device {
+    char id[DEVICE_ID_MAX + 1];
+    enum device_kind kind;
+    struct vdev *vdev;
+    struct virtio_pci *vp;
+    struct vblk_backend *disk; /* DEVICE_DISK */
+    unsigned slot;             /* on the bus */
+    char *text;                /* as --disk or --net has it; NULL for others */
+    bool plugged;              /* it came later; else the machine was started with it */
+};
+
 struct blk_node;
 struct devices;
 struct machine;
 struct mem;
+struct vblk_backend;
 struct vdev;
+struct virtio_pci;
 
 /* Makes the devices of config and puts them on the machine's bus. Call before vCPUs run, and pc_reset after
  * it. The loop has to outlive the machine. terminal is the console's, if it has the terminal. Errors: -EINVAL
@@ -35,9 +54,10 @@ unsigned devices_disks(const struct devices *devices);
 struct blk_node *devices_disk(struct devices *devices, unsigned index);
 /* NULL: there is none. */
 struct vdev *devices_balloon(struct devices *devices);
-/* All virtio devices, in the order in which the guest finds them. */
+/* All virtio devices, in the order in which they came. */
 unsigned devices_count(const struct devices *devices);
 struct vdev *devices_get(struct devices *devices, unsigned index);
+const struct machine_device *devices_at(const struct devices *devices, unsigned index);
 
 /* Disks try again what the host refused, such as when it has room again. */
 void devices_retry(struct devices *devices);

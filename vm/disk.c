@@ -238,6 +238,8 @@ struct vblk_backend *disk_open(uv_loop_t *loop, struct blk_loop *blk_loop, struc
         .flags = options->read_only ? 0 : BLK_OPEN_RDWR,
         .cache = options->cache,
         .throttle = options->throttle,
+        .files = options->files,
+        .file_count = options->file_count,
     };
     struct disk *disk = calloc(1, sizeof(*disk));
     if (!disk) {
@@ -266,6 +268,12 @@ struct vblk_backend *disk_open(uv_loop_t *loop, struct blk_loop *blk_loop, struc
     }
     disk_free(&disk->backend);
     return NULL;
+}
+
+int disk_set_limits(struct vblk_backend *backend, const struct blk_throttle_limits *limits)
+{
+    struct disk *disk = CONTAINER_OF(backend, struct disk, backend);
+    return blk_add_throttle(&disk->node, limits);
 }
 
 struct blk_node *disk_node(struct vblk_backend *backend)

@@ -25,6 +25,8 @@ struct vblk_backend *disk_open(uv_loop_t *loop, struct blk_loop *blk_loop, struc
                                const struct disk_options *options, struct err *err);
 /* Tries now what waits for the host, such as when somebody says that there is room. */
 void disk_retry(struct vblk_backend *backend);
+/* New limits from now on; all 0: none. Errors: -ENOMEM. */
+int disk_set_limits(struct vblk_backend *backend, const struct blk_throttle_limits *limits);
 /* The image, for snapshots and facts. Belongs to the backend. */
 struct blk_node *disk_node(struct vblk_backend *backend);
 

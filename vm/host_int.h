@@ -19,6 +19,7 @@
 #define HOST_END_SIGNALS 3u
 
 struct channel;
+struct leaving;
 struct control;
 struct saving;
 struct restoring;
@@ -58,6 +59,7 @@ struct host {
 
     struct control *control;     /* NULL: no --control */
     struct channel *channel;     /* the same */
+    struct leaving *leaving;     /* devices whose going somebody waits for (device_methods.c) */
     bool user_paused;            /* PAUSE_USER was taken by the method "pause" */
     bool frozen;                 /* machine_freeze holds */
     struct saving *saving;       /* NULL: nothing is being saved */
@@ -76,6 +78,22 @@ void host_arm_timer(struct host *host);
 struct control_call;
 void host_method_translate(struct control_call *call, json_t *params, void *opaque);
 void host_method_count(struct control_call *call, json_t *params, void *opaque);
+
+/* device_methods.c: "devices", "disk_attach"... */
+void host_method_devices(struct control_call *call, json_t *params, void *opaque);
+void host_method_disk_attach(struct control_call *call, json_t *params, void *opaque);
+void host_method_disk_detach(struct control_call *call, json_t *params, void *opaque);
+void host_method_throttle(struct control_call *call, json_t *params, void *opaque);
+void host_method_nic_attach(struct control_call *call, json_t *params, void *opaque);
+void host_method_nic_detach(struct control_call *call, json_t *params, void *opaque);
+void host_method_nic_link(struct control_call *call, json_t *params, void *opaque);
+void host_method_nic_plug(struct control_call *call, json_t *params, void *opaque);
+/* For "stats": lists of disks and networks. */
+json_t *host_disk_stats(struct host *host);
+json_t *host_network_stats(struct host *host);
+/* Before the control socket's first and behind its last request. */
+void host_device_methods_begin(struct host *host);
+void host_device_methods_end(struct host *host);
 
 /* methods.c. Errors: those of the socket. */
 int host_control_open(struct host *host, struct err *err);

@@ -61,6 +61,12 @@ static unsigned host_phys_bits(void)
     return __get_cpuid(0x80000008, &eax, &ebx, &ecx, &edx) ? eax & 0xff : 36;
 }
 
+/* What a translator holds of translated code for each vCPU, unless told otherwise: its tables take one and a
+ * half times as much beside it. With 24 MiB instead of 32 a run of gcc's compiler takes 9% longer, and Debian
+ * stays below 96 MiB beside its RAM. */
+#define CODE_CACHE_ONE  (24 * MiB)
+#define CODE_CACHE_EACH (16 * MiB)
+
 static int make_engine(struct machine *machine, struct err *err)
 {
     const struct engine_ops *ops = machine->config.engine;
@@ -68,7 +74,9 @@ static int make_engine(struct machine *machine, struct err *err)
         .mem = machine->config.mem,
         .vcpus = machine->cpus,
         .cpu_model = machine->config.cpu_model,
-        .code_cache_bytes = machine->config.code_cache_bytes,
+        .code_cache_bytes = machine->config.code_cache_bytes ? machine->config.code_cache_bytes
+                            : machine->cpus == 1             ? CODE_CACHE_ONE
+                                                             : CODE_CACHE_EACH,
         .eager = machine->config.eager,
         .tsc_hz = machine->tsc_hz,
         .apic_x2apic = true,

@@ -119,21 +119,6 @@ static void on_status(struct control_call *call, json_t *params, void *opaque)
     control_reply(call, out);
 }
 
-static void add_disk(json_t *list, struct blk_node *node)
-{
-    struct blk_info info;
-    struct blk_stats stats;
-    blk_get_info(node, &info);
-    blk_get_stats(node, &stats);
-    json_t *one = json_pack("{s:s*, s:I, s:I, s:I, s:I, s:I}", "file", info.filename, "reads",
-                            (json_int_t)stats.ops[BLK_READ], "writes", (json_int_t)stats.ops[BLK_WRITE],
-                            "flushes", (json_int_t)stats.ops[BLK_FLUSH], "read_bytes",
-                            (json_int_t)stats.read_bytes, "write_bytes", (json_int_t)stats.write_bytes);
-    if (one) {
-        json_array_append_new(list, one);
-    }
-}
-
 static json_t *engine_stats(struct host *host)
 {
     struct engine_counter counters[COUNTERS_MAX];
@@ -162,7 +147,7 @@ static json_t *balloon_stats(struct vdev *balloon)
 static void on_stats(struct control_call *call, json_t *params, void *opaque)
 {
     struct host *host = opaque;
-    json_t *devices = json_array(), *disks = json_array();
+    json_t *devices = json_array();
     for (unsigned i = 0; i < devices_count(host->devices); i++) {
         struct vdev *dev = devices_get(host->devices, i);
         const struct vdev_counters *c = &dev->counters;
@@ -172,11 +157,8 @@ static void on_stats(struct control_call *call, json_t *params, void *opaque)
                                                  (json_int_t)atomic_load(&c->suppressed), "guest_errors",
                                                  (json_int_t)atomic_load(&c->guest_errors)));
     }
-    for (unsigned i = 0; i < devices_disks(host->devices); i++) {
-        add_disk(disks, devices_disk(host->devices, i));
-    }
-    json_t *out =
-        json_pack("{s:o, s:o, s:o}", "counters", engine_stats(host), "devices", devices, "disks", disks);
+    json_t *out = json_pack("{s:o, s:o, s:o, s:o}", "counters", engine_stats(host), "devices", devices,
+                            "disks", host_disk_stats(host), "networks", host_network_stats(host));
     if (devices_balloon(host->devices)) {
         json_object_set_new(out, "balloon", balloon_stats(devices_balloon(host->devices)));
     }
@@ -268,10 +250,25 @@ static void on_attach(struct control_call *call, json_t *params, void *opaque)
     if (!control_params(call, params, table, ARRAY_SIZE(table), &p)) {
         return;
     }
+    struct channel *channel = host->channel;
+    struct err err = {0};
     if (p.channel && strcmp(p.channel, "serial") != 0) {
-        control_fail(call, "not_found", "there is: serial", "there is no channel '%.64s'", p.channel);
+        channel = devices_ports(host->devices) ? ports_channel(devices_ports(host->devices), p.channel, &err)
+                                               : NULL;
+    }
+    if (channel) {
+        channel_attach(channel, call);
+    } else if (err.code == -EBUSY) {
+        control_fail_err(call, &err);
     } else {
-        channel_attach(host->channel, call);
+        char names[512] = "serial";
+        for (unsigned i = 0; ports_name(devices_ports(host->devices), i); i++) {
+            size_t used = strlen(names);
+            snprintf(names + used, sizeof(names) - used, ", %s", ports_name(devices_ports(host->devices), i));
+        }
+        char hint[sizeof(names) + 16];
+        snprintf(hint, sizeof(hint), "there is: %s", names);
+        control_fail(call, "not_found", hint, "there is no channel '%.64s'", p.channel);
     }
 }
 
@@ -298,27 +295,6 @@ static void on_balloon(struct control_call *call, json_t *params, void *opaque)
         return;
     }
     vbal_set_target(balloon, p.bytes);
-    control_reply(call, NULL);
-}
-
-static void on_nic_plug(struct control_call *call, json_t *params, void *opaque)
-{
-    struct host *host = opaque;
-    struct nic_plug {
-        uint64_t nic;
-        bool plugged;
-    } p = {0};
-    static const struct control_param table[] = {
-        {"nic", CONTROL_UINT, true, offsetof(struct nic_plug, nic), 0, PCI_SLOTS - 1},
-        {"plugged", CONTROL_BOOL, true, offsetof(struct nic_plug, plugged), 0, 0}};
-    if (!control_params(call, params, table, ARRAY_SIZE(table), &p)) {
-        return;
-    }
-    if (devices_nic_plug(host->devices, (unsigned)p.nic, p.plugged) < 0) {
-        control_fail(call, "not_found", "NICs count from 0, in the order of --net",
-                     "the machine has no such NIC");
-        return;
-    }
     control_reply(call, NULL);
 }
 
@@ -403,10 +379,20 @@ static const struct control_method methods[] = {
     {"quit", "the same", on_quit},
     {"reset", "resets the machine", on_reset},
     {"stats", "every counter of engine, devices and disks", on_stats},
-    {"attach", "the connection becomes the serial port: {channel: \"serial\"}", on_attach},
+    {"attach",
+     "the connection becomes the serial port or a port of the virtio console: {channel: \"serial\"}",
+     on_attach},
     {"resize", "not for a serial port", on_resize},
     {"balloon", "how many bytes the guest is to give back: {bytes}", on_balloon},
-    {"nic_plug", "plugs a NIC's cable, or unplugs it: {nic, plugged}", on_nic_plug},
+    {"devices", "the disks and NICs, by name", host_method_devices},
+    {"disk_attach", "plugs a disk: {disk, id, files}", host_method_disk_attach},
+    {"disk_detach", "a job: the guest lets a disk go: {id, timeout_s}", host_method_disk_detach},
+    {"throttle", "a disk's limits from now on, 0: none: {id, iops, iops_burst, bps, bps_burst}",
+     host_method_throttle},
+    {"nic_attach", "plugs a NIC: {nic, id}", host_method_nic_attach},
+    {"nic_detach", "a job: the guest lets a NIC go: {id, timeout_s}", host_method_nic_detach},
+    {"nic_link", "a NIC's cable, in or out: {id, up}", host_method_nic_link},
+    {"nic_plug", "the same by number: {nic, plugged}", host_method_nic_plug},
     {"save", "a job: saves the machine and ends it: {file}", on_save},
     {"snapshot_save", "a job: memory and disks as they are now: {name, file, memory}", on_snapshot_save},
     {"snapshot_list", "the snapshots", on_snapshot_list},
@@ -453,7 +439,9 @@ int host_control_open(struct host *host, struct err *err)
     if (rc < 0) {
         return rc == -EADDRINUSE ? rc : err_prefix(err, config->control ? "--control" : "--name");
     }
-    host->channel = channel_new(&host->loop, on_channel_input, host);
+    const struct channel_config channel = {&host->loop, "serial", on_channel_input, NULL, host};
+    host->channel = channel_new(&channel);
+    host_device_methods_begin(host);
     return host->channel ? 0 : err_sys(err, -ENOMEM, "cannot open the control socket");
 }
 
@@ -463,6 +451,10 @@ void host_control_close(struct host *host)
         control_event(
             host->control, "exit",
             json_pack("{s:i, s:s}", "status", host->status, "reason", vm_status_name(host->status)));
+    }
+    host_device_methods_end(host);
+    if (host->devices) {
+        ports_close_channels(devices_ports(host->devices));
     }
     channel_free(host->channel);
     host->channel = NULL;

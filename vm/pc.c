@@ -1,6 +1,7 @@
 #include "vm/pc.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "base/log.h"
 #include "base/util.h"
@@ -16,6 +17,7 @@
 #include "dev/legacy/port92.h"
 #include "dev/legacy/pvpanic.h"
 #include "dev/legacy/watchdog.h"
+#include "dev/pci/hotplug.h"
 #include "dev/pci/pci.h"
 #include "vm/acpi.h"
 #include "vm/boot/boot.h"
@@ -49,6 +51,7 @@ struct pc {
     struct ns16550 *uart;
     struct acpi_pm *pm;
     struct pci_host *pci;
+    struct pci_hotplug *hotplug;
     /* In the order of their creation, for reset and free. */
     unsigned device_count;
     struct device *devices[PC_DEVICES_MAX];
@@ -234,6 +237,19 @@ static int make_pci(struct pc *pc, struct err *err)
     return pc->pci ? add_device(pc, pci_host_device(pc->pci)) : -ENOMEM;
 }
 
+static void hotplug_sci(void *opaque, bool level)
+{
+    struct pc *pc = opaque;
+    acpi_pm_set_events(pc->pm, level);
+}
+
+static int make_hotplug(struct pc *pc, struct err *err)
+{
+    const struct pci_hotplug_config config = {pc->config.mem, pc->pci, PCI_HOTPLUG_BASE, hotplug_sci, pc};
+    pc->hotplug = pci_hotplug_new(&config, err);
+    return pc->hotplug ? add_device(pc, pci_hotplug_device(pc->hotplug)) : -ENOMEM;
+}
+
 static int make_i8042(struct pc *pc, struct err *err)
 {
     const struct i8042_config config = {
@@ -322,6 +338,8 @@ static int make_acpi_tables(struct pc *pc, struct err *err)
         .pci_window_bytes = PCI_WINDOW_SIZE,
         .pci_slots = PCI_SLOTS,
         .pci_intx_base = PCI_INTX_BASE,
+        .gpe0_port = PCI_HOTPLUG_BASE,
+        .hotplug_port = PCI_HOTPLUG_BASE + PCI_HOTPLUG_REGS,
         .panic_port = PC_PANIC_PORT,
         .watchdog_port = WATCHDOG_BASE,
     };
@@ -334,11 +352,22 @@ static const struct {
     const char *name;
     int (*make)(struct pc *pc, struct err *err);
 } parts[] = {
-    {"interrupt controllers", make_pic},  {"local APICs", make_lapics},  {"I/O APIC", make_ioapic},
-    {"interval timer", make_pit},         {"real-time clock", make_rtc}, {"event timer", make_hpet},
-    {"power management", make_acpi_pm},   {"PCI bus", make_pci},         {"keyboard controller", make_i8042},
-    {"system control port", make_port92}, {"serial port", make_uart},    {"exit port", make_exit_port},
-    {"panic port", make_pvpanic},         {"watchdog", make_watchdog},   {"ACPI tables", make_acpi_tables},
+    {"interrupt controllers", make_pic},
+    {"local APICs", make_lapics},
+    {"I/O APIC", make_ioapic},
+    {"interval timer", make_pit},
+    {"real-time clock", make_rtc},
+    {"event timer", make_hpet},
+    {"power management", make_acpi_pm},
+    {"PCI bus", make_pci},
+    {"hot-plug chip", make_hotplug},
+    {"keyboard controller", make_i8042},
+    {"system control port", make_port92},
+    {"serial port", make_uart},
+    {"exit port", make_exit_port},
+    {"panic port", make_pvpanic},
+    {"watchdog", make_watchdog},
+    {"ACPI tables", make_acpi_tables},
 };
 
 int pc_new(const struct pc_config *config, struct pc **ret_pc, struct err *err)
@@ -394,9 +423,25 @@ struct pci_host *pc_pci(struct pc *pc)
     return pc->pci;
 }
 
+struct pci_hotplug *pc_hotplug(struct pc *pc)
+{
+    return pc->hotplug;
+}
+
 bool pc_add_device(struct pc *pc, struct device *device)
 {
     return pc->device_count < PC_DEVICES_MAX && add_device(pc, device) == 0;
+}
+
+void pc_remove_device(struct pc *pc, struct device *device)
+{
+    for (unsigned i = 0; i < pc->device_count; i++) {
+        if (pc->devices[i] == device) {
+            memmove(pc->devices + i, pc->devices + i + 1, (--pc->device_count - i) * sizeof(pc->devices[0]));
+            device->ops->free(device);
+            return;
+        }
+    }
 }
 
 unsigned pc_devices(const struct pc *pc)

@@ -27,6 +27,7 @@
 struct clock;
 struct pc;
 struct pci_host;
+struct pci_hotplug;
 
 struct pc_config {
     struct mem *mem;
@@ -55,10 +56,13 @@ void pc_free(struct pc *pc);
 void pc_reset(struct pc *pc);
 
 struct pci_host *pc_pci(struct pc *pc);
+struct pci_hotplug *pc_hotplug(struct pc *pc);
 /* A device that the machine resets and frees with its own, the newest first, from then on. False: there are
  * too many.
  */
 bool pc_add_device(struct pc *pc, struct device *device);
+/* Takes one out again, and frees it. Main loop; vCPUs may run. */
+void pc_remove_device(struct pc *pc, struct device *device);
 
 /* All of them, chips too, in the order in which they were made. */
 unsigned pc_devices(const struct pc *pc);

@@ -20,6 +20,7 @@
 
 #include "base/util.h"
 #include "dev/virtio/console.h"
+#include "vm/channel.h"
 #include "vm/device_options.h"
 #include "vm/output.h"
 
@@ -30,8 +31,13 @@ struct port {
     struct ports *ports;
     unsigned index;
     struct port_options options;
-    struct output *output; /* PORT_FILE */
-    _Atomic bool room;     /* the file takes bytes again */
+    struct channel *channel;                                        /* NULL: no control socket */
+    size_t (*sink)(void *opaque, const uint8_t *bytes, size_t len); /* the other end's */
+    void (*has_room)(void *opaque);                                 /* the same; may be NULL */
+    void *opaque;                                                   /* of both */
+    struct output *output;                                          /* PORT_FILE */
+    _Atomic bool room;                                              /* the file takes bytes again */
+    bool named;                                                     /* else it is the console */
 
     /* PORT_UNIX */
     int listen_fd, fd; /* -1: none */
@@ -85,7 +91,7 @@ static void pump(struct port *port)
     size_t taken = vcon_input(port->ports->dev, port->index, port->input, port->used);
     port->used -= taken;
     memmove(port->input, port->input + taken, port->used);
-    if (port->fd < 0 && port->used == 0) {
+    if (port->fd < 0 && port->used == 0 && !(port->channel && channel_attended(port->channel))) {
         vcon_set_open(port->ports->dev, port->index, false);
     }
     update_polling(port);
@@ -124,6 +130,82 @@ static void on_listen(uv_poll_t *poll, int status, int events)
                   false); /* a new conversation, if the last one's rest was unread */
     vcon_set_open(port->ports->dev, port->index, true);
     update_polling(port);
+}
+
+/* --- the control socket's clients --- */
+
+static size_t channel_input(void *opaque, const uint8_t *bytes, size_t len)
+{
+    struct port *port = opaque;
+    return vcon_input(port->ports->dev, port->index, bytes, len);
+}
+
+/* A program that comes meanwhile waits in the socket's queue. */
+static void channel_is_attended(void *opaque, bool attended)
+{
+    struct port *port = opaque;
+    if (!port->named) {
+        return;
+    }
+    vcon_set_open(port->ports->dev, port->index, attended);
+    if (port->listen_fd >= 0 && attended) {
+        uv_poll_stop(&port->listen_poll);
+    } else if (port->listen_fd >= 0) {
+        uv_poll_start(&port->listen_poll, UV_READABLE, on_listen);
+    }
+}
+
+static size_t port_sink(void *opaque, const uint8_t *bytes, size_t len)
+{
+    struct port *port = opaque;
+    size_t taken = port->sink ? port->sink(port->opaque, bytes, len) : len;
+    if (port->channel) {
+        channel_feed(port->channel, bytes, taken);
+    }
+    return taken;
+}
+
+static void port_room(void *opaque)
+{
+    struct port *port = opaque;
+    if (port->has_room) {
+        port->has_room(port->opaque);
+    }
+    if (port->channel) {
+        channel_room(port->channel);
+    }
+}
+
+const char *ports_name(const struct ports *ports, unsigned index)
+{
+    if (!ports || index >= ports->count) {
+        return NULL;
+    }
+    return ports->port[index].named ? ports->port[index].options.name : "console";
+}
+
+struct channel *ports_channel(struct ports *ports, const char *name, struct err *err)
+{
+    for (unsigned i = 0; ports_name(ports, i); i++) {
+        struct port *port = &ports->port[i];
+        if (strcmp(ports_name(ports, i), name) == 0 && port->channel) {
+            if (port->fd >= 0) {
+                err_set(err, -EBUSY, "a program is connected to '%s' by its socket", name);
+                return NULL;
+            }
+            return port->channel;
+        }
+    }
+    err_set(err, -ENOENT, "there is no channel '%.64s'", name);
+    return NULL;
+}
+
+void ports_close_channels(struct ports *ports)
+{
+    for (unsigned i = 0; ports && i < ports->count; i++) {
+        channel_free(ports->port[i].channel);
+        ports->port[i].channel = NULL;
+    }
 }
 
 static void end_conversation(struct port *port)
@@ -253,26 +335,38 @@ static int open_file(struct port *port, struct err *err)
 
 /* --- all of them --- */
 
-static int open_port(struct ports *ports, const struct port_options *options, struct vcon_port *ret,
-                     struct err *err)
+static int open_port(struct ports *ports, const struct port_options *options, bool controlled,
+                     struct vcon_port *ret, struct err *err)
 {
     struct port *port = &ports->port[ports->count];
     *port =
         (struct port){.ports = ports, .index = ports->count, .options = *options, .listen_fd = -1, .fd = -1};
     ports->count++;
-    ret->name = port->options.name[0] ? port->options.name : NULL;
-    ret->opaque = port;
+    port->named = options->name[0] != '\0';
+    ret->name = port->named ? port->options.name : NULL;
+    ret->opaque = port->opaque = port;
+    ret->sink = port_sink;
+    ret->room = port_room;
+    if (controlled) {
+        const struct channel_config channel = {ports->loop, port->named ? port->options.name : "console",
+                                               channel_input, channel_is_attended, port};
+        port->channel = channel_new(&channel);
+    }
+    if (controlled && !port->channel) {
+        return err_set(err, -ENOMEM, "out of memory");
+    }
     switch (options->kind) {
     case PORT_TERMINAL:
-        ret->sink = ports->terminal.sink;
-        ret->room = ports->terminal.room;
-        ret->opaque = ports->terminal.opaque;
+        port->sink = ports->terminal.sink;
+        port->has_room = ports->terminal.room;
+        port->opaque = ports->terminal.opaque;
         return 0;
-    case PORT_FILE: ret->sink = file_sink; return open_file(port, err);
+    case PORT_FILE: port->sink = file_sink; return open_file(port, err);
+    case PORT_CONTROL: ret->closed = port->named; return 0;
     case PORT_UNIX: break;
     }
-    ret->sink = socket_sink;
-    ret->room = socket_room;
+    port->sink = socket_sink;
+    port->has_room = socket_room;
     ret->closed = true;
     return open_socket(port, err);
 }
@@ -281,16 +375,17 @@ static int open_ports(struct ports *ports, const struct vm_config *config, struc
                       struct err *err)
 {
     struct port_options options;
+    bool controlled = config->control || config->name;
     if (config->console) {
         int rc = console_options_parse(config->console, &options, err);
-        rc = rc ? rc : open_port(ports, &options, &ret[0], err);
+        rc = rc ? rc : open_port(ports, &options, controlled, &ret[0], err);
         if (rc < 0) {
             return err_prefix(err, "--console");
         }
     }
     for (unsigned i = 0; i < config->ports.count; i++) {
         int rc = port_options_parse(config->ports.values[i], &options, err);
-        rc = rc ? rc : open_port(ports, &options, &ret[ports->count], err);
+        rc = rc ? rc : open_port(ports, &options, controlled, &ret[ports->count], err);
         if (rc < 0) {
             return err_prefix(err, "--port");
         }
@@ -372,6 +467,7 @@ static void on_listen_closed(uv_handle_t *handle)
 
 void ports_free(struct ports *ports)
 {
+    ports_close_channels(ports);
     for (unsigned i = 0; ports && i < ports->count; i++) {
         struct port *port = &ports->port[i];
         output_free(port->output, OUTPUT_DRAIN_MS);

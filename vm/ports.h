@@ -2,7 +2,8 @@
  * The virtio console of a machine: which port goes where on the host (--console, --port).
  *
  * A port's other end is the terminal (host.c has it), a file, or a unix socket that serves one program at a
- * time. The guest sees a port of a socket open exactly while a program is connected.
+ * time; with a control socket, its clients can attach to each port too. The guest sees a port of a socket
+ * open exactly while a program is connected, or a client attached; not both at a time.
  *
  * Threads: main loop, but for what terminal->sink says.
  */
@@ -14,6 +15,7 @@
 #include "base/err.h"
 #include "vm/config.h"
 
+struct channel;
 struct mem;
 struct ports;
 struct vdev;
@@ -40,6 +42,14 @@ int ports_start(struct ports *ports, struct err *err);
 size_t ports_terminal_input(struct ports *ports, const uint8_t *bytes, size_t len);
 void ports_terminal_room(struct ports *ports);
 void ports_terminal_resize(struct ports *ports, uint16_t columns, uint16_t rows);
+
+/* The port that clients of the control socket know by that name ("console" is the console's), as a channel.
+ * NULL: there is none. Errors (-EBUSY): a program has its socket. */
+struct channel *ports_channel(struct ports *ports, const char *name, struct err *err);
+/* The names, one after another: index counts up to NULL. NULL ports are accepted. */
+const char *ports_name(const struct ports *ports, unsigned index);
+/* Ends what is attached: before the control socket goes. NULL is accepted. */
+void ports_close_channels(struct ports *ports);
 
 /* When the device is gone. NULL is accepted. The loop then has to run until it has no handles. */
 void ports_free(struct ports *ports);

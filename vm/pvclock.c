@@ -1,6 +1,7 @@
 #include "vm/pvclock.h"
 
 #include <time.h>
+#include <x86intrin.h>
 
 #include "base/clock.h"
 #include "base/util.h"
@@ -12,8 +13,15 @@
 #define SYSTEM_ENABLE   0x1u
 #define FLAG_TSC_STABLE 0x1u
 #define FLAG_STOPPED    0x2u /* the guest was stopped by the host; the guest clears it */
-#define KVM_ENOSYS      1000 /* hypercalls.rst */
 #define NS_PER_S        1000000000ull
+
+/* hypercalls.rst and linux/kvm_para.h */
+#define HC_CLOCK_PAIRING 9u
+#define PAIRING_WALL     0u
+#define PAIRING_TRIES    4u
+#define KVM_EFAULT       14
+#define KVM_EOPNOTSUPP   95
+#define KVM_ENOSYS       1000
 
 struct pvclock_vcpu_time { /* msr.rst, MSR_KVM_SYSTEM_TIME_NEW */
     uint32_t version, pad0;
@@ -27,6 +35,13 @@ _Static_assert(sizeof(struct pvclock_vcpu_time) == 32, "msr.rst");
 struct pvclock_wall { /* msr.rst, MSR_KVM_WALL_CLOCK_NEW */
     uint32_t version, sec, nsec;
 };
+
+struct pvclock_pairing { /* hypercalls.rst, KVM_HC_CLOCK_PAIRING */
+    int64_t sec, nsec;
+    uint64_t tsc;
+    uint32_t flags, pad[9];
+};
+_Static_assert(sizeof(struct pvclock_pairing) == 64, "hypercalls.rst");
 
 bool pvclock_msr(uint32_t msr)
 {
@@ -123,7 +138,33 @@ void pvclock_stood_still(struct pvclock *pv)
     mem_write(pv->mem, at, &flags, sizeof(flags));
 }
 
-uint64_t pvclock_hypercall(uint64_t nr)
+/* The two readings belong together up to what lies between them: less than a microsecond, unless the host
+ * takes the processor away; of a few tries the closest is taken. */
+static struct pvclock_pairing pair(uint64_t tsc_offset)
 {
-    return (uint64_t)-KVM_ENOSYS;
+    struct pvclock_pairing best = {0};
+    uint64_t closest = UINT64_MAX;
+    for (unsigned i = 0; i < PAIRING_TRIES; i++) {
+        struct timespec now;
+        uint64_t before = __rdtsc();
+        clock_gettime(CLOCK_REALTIME, &now);
+        uint64_t apart = __rdtsc() - before;
+        if (apart < closest) {
+            closest = apart;
+            best = (struct pvclock_pairing){now.tv_sec, now.tv_nsec, before + apart / 2 + tsc_offset, 0, {0}};
+        }
+    }
+    return best;
+}
+
+uint64_t pvclock_hypercall(const struct pvclock *pv, uint64_t nr, const uint64_t args[4], uint64_t tsc_offset)
+{
+    if (nr != HC_CLOCK_PAIRING) {
+        return (uint64_t)-KVM_ENOSYS;
+    }
+    if (args[1] != PAIRING_WALL) {
+        return (uint64_t)-KVM_EOPNOTSUPP;
+    }
+    const struct pvclock_pairing pairing = pair(tsc_offset);
+    return mem_write(pv->mem, GPA(args[0]), &pairing, sizeof(pairing)) < 0 ? (uint64_t)-KVM_EFAULT : 0;
 }

@@ -37,7 +37,10 @@ void pvclock_stood_still(struct pvclock *pv);
 /* mul and shift so that ns = ((tsc << shift) * mul) >> 32 (a negative shift goes right). */
 void pvclock_scale(uint64_t tsc_hz, uint32_t *ret_mul, int8_t *ret_shift);
 
-/* VMCALL. None is offered beyond the ABI itself, so all get -KVM_ENOSYS. */
-uint64_t pvclock_hypercall(uint64_t nr);
+/* VMCALL. There is KVM_HC_CLOCK_PAIRING: the host's wall-clock time with the guest's TSC at that moment,
+ * which Linux' ptp_kvm shows as a PTP clock. All others get -KVM_ENOSYS. tsc_offset: the guest's TSC less the
+ * host's. */
+uint64_t pvclock_hypercall(const struct pvclock *pv, uint64_t nr, const uint64_t args[4],
+                           uint64_t tsc_offset);
 
 #endif

@@ -112,7 +112,8 @@ static int platform_msr_write(void *opaque, uint32_t msr, uint64_t value)
 
 static uint64_t platform_hypercall(void *opaque, uint64_t nr, const uint64_t args[4])
 {
-    return pvclock_hypercall(nr);
+    struct machine_vcpu *mv = opaque;
+    return pvclock_hypercall(&mv->pvclock, nr, args, mv->machine->reset_state.tsc_offset);
 }
 
 struct vcpu_platform machine_vcpu_platform(struct machine_vcpu *mv)

@@ -47,7 +47,7 @@ struct acpi_pm {
     struct device device;
     struct acpi_pm_config config;
     struct clock_timer timer; /* the next change of the timer's top bit */
-    bool sci_level;
+    bool sci_level, events_level;
     uint16_t status, enable, control;
     uint64_t carries;
     uint8_t reset_control;
@@ -73,7 +73,7 @@ static void pm_update(struct acpi_pm *pm)
     } else {
         clock_timer_cancel(pm->config.clock, &pm->timer);
     }
-    bool level = pm->status & pm->enable & PM1_EVENTS;
+    bool level = (pm->status & pm->enable & PM1_EVENTS) || pm->events_level;
     if (level != pm->sci_level) {
         pm->sci_level = level;
         irq_set(&pm->config.sci, level);
@@ -90,6 +90,12 @@ bool acpi_pm_power_button(struct acpi_pm *pm)
     pm->status |= PM1_PWRBTN;
     pm_update(pm);
     return pm->enable & PM1_PWRBTN;
+}
+
+void acpi_pm_set_events(struct acpi_pm *pm, bool level)
+{
+    pm->events_level = level;
+    pm_update(pm);
 }
 
 static void control_write(struct acpi_pm *pm, uint16_t value)

@@ -48,4 +48,7 @@ void acpi_pm_reset_write(void *opaque, uint64_t offset, unsigned size, uint64_t 
 /* The user presses the power button. Returns whether the guest wants to know of it. Under mem_lock(). */
 bool acpi_pm_power_button(struct acpi_pm *pm);
 
+/* General-purpose events, which another chip has, share the SCI: whether one is up. Under mem_lock(). */
+void acpi_pm_set_events(struct acpi_pm *pm, bool level);
+
 #endif

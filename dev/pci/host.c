@@ -226,29 +226,45 @@ void pci_intx_set(struct pci_dev *dev, bool level)
     dev->intx = level;
     dev->config[PCI_STATUS] =
         (uint8_t)((dev->config[PCI_STATUS] & ~PCI_STATUS_INTERRUPT) | (level ? PCI_STATUS_INTERRUPT : 0));
-    pci_host_intx_changed(dev->host, dev->slot);
+    if (dev->host) {
+        pci_host_intx_changed(dev->host, dev->slot);
+    }
 }
 
 /* --- life --- */
 
+unsigned pci_host_free_slot(const struct pci_host *host)
+{
+    unsigned slot = 0;
+    while (slot < PCI_SLOTS && host->slots[slot]) {
+        slot++;
+    }
+    return slot;
+}
+
+int pci_host_attach_at(struct pci_host *host, struct pci_dev *dev, unsigned slot, struct err *err)
+{
+    if (slot >= PCI_SLOTS) {
+        return err_set(err, -ENOSPC, "no slot for '%s': a machine has room for %u PCI devices", dev->name,
+                       PCI_SLOTS - 1);
+    }
+    if (host->slots[slot]) {
+        return err_set(err, -EEXIST, "slot %u has a device already", slot);
+    }
+    host->slots[slot] = dev;
+    dev->host = host;
+    dev->slot = slot;
+    if (slot) {
+        dev->config[PCI_INTERRUPT_PIN] = 1; /* INTA */
+        dev->config[PCI_INTERRUPT_LINE] = host->config.intx_number[slot % PCI_INTX_LINES];
+    }
+    memcpy(dev->initial, dev->config, sizeof(dev->config));
+    return 0;
+}
+
 int pci_host_attach(struct pci_host *host, struct pci_dev *dev, struct err *err)
 {
-    for (unsigned slot = 0; slot < PCI_SLOTS; slot++) {
-        if (host->slots[slot]) {
-            continue;
-        }
-        host->slots[slot] = dev;
-        dev->host = host;
-        dev->slot = slot;
-        if (slot) {
-            dev->config[PCI_INTERRUPT_PIN] = 1; /* INTA */
-            dev->config[PCI_INTERRUPT_LINE] = host->config.intx_number[slot % PCI_INTX_LINES];
-        }
-        memcpy(dev->initial, dev->config, sizeof(dev->config));
-        return 0;
-    }
-    return err_set(err, -ENOSPC, "no slot for '%s': a machine has room for %u PCI devices", dev->name,
-                   PCI_SLOTS - 1);
+    return pci_host_attach_at(host, dev, pci_host_free_slot(host), err);
 }
 
 void pci_dev_detach(struct pci_dev *dev)
@@ -259,6 +275,13 @@ void pci_dev_detach(struct pci_dev *dev)
         pci_host_bars_changed(host);
         pci_host_intx_changed(host, dev->slot);
         dev->host = NULL;
+    }
+}
+
+void pci_host_eject(struct pci_host *host, unsigned slot)
+{
+    if (slot > 0 && slot < PCI_SLOTS && host->slots[slot]) {
+        pci_dev_detach(host->slots[slot]);
     }
 }
 

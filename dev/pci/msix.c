@@ -60,6 +60,9 @@ static bool vector_masked(const struct pci_dev *dev, unsigned vector)
 static void send(struct pci_dev *dev, unsigned vector)
 {
     const struct pci_msix_entry *entry = &dev->msix[vector];
+    if (!dev->host) {
+        return; /* it has left the bus */
+    }
     pci_host_send_msi(dev->host, (uint64_t)entry->word[1] << 32 | (entry->word[0] & ~3u), entry->word[2]);
 }
 

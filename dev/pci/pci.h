@@ -12,7 +12,8 @@
  * Every device has one function, in one slot; memory BARs are 32 bits wide and lie in one window. There is no
  * firmware: pci_host_reset places all BARs, and the guest may move them.
  *
- * Threads: all functions run under mem_lock(), but for those that build the bus before vCPUs run.
+ * Threads: all functions run under mem_lock(), but for those that build the bus before vCPUs run. Functions
+ * come and go while vCPUs run (hotplug.h).
  *
  * Invariants
  *  1. A BAR is decoded only if the function's memory decoding is on and the BAR lies inside of the window.
@@ -113,8 +114,13 @@ int pci_dev_add_msix(struct pci_dev *dev, unsigned bar, uint32_t table, uint32_t
 /* Puts a function into the lowest free slot. It must stay until pci_dev_detach() or the host's end. Errors:
  * -ENOSPC. */
 int pci_host_attach(struct pci_host *host, struct pci_dev *dev, struct err *err);
+/* The same for a certain slot. Errors: -ENOSPC (there is no such), -EEXIST. */
+int pci_host_attach_at(struct pci_host *host, struct pci_dev *dev, unsigned slot, struct err *err);
+unsigned pci_host_free_slot(const struct pci_host *host); /* the lowest; PCI_SLOTS: none */
+/* From here on nothing reaches the function, and its interrupts go nowhere. */
 void pci_dev_detach(struct pci_dev *dev);
-unsigned pci_host_devices(const struct pci_host *host); /* slots in use, the bridge's among them */
+void pci_host_eject(struct pci_host *host, unsigned slot); /* the same for whatever is there */
+unsigned pci_host_devices(const struct pci_host *host);    /* slots in use, the bridge's among them */
 
 /* A function's part of its device's saved state: configuration space, MSI-X, INTx. */
 void pci_dev_state(struct pci_dev *dev, struct state *s);

@@ -68,7 +68,7 @@ struct vnet {
     unsigned pairs;      /* that the guest uses */
     uint64_t rx_starved; /* receive queues whose buffers ran out while a frame came */
     uint64_t tx_waiting; /* transmit queues whose frame the port had no room for */
-    uint64_t rx_frames, tx_frames, rx_dropped, tx_dropped;
+    uint64_t rx_frames, rx_bytes, rx_dropped, tx_frames, tx_bytes, tx_dropped;
     struct vq_chain tx_chain; /* not one of chains[]: frames may come in while one is sent */
     struct vq_chain chains[RX_CHAINS_MAX];
 };
@@ -190,6 +190,7 @@ static bool on_receive(void *opaque, const struct iovec *iov, unsigned count)
     vq_disable_notify(vq);
     fill(net, queue, n, iov, count, len);
     net->rx_frames++;
+    net->rx_bytes += len - NET_HEADER_BYTES;
     vdev_signal(&net->dev, queue);
     return true;
 }
@@ -221,6 +222,7 @@ static void transmit_kick(struct vnet *net, unsigned queue)
             break;
         } else {
             net->tx_frames++;
+            net->tx_bytes += chain->out_bytes - NET_HEADER_BYTES;
         }
         if (!net->dev.live || vq->broken) {
             return;
@@ -392,6 +394,20 @@ void vnet_set_cable(struct vdev *dev, bool plugged)
     struct vnet *net = CONTAINER_OF(dev, struct vnet, dev);
     net->unplugged = !plugged;
     update_link(net);
+}
+
+void vnet_get_counts(const struct vdev *dev, struct vnet_counts *ret)
+{
+    const struct vnet *net = CONTAINER_OF(dev, const struct vnet, dev);
+    *ret = (struct vnet_counts){.rx_frames = net->rx_frames,
+                                .rx_bytes = net->rx_bytes,
+                                .rx_dropped = net->rx_dropped,
+                                .tx_frames = net->tx_frames,
+                                .tx_bytes = net->tx_bytes,
+                                .tx_dropped = net->tx_dropped,
+                                .kind = net->config.port->ops->kind,
+                                .link_up = net->space.status & STATUS_LINK_UP};
+    memcpy(ret->mac, net->space.mac, sizeof(ret->mac));
 }
 
 static void net_free(struct vdev *dev)

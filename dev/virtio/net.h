@@ -22,6 +22,15 @@ struct vnet_config {
 /* NULL: see err; the port is then freed. */
 struct vdev *vnet_new(const struct vnet_config *config, struct err *err);
 
+/* Since the device was made; bytes of frames, without virtio's header. */
+struct vnet_counts {
+    uint64_t rx_frames, rx_bytes, rx_dropped, tx_frames, tx_bytes, tx_dropped;
+    const char *kind; /* of the port: "user" */
+    uint8_t mac[6];
+    bool link_up;
+};
+void vnet_get_counts(const struct vdev *dev, struct vnet_counts *ret); /* main loop */
+
 /* The cable, as the user plugs it. Main loop. */
 void vnet_set_cable(struct vdev *dev, bool plugged);
 

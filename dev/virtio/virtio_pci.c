@@ -308,7 +308,9 @@ static void vp_free(struct device *device)
 {
     struct virtio_pci *vp = CONTAINER_OF(device, struct virtio_pci, device);
     vdev_machine_reset(vp->vdev);
+    mem_lock(vp->vdev->mem);
     pci_dev_detach(&vp->pci);
+    mem_unlock(vp->vdev->mem);
     vp->vdev->ops->free(vp->vdev);
     free(vp);
 }
@@ -340,7 +342,7 @@ static void vp_state(struct device *device, struct state *s)
 static const struct device_ops vp_ops = {
     .name = "virtio-pci", .reset = vp_reset, .free = vp_free, .describe = vp_describe, .state = vp_state};
 
-struct virtio_pci *virtio_pci_new(struct pci_host *host, struct vdev *dev, struct err *err)
+struct virtio_pci *virtio_pci_new_at(struct pci_host *host, struct vdev *dev, unsigned slot, struct err *err)
 {
     struct virtio_pci *vp = calloc(1, sizeof(*vp));
     if (!vp) {
@@ -357,15 +359,28 @@ struct virtio_pci *virtio_pci_new(struct pci_host *host, struct vdev *dev, struc
     pci_dev_add_bar(&vp->pci, BAR, BAR_BYTES, &bar_ops, vp);
     pci_dev_add_msix(&vp->pci, BAR, AT_TABLE, AT_PBA, dev->queue_count + 1);
     add_caps(vp);
-    if (pci_host_attach(host, &vp->pci, err) < 0) {
+    dev->interrupt = on_interrupt;
+    dev->transport = vp;
+    reset_registers(vp);
+    mem_lock(dev->mem);
+    int rc = pci_host_attach_at(host, &vp->pci, slot, err);
+    mem_unlock(dev->mem);
+    if (rc < 0) {
         dev->ops->free(dev);
         free(vp);
         return NULL;
     }
-    dev->interrupt = on_interrupt;
-    dev->transport = vp;
-    reset_registers(vp);
     return vp;
+}
+
+struct virtio_pci *virtio_pci_new(struct pci_host *host, struct vdev *dev, struct err *err)
+{
+    return virtio_pci_new_at(host, dev, pci_host_free_slot(host), err);
+}
+
+unsigned virtio_pci_slot(const struct virtio_pci *vp)
+{
+    return vp->pci.slot;
 }
 
 struct device *virtio_pci_device(struct virtio_pci *vp)

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "base/util.h"
+#include "dev/pci/hotplug.h"
 #include "dev/pci/pci.h"
 #include "dev/virtio/virtio_pci.h"
 #include "fuzz/fuzz.h"
@@ -42,7 +43,11 @@
 
 static struct {
     struct mem *mem;
+    struct pci_host *host;
+    struct pci_hotplug *hotplug;
     struct vdev *dev;
+    struct virtio_pci *vp;
+    bool ejected; /* its function has left the bus */
     uint64_t bar;
     uint16_t avail[VDEV_QUEUES_MAX];
     const uint8_t *at, *end;
@@ -69,6 +74,37 @@ static void on_msi(void *opaque, uint64_t address, uint32_t data)
 {
 }
 
+static void on_sci(void *opaque, bool level)
+{
+}
+
+static void on_ejected(void *opaque, unsigned slot)
+{
+    fuzz.ejected = true;
+}
+
+static void plug(void)
+{
+    fuzz.dev = fuzz_make_device(fuzz.mem);
+    fuzz.vp = fuzz.dev ? virtio_pci_new(fuzz.host, fuzz.dev, NULL) : NULL;
+    must(fuzz.vp, "no device");
+    pci_host_device(fuzz.host)->ops->reset(pci_host_device(fuzz.host));
+}
+
+/* What the main loop does for a device that the guest has let go; and another one takes its place. */
+static void take_down(void)
+{
+    fuzz.ejected = false;
+    virtio_pci_device(fuzz.vp)->ops->free(virtio_pci_device(fuzz.vp));
+    plug();
+}
+
+/* Disks and NICs are the devices that come and go. */
+static bool can_go(void)
+{
+    return fuzz.dev->ops->id == VIRTIO_ID_NET || fuzz.dev->ops->id == VIRTIO_ID_BLOCK;
+}
+
 static void open_once(void)
 {
     if (fuzz.mem) {
@@ -77,10 +113,13 @@ static void open_once(void)
     must(mem_new(RAM_BYTES, &fuzz.mem, NULL) == 0, "no memory");
     const struct pci_host_config config = {
         .mem = fuzz.mem, .ecam_base = ECAM, .window_base = WINDOW, .window_size = 1u << 20, .msi = on_msi};
-    struct pci_host *host = pci_host_new(&config, NULL);
-    fuzz.dev = fuzz_make_device(fuzz.mem);
-    must(host && fuzz.dev && virtio_pci_new(host, fuzz.dev, NULL), "no device");
-    pci_host_device(host)->ops->reset(pci_host_device(host));
+    fuzz.host = pci_host_new(&config, NULL);
+    must(fuzz.host, "no bus");
+    const struct pci_hotplug_config chip = {fuzz.mem, fuzz.host, PCI_HOTPLUG_BASE, on_sci, NULL};
+    fuzz.hotplug = pci_hotplug_new(&chip, NULL);
+    must(fuzz.hotplug, "no hot-plug chip");
+    pci_hotplug_set_owner(fuzz.hotplug, on_ejected, NULL);
+    plug();
     fuzz.bar = WINDOW;
 }
 
@@ -100,6 +139,9 @@ static void run(void)
 
 static void start(uint64_t features)
 {
+    if (fuzz.ejected) {
+        take_down();
+    }
     out(C_STATUS, 1, 0);
     run();
     if (fuzz.dev->ops->drain) {
@@ -148,6 +190,16 @@ static void step(void)
 {
     unsigned queue = 0;
     uint8_t op = (uint8_t)take(1);
+    if (op >= 250) { /* the hot-plug chip: the owner asks, or the guest writes */
+        if (op == 250 && can_go()) {
+            pci_hotplug_ask(fuzz.hotplug, virtio_pci_slot(fuzz.vp));
+        } else {
+            unsigned at = (unsigned)take(1);
+            mem_pio_write(fuzz.mem, (uint16_t)(PCI_HOTPLUG_BASE + at % PCI_HOTPLUG_PORTS),
+                          1u << (at >> 6) % 3, op == 255 ? BIT(virtio_pci_slot(fuzz.vp)) : (uint32_t)take(4));
+        }
+        return;
+    }
     switch (op % 10) {
     case 0:
         queue = (unsigned)(take(1) % fuzz.dev->queue_count);

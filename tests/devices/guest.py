@@ -5,6 +5,7 @@ import random
 import re
 import socket
 import threading
+import time
 
 from harness import Failure, Machine, Session, Skip, check, check_equal, inside  # noqa: F401: the tests' vocabulary
 
@@ -64,6 +65,27 @@ class Guest(Session):
                 elif counts and line.startswith('Rss:'):
                     total += int(line.split()[1]) * 1024
         return total
+
+
+STA_NANO = 0x2000  # adjtimex(2)
+
+
+def clock_offset(guest):
+    """(guest's time of day - host's, half the width of what is not known), in ms: what many exchanges leave possible."""
+    low, high = -1e18, 1e18
+    for _ in range(30):
+        before = time.time()
+        text = guest.ok("adjtimex | grep -E 'status:|time.tv'")
+        after = time.time()
+        status, second, fraction = (int(re.search(r':\s+(\d+)', line).group(1)) for line in text.splitlines())
+        now = second + fraction / (1e9 if status & STA_NANO else 1e6)
+        low, high = max(low, now - after), min(high, now - before)
+    return (low + high) * 500, abs(high - low) * 500
+
+
+def set_clock(guest):
+    """The guest's chronyd sets its time of day once, from the host's clock as ptp_kvm shows it."""
+    guest.ok('chronyd -q -u root "refclock PHC /dev/ptp0 poll -2 dpoll -2" "makestep 0 1"')
 
 
 class Bench(Machine):

@@ -1,10 +1,11 @@
-"""Entropy, balloon, sockets between guest and host."""
+"""Entropy, balloon, sockets between guest and host, the host's clock."""
 import os
 import re
 import socket
 import time
 
-from guest import BALLOON, Server, answer_digest, check, data, sender, sha
+from control import Control
+from guest import BALLOON, Server, answer_digest, check, clock_offset, data, sender, set_clock, sha
 
 MIB = 1 << 20
 BLOB = data(1000000, 7)
@@ -150,3 +151,25 @@ def test_vsock(t):
             guest.off()
         for name in ('_7', '_8', '_9'):
             os.unlink(path + name)
+
+
+CLOCK_MS = 50
+
+
+def test_clock(t):
+    """The host's clock by ptp_kvm, at once and after the machine stood still; the TSC stays the clock source."""
+    with t.boot('--cpus', '2', '--control', t.path('control')) as guest:
+        t.same(guest.ok('cat /sys/class/ptp/ptp0/clock_name').strip(), 'KVM virtual PTP', 'a PTP clock')
+        t.same(guest.ok('cat /sys/devices/system/clocksource/clocksource0/current_clocksource').strip(), 'tsc', 'the clock source')
+        set_clock(guest)
+        offset, doubt = clock_offset(guest)
+        t.see(abs(offset) - doubt <= CLOCK_MS, "the time of day is the host's within %d ms" % CLOCK_MS, '%+.2f ms, +-%.2f' % (offset, doubt))
+        with Control(t.path('control')) as control:
+            control.call('pause')
+            time.sleep(1)
+            control.call('resume')
+        set_clock(guest)
+        offset, doubt = clock_offset(guest)
+        t.see(abs(offset) - doubt <= CLOCK_MS, "and again after a pause", '%+.2f ms, +-%.2f' % (offset, doubt))
+        guest.ok("! dmesg | grep -E 'unstable|rcu.*stall|lockup'")
+        guest.off()

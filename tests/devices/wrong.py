@@ -51,11 +51,11 @@ CASES = [
     (['--vsock', 'no/such/place'], "--vsock: cannot listen on 'no/such/place': No such file or directory"),
     (['--vsock', 'stream'], "--vsock: 'stream' is in use by another machine or program"),
     (['--rng', 'maybe'], "--rng: 'maybe' is not on or off" + SEE),
-    (['--console', 'unix:'], "--console: 'unix:' is not stdio, a file, or unix:PATH" + SEE),
+    (['--console', 'unix:'], "--console: 'unix:' is not stdio, control, a file, or unix:PATH" + SEE),
     (['--console', 'unix:no/such/place'], "--console: cannot listen on 'no/such/place': No such file or directory"),
     (['--console', 'unix:stream'], "--console: 'stream' is in use by another machine or program"),
-    (['--port', 'agent'], "--port: 'agent' is not NAME=unix:PATH, with a name of up to 63 letters, digits, '.', '_' and '-'" + SEE),
-    (['--port', 'a/b=unix:x'], "--port: 'a/b=unix:x' is not NAME=unix:PATH, with a name of up to 63 letters, digits, '.', '_' "
+    (['--port', 'agent'], "--port: 'agent' is not NAME=unix:PATH or NAME=control, with a name of up to 63 letters, digits, '.', '_' and '-'" + SEE),
+    (['--port', 'a/b=unix:x'], "--port: 'a/b=unix:x' is not NAME=unix:PATH or NAME=control, with a name of up to 63 letters, digits, '.', '_' "
      "and '-'" + SEE),
     (['--port', 'a=unix:x', '--port', 'a=unix:y'], "--port: the name 'a' is given twice" + SEE),
     (['--balloon-size', '1G'], "--balloon-size: the balloon is as large as the guest's memory" + SEE),

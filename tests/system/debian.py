@@ -111,3 +111,19 @@ def test_several_vcpus(m):
             check_equal(output, '', 'complaints of the kernel')
             s.send('poweroff -f\n')
             check_equal(s.wait(), OFF, 'status')
+
+
+def test_32_vcpus(m):
+    """As many as there may be: all come up, each runs a program of its own, and a busy few beside many idle ones get on."""
+    with shell(m, '--no-reboot', '--cpus', '32', '--memory', '1G') as s:
+        output, _ = s.command('nproc')
+        check_equal(output.strip(), '32', 'vCPUs that the guest sees')
+        output, status = s.command('for n in $(seq 0 31); do taskset -c $n sh -c "grep Cpus_allowed_list /proc/self/status" & done; '
+                                   'wait')
+        found = {int(line.split()[-1]) for line in output.splitlines() if line.startswith('Cpus_allowed_list')}
+        check_equal((found, status), (set(range(32)), 0), 'a program on each vCPU')
+        output, _ = s.command('for n in $(seq 0 31); do taskset -c $n seq 1 2000 | sha256sum & done; wait')
+        wanted = hashlib.sha256(''.join('%d\n' % i for i in range(1, 2001)).encode()).hexdigest()
+        check_equal(output.count(wanted), 32, 'a pipe on each vCPU: ' + output)
+        s.send('poweroff -f\n')
+        check_equal(s.wait(), OFF, 'status')

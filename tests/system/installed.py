@@ -97,6 +97,18 @@ def ssh(port, key, line):
     return done.returncode, done.stdout, done.stderr
 
 
+def check_clock(session, when):
+    """chrony follows the host's clock as ptp_kvm shows it: within 50 ms, less what the serial line's exchanges can't tell."""
+    output, status = command(session, 'chronyc -n waitsync 240 0.02 0 1 >/dev/null; chronyc -n sources | grep -c "^#. PHC0"')
+    check_equal((output.strip(), status), ('1', 0), 'chrony has the host\'s clock as its source, ' + when)
+    low, high = -1e18, 1e18
+    for _ in range(10):
+        before = time.time()
+        now = float(command(session, 'date +%s.%N')[0])
+        low, high = max(low, now - time.time()), min(high, now - before)
+    check(low <= 0.05 and high >= -0.05, '%s the clock is %.3f to %.3f s off' % (when, low, high))
+
+
 def test_build_mistakes(m):
     """Each mistake is told in one line, with status 2 where nothing ran, and leaves nothing behind."""
     private, there = m.path('id', b'-----BEGIN OPENSSH PRIVATE KEY-----\n'), m.path('there', b'x')
@@ -184,6 +196,7 @@ def test_debian_machine(m):
         state, hostname, machine_id = output.split()
         check_equal((state, hostname), ('running', 'inn'), 'state and name')
         check(re.fullmatch('[0-9a-f]{32}', machine_id), machine_id)
+        check_clock(s, 'after the boot')
         output, status = command(s, 'apt-get -q update && apt-get -q -y install hello && hello')
         check(status == 0 and 'Hello, world!' in output, output)
         status, output, errors = ssh(port, key, 'id -un; cat /etc/machine-id')

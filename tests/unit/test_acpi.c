@@ -36,6 +36,13 @@ static const struct acpi_config full = {
     .i8042 = true,
     .panic_port = 0x505,
     .watchdog_port = 0x620,
+    .pci_ecam_base = 0xc0000000,
+    .pci_window_base = 0xd0000000,
+    .pci_window_bytes = 0x10000000,
+    .pci_slots = 32,
+    .pci_intx_base = 16,
+    .gpe0_port = 0x640,
+    .hotplug_port = 0x644,
 };
 
 static uint8_t area[0x8000];

@@ -11,6 +11,9 @@
 #include <stdint.h>
 #include <string.h>
 
+#include <time.h>
+#include <x86intrin.h>
+
 #include <cmocka.h>
 
 #include "base/clock.h"
@@ -121,9 +124,37 @@ static void test_pvclock_msrs(void **state)
     assert_int_equal(time[0], 0);
     assert_int_equal(pvclock_write(&pv, 0x4b564d02, 0, 0), -1);
     assert_int_equal(pvclock_read(&pv, 0x4b564d77, &value), -1);
-    assert_int_equal((int64_t)pvclock_hypercall(1), -1000);
     mem_free(mem);
     clock_free(clock);
+}
+
+static void test_pvclock_pairing(void **state)
+{
+    struct mem *mem;
+    assert_int_equal(mem_new(MiB, &mem, NULL), 0);
+    const struct pvclock pv = {.mem = mem};
+    const uint64_t good[4] = {0x2000, 0}, other_clock[4] = {0x2000, 1}, nowhere[4] = {1ull << 40, 0},
+                   beyond[4] = {MiB - 8, 0};
+    struct timespec before, after;
+    uint64_t time[8], tsc_before, tsc_after;
+    const uint64_t offset = 1ull << 50;
+    tsc_before = __rdtsc();
+    clock_gettime(CLOCK_REALTIME, &before);
+    assert_int_equal(pvclock_hypercall(&pv, 9, good, offset), 0);
+    clock_gettime(CLOCK_REALTIME, &after);
+    tsc_after = __rdtsc();
+    assert_int_equal(mem_read(mem, GPA(0x2000), time, sizeof(time)), 0);
+    assert_in_range(time[0] * 1000000000 + time[1],
+                    (uint64_t)before.tv_sec * 1000000000 + (uint64_t)before.tv_nsec,
+                    (uint64_t)after.tv_sec * 1000000000 + (uint64_t)after.tv_nsec);
+    assert_in_range(time[1], 0, 999999999);
+    assert_in_range(time[2], tsc_before + offset, tsc_after + offset);
+    assert_int_equal(time[3], 0); /* flags */
+    assert_int_equal((int64_t)pvclock_hypercall(&pv, 9, other_clock, 0), -95);
+    assert_int_equal((int64_t)pvclock_hypercall(&pv, 9, nowhere, 0), -14);
+    assert_int_equal((int64_t)pvclock_hypercall(&pv, 9, beyond, 0), -14);
+    assert_int_equal((int64_t)pvclock_hypercall(&pv, 1, good, 0), -1000);
+    mem_free(mem);
 }
 
 /* --- output --- */
@@ -204,9 +235,10 @@ int main(void)
 {
     signal(SIGPIPE, SIG_IGN);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_console),       cmocka_unit_test(test_console_longest),
-        cmocka_unit_test(test_pvclock_scale), cmocka_unit_test(test_pvclock_msrs),
-        cmocka_unit_test(test_output),        cmocka_unit_test(test_output_blocked),
+        cmocka_unit_test(test_console),         cmocka_unit_test(test_console_longest),
+        cmocka_unit_test(test_pvclock_scale),   cmocka_unit_test(test_pvclock_msrs),
+        cmocka_unit_test(test_pvclock_pairing), cmocka_unit_test(test_output),
+        cmocka_unit_test(test_output_blocked),
     };
     return cmocka_run_group_tests_name("vm", tests, NULL, NULL);
 }

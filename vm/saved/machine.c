@@ -192,6 +192,9 @@ static void device_state(struct machine *machine, struct state *s, unsigned inde
         number += strcmp(pc_device(machine->pc, i)->ops->name, device->ops->name) == 0;
     }
     snprintf(name, sizeof(name), "%s.%u", device->ops->name, number);
+    if (device->ops->newer && state_loading(s) && !state_has(s, name)) {
+        return;
+    }
     state_begin(s, name, SECTION_VERSION);
     device->ops->state(device, s);
     state_end(s);

@@ -53,7 +53,8 @@ static const struct option_spec *option_at(char **argv, int argc, int i, int *re
     return spec;
 }
 
-char *saved_options_json(const struct vm_config *config, const char *engine, uint64_t tsc_hz)
+char *saved_options_json(const struct vm_config *config, const char *devices, const char *engine,
+                         uint64_t tsc_hz)
 {
     char cwd[PATH_MAX];
     json_t *options = json_array();
@@ -70,6 +71,9 @@ char *saved_options_json(const struct vm_config *config, const char *engine, uin
     json_t *json = json_pack("{s:s, s:s, s:I, s:s, s:o}", "fonda", FONDA_VERSION, "cwd",
                              getcwd(cwd, sizeof(cwd)) ? cwd : "/", "tsc_hz", (json_int_t)tsc_hz, "engine",
                              engine, "options", options);
+    if (json && devices) {
+        json_object_set_new(json, "devices", json_loads(devices, 0, NULL));
+    }
     char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
     json_decref(json);
     return text;
@@ -175,6 +179,8 @@ int saved_options_merge(const char *json, const struct vm_config *run, struct vm
         rc = err_sys(err, -errno, "cannot go to '%.256s', where it was started first", cwd);
     }
     ret_config->tsc_hz = tsc_hz;
+    json_t *devices = json_object_get(root, "devices");
+    ret_config->device_changes = json_is_object(devices) ? json_dumps(devices, JSON_COMPACT) : NULL;
     json_decref(root);
     return rc;
 }

@@ -4,6 +4,8 @@
  *     {"fonda": "0.1.0", "cwd": "/home/u", "tsc_hz": 2500000000, "engine": "bt",
  *      "options": ["--kernel", "vmlinuz", "--memory", "1G"]}
  *
+ * and "devices" with what was plugged and unplugged since (vm/hotplug.h).
+ *
  * Options of a run rather than of the machine (serial, control, name, timeout, no-reboot, stats, engine) are
  * not saved, and may be given again with --restore; the others may not.
  *
@@ -15,8 +17,9 @@
 #include "base/err.h"
 #include "vm/config.h"
 
-/* From malloc; NULL: no memory. */
-char *saved_options_json(const struct vm_config *config, const char *engine, uint64_t tsc_hz);
+/* devices: what devices_changes_json says. From malloc; NULL: no memory. */
+char *saved_options_json(const struct vm_config *config, const char *devices, const char *engine,
+                         uint64_t tsc_hz);
 
 /* What a restored machine's command line amounts to: the saved options, then those of this run. Changes into
  * the directory that saved paths are relative to. ret_config's texts live as long as the process. Errors:

@@ -17,6 +17,7 @@
 #include "mem/guard.h"
 #include "vm/devices.h"
 #include "vm/host_int.h"
+#include "vm/hotplug.h"
 #include "vm/machine.h"
 #include "vm/machine_int.h"
 #include "vm/saved/file.h"
@@ -177,7 +178,8 @@ static int begin_file(struct saving *saving)
                               .chunk_bytes = (uint32_t)saving->chunk_bytes};
     head.sections = state_encoded(s, &head.sections_len);
     int rc = state_error(s, &saving->err);
-    char *config = saved_options_json(host->config, host->engine->name, host->machine->tsc_hz);
+    auto_free char *devices = devices_changes_json(host->devices);
+    char *config = saved_options_json(host->config, devices, host->engine->name, host->machine->tsc_hz);
     head.config = config;
     if (rc == 0 && !config) {
         rc = err_set(&saving->err, -EINVAL, "the machine's options can't be saved: some are no UTF-8");

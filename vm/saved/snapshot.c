@@ -16,6 +16,7 @@
 #include "control/control.h"
 #include "vm/devices.h"
 #include "vm/host_int.h"
+#include "vm/hotplug.h"
 #include "vm/machine.h"
 #include "vm/rundir.h"
 #include "vm/saved/file.h"
@@ -219,6 +220,19 @@ void host_snapshot_delete(struct host *host, const struct snapshot_request *requ
     }
 }
 
+/* A disk that came or went since has no snapshot, or would be left out of it. */
+static int same_devices(struct host *host, const char *config, struct err *err)
+{
+    json_t *root = json_loads(config, 0, NULL), *devices = json_object_get(root, "devices");
+    auto_free char *then = devices ? json_dumps(devices, JSON_COMPACT) : NULL;
+    bool same = devices_changes_equal(host->devices, then);
+    json_decref(root);
+    return same ? 0
+                : err_set(err, -EBUSY,
+                          "the machine had other disks and NICs then: attach and detach until they are the "
+                          "same again");
+}
+
 /* A file that can't be loaded is found out before the machine is given up for it. */
 void host_snapshot_load(struct host *host, const char *name, struct control_call *call)
 {
@@ -229,6 +243,7 @@ void host_snapshot_load(struct host *host, const char *name, struct control_call
         return;
     }
     int rc = saved_open(path, &reader, &err);
+    rc = rc ? rc : same_devices(host, saved_head(reader)->config, &err);
     saved_close(reader);
     for (unsigned i = 0; i < devices_disks(host->devices) && rc == 0; i++) {
         struct blk_node *node = devices_disk(host->devices, i);
