@@ -115,6 +115,9 @@ extern const struct driver_ops driver_vm, driver_container;
 extern const struct driver_ops *const drivers[];
 const struct driver_ops *driver_find(const char *kind);
 
+/* Whether a process holds the instance's lock (contract, 1): also the last of several. */
+bool driver_is_locked(const struct driver_instance *instance);
+
 /* ---- for drivers whose processes speak the control protocol (driver_control.c) ---- */
 
 /* Forks program (argv[0], found as program_find does) with its standard streams on /dev/null and

@@ -249,6 +249,12 @@ int driver_control_job(const struct driver_instance *instance, const char *metho
     return rc;
 }
 
+bool driver_is_locked(const struct driver_instance *instance)
+{
+    auto_close int fd = open(instance->lock, O_RDWR | O_CLOEXEC);
+    return fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0;
+}
+
 /* Who holds the lock; 0: nobody. */
 static pid_t lock_holder(const struct driver_instance *instance)
 {

@@ -164,8 +164,19 @@ int jail_enter(struct err *err)
     if (jail->config.mode == JAIL_REQUIRE && jail_missing(missing, sizeof(missing)) > 0) {
         return err_set(err, -EPERM, "the jail can't be complete on this host: no %s", missing);
     }
+    jail->closed = true;
     JAIL_TAKEN("main");
     return 0;
+}
+
+bool jail_is_closed(void)
+{
+    return the_jail.closed;
+}
+
+bool jail_has(enum jail_need need)
+{
+    return !the_jail.split || (the_jail.config.needs & need);
 }
 
 unsigned jail_missing(char *text, size_t size)

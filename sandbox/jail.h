@@ -96,6 +96,11 @@ int jail_grant(const char *path, enum jail_rights rights, struct err *err);
  * unfit for a stranger's code. */
 int jail_enter(struct err *err);
 
+/* Whether a jail is closed around this process. */
+bool jail_is_closed(void);
+/* Whether this process can do what a need stands for: it has no jail, or one that was made for it. */
+bool jail_has(enum jail_need need);
+
 /* Inside: what the supervisor's again() gets when this process has ended with exit(). Errors: -ENOSYS (there
  * is no jail), -ENAMETOOLONG, -EPIPE. */
 int jail_again(const char *word);

@@ -19,6 +19,7 @@ struct jail {
     pid_t outer_pid;         /* the supervisor's, as the host sees it */
     bool privileged;         /* ns_is_privileged(), when the program began */
     bool split;              /* this is the process inside */
+    bool closed;             /* ... and its layers are there */
     int errors[JAIL_LAYERS]; /* 0: there, negative errno: missing */
     int supervisor_fd;       /* -1 outside of a split */
     struct grant grants[JAIL_GRANTS_MAX];

@@ -182,7 +182,7 @@ const struct role_row role_table[] = {
           "a single step, behind an instruction that blocks interrupts"),
 
     /* --- networks --- */
-    IOCTL(M | V, JAIL_NEED_TAP, TUNSETOFFLOAD, "the guest's driver chooses its offloads"),
+    IOCTL(M | V, JAIL_NEED_TAP | FILS, TUNSETOFFLOAD, "the guest's driver chooses its offloads"),
     SOCKET(INET, AF_INET, SOCK_STREAM, "user-mode NAT: the guest's TCP connections"),
     SOCKET(INET, AF_INET, SOCK_DGRAM, "user-mode NAT: UDP and ping"),
     SOCKET(INET, AF_INET6, SOCK_STREAM, "user-mode NAT: the guest's TCP connections"),

@@ -15,6 +15,7 @@
 #include "vm/jail.h"
 
 #include <errno.h>
+#include <jansson.h>
 #include <libgen.h>
 #include <limits.h>
 #include <stdio.h>
@@ -38,18 +39,47 @@ static enum jail_mode mode_of(const struct vm_config *config)
                                                   : JAIL_ON;
 }
 
+/* fn is given the texts of all disks or NICs: those of the options (list), and those that a saved machine had
+ * plugged (vm/hotplug.h). Returns the first that is not 0. */
+static int each_text(const struct vm_config *config, const struct option_list *list, const char *kind,
+                     int (*fn)(void *opaque, const char *text, struct err *err), void *opaque,
+                     struct err *err)
+{
+    json_t *root = config->device_changes ? json_loads(config->device_changes, 0, NULL) : NULL, *one;
+    int rc = 0;
+    size_t i;
+    for (unsigned n = 0; n < list->count && rc == 0; n++) {
+        rc = fn(opaque, list->values[n], err);
+    }
+    json_array_foreach(json_object_get(root, "plugged"), i, one)
+    {
+        const char *is = json_string_value(json_object_get(one, "kind"));
+        const char *text = json_string_value(json_object_get(one, "text"));
+        if (rc == 0 && is && text && strcmp(is, kind) == 0) {
+            rc = fn(opaque, text, err);
+        }
+    }
+    json_decref(root);
+    return rc;
+}
+
+static int add_need(void *opaque, const char *text, struct err *err)
+{
+    unsigned *needs = opaque;
+    struct nic_options nic;
+    if (nic_options_parse(text, &nic, NULL) == 0) {
+        *needs |= nic.kind == NIC_USER   ? JAIL_NEED_INTERNET
+                  : nic.kind == NIC_TAP  ? JAIL_NEED_TAP
+                  : nic.kind == NIC_WIRE ? JAIL_NEED_UNIX
+                                         : 0;
+    }
+    return 0;
+}
+
 static unsigned nic_needs(const struct vm_config *config)
 {
     unsigned needs = config->nics.count ? 0 : JAIL_NEED_INTERNET;
-    for (unsigned i = 0; i < config->nics.count; i++) {
-        struct nic_options nic;
-        if (nic_options_parse(config->nics.values[i], &nic, NULL) == 0) {
-            needs |= nic.kind == NIC_USER   ? JAIL_NEED_INTERNET
-                     : nic.kind == NIC_TAP  ? JAIL_NEED_TAP
-                     : nic.kind == NIC_WIRE ? JAIL_NEED_UNIX
-                                            : 0;
-        }
-    }
+    (void)each_text(config, &config->nics, "nic", add_need, &needs, NULL);
     return needs;
 }
 
@@ -94,23 +124,23 @@ static void on_ended(void *opaque)
     }
 }
 
-/* IMAGE.NAME.state of one of the machine's own images (vm/saved/snapshot.h). */
-static bool is_snapshot(const struct vm_config *config, const char *path)
+/* Whether opaque, a path, is IMAGE.NAME.state of that disk's image (vm/saved/snapshot.h): 1, or 0. */
+static int is_snapshot_of(void *opaque, const char *text, struct err *err)
 {
     static const char end[] = ".state";
-    size_t path_len = strlen(path);
-    for (unsigned i = 0; i < config->disks.count; i++) {
-        struct disk_options disk;
-        if (disk_options_parse(config->disks.values[i], &disk, NULL) < 0) {
-            continue;
-        }
-        size_t len = strlen(disk.path);
-        if (strncmp(path, disk.path, len) == 0 && path[len] == '.' && !strchr(path + len, '/') &&
-            path_len > len + sizeof(end) && strcmp(path + path_len - sizeof(end) + 1, end) == 0) {
-            return true;
-        }
+    const char *path = opaque;
+    struct disk_options disk;
+    if (disk_options_parse(text, &disk, NULL) < 0) {
+        return 0;
     }
-    return false;
+    size_t path_len = strlen(path), len = strlen(disk.path);
+    return strncmp(path, disk.path, len) == 0 && path[len] == '.' && !strchr(path + len, '/') &&
+           path_len > len + sizeof(end) && strcmp(path + path_len - sizeof(end) + 1, end) == 0;
+}
+
+static bool is_snapshot(const struct vm_config *config, const char *path)
+{
+    return each_text(config, &config->disks, "disk", is_snapshot_of, (void *)(uintptr_t)path, NULL);
 }
 
 /* The supervisor: the machine goes back to a snapshot. */
@@ -147,16 +177,18 @@ static int grant_directory_of(const char *path, enum jail_rights rights, struct 
     return jail_grant(dirname(copy), rights, err);
 }
 
+static int grant_nic(void *opaque, const char *text, struct err *err)
+{
+    struct nic_options nic;
+    return nic_options_parse(text, &nic, NULL) == 0 && nic.kind == NIC_WIRE
+               ? grant_directory_of(nic.where, JAIL_GRANT_SOCKETS, err)
+               : 0;
+}
+
 static int grant_nics(const struct vm_config *config, struct err *err)
 {
     int rc = nic_needs(config) & JAIL_NEED_INTERNET ? jail_grant(RESOLV_CONF, JAIL_GRANT_FILE, err) : 0;
-    for (unsigned i = 0; i < config->nics.count && rc == 0; i++) {
-        struct nic_options nic;
-        if (nic_options_parse(config->nics.values[i], &nic, NULL) == 0 && nic.kind == NIC_WIRE) {
-            rc = grant_directory_of(nic.where, JAIL_GRANT_SOCKETS, err);
-        }
-    }
-    return rc;
+    return rc ? rc : each_text(config, &config->nics, "nic", grant_nic, NULL, err);
 }
 
 static int grant_ports(const struct vm_config *config, struct err *err)
@@ -192,6 +224,14 @@ static int grant_shares(const struct vm_config *config, struct err *err)
     return rc;
 }
 
+static int grant_disk(void *opaque, const char *text, struct err *err)
+{
+    struct disk_options disk;
+    return disk_options_parse(text, &disk, NULL) == 0 && !disk.read_only
+               ? grant_directory_of(disk.path, JAIL_GRANT_DIR, err)
+               : 0;
+}
+
 /* Only who can be told to save does: into the directories of the control socket and of the disks that have
  * snapshots, and where the options say. */
 static int grant_saving(const struct vm_config *config, struct err *err)
@@ -206,12 +246,7 @@ static int grant_saving(const struct vm_config *config, struct err *err)
     } else if (rundir_socket(config->name, path, sizeof(path), err) == 0) {
         rc = grant_directory_of(path, JAIL_GRANT_DIR, err);
     }
-    for (unsigned i = 0; i < config->disks.count && rc == 0; i++) {
-        struct disk_options disk;
-        if (disk_options_parse(config->disks.values[i], &disk, NULL) == 0 && !disk.read_only) {
-            rc = grant_directory_of(disk.path, JAIL_GRANT_DIR, err);
-        }
-    }
+    rc = rc ? rc : each_text(config, &config->disks, "disk", grant_disk, NULL, err);
     for (unsigned i = 0; i < config->save_dirs.count && rc == 0; i++) {
         rc = jail_grant(config->save_dirs.values[i], JAIL_GRANT_DIR, err);
     }
