@@ -211,6 +211,8 @@ const struct role_row role_table[] = {
      "AF_UNIX, SOCK_DGRAM",
      "the C library's if_nametoindex, for a resolver with a link-local address"},
     IOCTL(M, INET, SIOCATMARK, "user-mode NAT: urgent data"),
+    ROW("getppid", M, INET, "a NIC that is plugged: a seed of its library, without a /dev/urandom"),
+    ROW("epoll_create1", M, INET, "a NIC that is plugged: its sockets"),
     ROW("unlink", M | S, UNIX | FILS,
         "the sockets that the machine made, at its end; a saved machine that is not complete"),
 

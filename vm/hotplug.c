@@ -202,7 +202,7 @@ static int finish(struct devices *devices, const char *text, bool tell, struct e
 /* Of what was opened here by its name: nothing else exists inside a jail. */
 static int explain(int rc, struct err *err)
 {
-    return (rc == -ENOENT || rc == -EACCES) && jail_is_closed()
+    return (rc == -ENOENT || rc == -EACCES || rc == -EROFS) && jail_is_closed()
                ? err_prefix(err, "the machine's jail has no files but those of the directories that it was "
                                  "started with (docs/jail.md)")
                : rc;
