@@ -7,6 +7,7 @@
 #   make install  under PREFIX (/usr/local)   make deb    a Debian package, in dist/
 #   make test-deb   the package in a clean Debian 12, as root (not part of make test)
 #   make test-container   the tests of containers alone
+#   make test-state   saving and restoring: every step, every field, 50 rounds; some hours (not part of make test)
 #   make soak   ten minutes of load on 4 vCPUs (SOAK_MINUTES), not part of make test
 
 BUILD        ?= build
@@ -23,7 +24,7 @@ MAKEFLAGS    += --no-print-directory
 
 PREFIX       ?= /usr/local
 
-.PHONY: all deps run test test-container soak bench install deb test-deb lint asan fuzz clean
+.PHONY: all deps run test test-container test-state soak bench install deb test-deb lint asan fuzz clean
 
 all: deps
 	@test -f $(BUILD)/build.ninja || { echo "fonda: configuring $(BUILD)"; meson setup $(BUILD) >/dev/null; }
@@ -41,13 +42,18 @@ run: all
 
 test: all
 	@tools/install-deps test
-	@tools/fetch-guest $(BUILD)/guest devices storage soak
+	@tools/fetch-guest $(BUILD)/guest devices storage soak state
 	@tools/run-tests --build $(BUILD) $(TEST_OPTIONS)
 
 test-container: all
 	@tools/install-deps test
 	@tools/fetch-guest $(BUILD)/guest
 	@tests/container/run --build $(BUILD)
+
+test-state: all
+	@tools/install-deps test
+	@tools/fetch-guest $(BUILD)/guest devices state
+	@FONDA_STATE_ROUNDS=50 FONDA_STATE_FAULTS=all FONDA_STATE_FUZZ=all tests/state/run --build $(BUILD)
 
 soak: all
 	@tools/install-deps test

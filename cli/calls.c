@@ -133,7 +133,8 @@ int call_job(struct cli *cli, const char *method, const char *path, json_t *body
 {
     char url[700], last[300] = "";
     json_t *job = NULL;
-    snprintf(url, sizeof(url), "%s?wait=%d", path, cli->options.no_wait ? 0 : 1);
+    snprintf(url, sizeof(url), "%s?wait=%d%s", path, cli->options.no_wait ? 0 : 1,
+             cli->query ? cli->query : "");
     int rc = call_api(cli, method, url, body, &job);
     if (rc == CLI_OK && cli->options.no_wait) {
         printf("%s\n", text_of(job, "name"));

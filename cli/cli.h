@@ -33,7 +33,8 @@ struct cli_options {
     const char *memory, *cpus, *kernel, *append, *engine, *restart, *description, *size, *role, *mode,
         *net_options;
     struct option_list initrds, disks, volumes, networks, publish, shares, labels;
-    bool autostart, no_reboot, timestamps, all, linked, full, no_memory, raw, trust, backup, with_memory;
+    bool autostart, no_reboot, timestamps, all, linked, full, no_memory, raw, trust, backup, with_memory,
+        with_volumes;
     uint64_t tail;
     const char *signal, *snapshot, *every, *cron, *keep_for;
     uint64_t keep_last;
@@ -48,6 +49,7 @@ struct cli {
     struct client *client;
     int argc; /* arguments that are no options */
     char **argv;
+    const char *query;    /* of the request that begins a job: "&volumes=1", or NULL */
     char job_detail[512]; /* why the last job failed; "": it did not */
 };
 
@@ -83,12 +85,14 @@ int cli_jail(int argc, char **argv);
 int cli_image(int argc, char **argv);
 int cli_serve(int argc, char **argv);
 int cli_run_container(int argc, char **argv);
+/* Whether an instance has a program with streams: a container, or a machine of an image. */
+bool cli_has_room(const json_t *instance);
 int cli_exec(int argc, char **argv);
 /* Connects as commands do, by the environment and the context, and calls fn; otherwise the status `failed`.
  */
 int cli_connected(int (*fn)(struct cli *cli, void *opaque), void *opaque, int failed);
-/* What logs and top are for containers (cmd_container.c). */
-int container_logs(struct cli *cli), container_top(struct cli *cli);
+/* What logs, top and shell are for containers (cmd_container.c). */
+int container_logs(struct cli *cli), container_top(struct cli *cli), container_shell(struct cli *cli);
 /* machines.c: over the control sockets of machines that `fonda run --name` started. */
 int cli_vm(int argc, char **argv);
 /* devices.c: of 'fonda vm'. */
@@ -115,9 +119,10 @@ int cmd_create(struct cli *cli), cmd_launch(struct cli *cli), cmd_ps(struct cli 
     cmd_audit(struct cli *cli), cmd_object(struct cli *cli), cmd_doctor(struct cli *cli),
     cmd_version(struct cli *cli), cmd_context(struct cli *cli), cmd_web(struct cli *cli),
     cmd_completion(struct cli *cli), cmd_attach(struct cli *cli), cmd_kill(struct cli *cli),
-    cmd_snapshot(struct cli *cli), cmd_template(struct cli *cli), cmd_export(struct cli *cli),
-    cmd_import(struct cli *cli), cmd_backup(struct cli *cli), cmd_schedule(struct cli *cli),
-    cmd_wait(struct cli *cli), cmd_cp(struct cli *cli), cmd_man(struct cli *cli), cmd_help(struct cli *cli);
+    cmd_shell(struct cli *cli), cmd_snapshot(struct cli *cli), cmd_template(struct cli *cli),
+    cmd_export(struct cli *cli), cmd_import(struct cli *cli), cmd_backup(struct cli *cli),
+    cmd_schedule(struct cli *cli), cmd_wait(struct cli *cli), cmd_cp(struct cli *cli),
+    cmd_man(struct cli *cli), cmd_help(struct cli *cli);
 
 /* cmd_instance.c: changes an instance (path is its URL), waits until a running one has taken it, and says
  * what takes a restart. patch is taken over. */

@@ -4,11 +4,13 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/options.h"
 #include "base/util.h"
 #include "cli/client.h"
 #include "cli/container_options.h"
@@ -18,6 +20,9 @@
 
 static const struct container_option run_options[] = {
     {"container", 0, CO_FLAG, "container", NULL, "a container, from an image"},
+    {"vm", 0, CO_FLAG, "vm", NULL, "the same image as a machine, with a kernel of its own"},
+    {"kernel", 0, CO_TEXT, "kernel", "FILE", "--vm: its kernel (default: fetched by apt, once)"},
+    {"engine", 0, CO_TEXT, "engine", "NAME", "--vm: how its code runs; see 'fonda engines'"},
     {"interactive", 'i', CO_FLAG, "interactive", NULL, "keep its input open"},
     {"tty", 't', CO_FLAG, "terminal", NULL, "give it a terminal"},
     {"detach", 'd', CO_FLAG, "detach", NULL, "go on in the background, print the name"},
@@ -34,6 +39,8 @@ static const struct container_option run_options[] = {
     {"entrypoint", 0, CO_TEXT, "entrypoint", "PROGRAM", "instead of the image's; '': none"},
     {"hostname", 'h', CO_TEXT, "hostname", "NAME", "its host name"},
     {"init", 0, CO_FLAG, "init", NULL, "a small init is the first process"},
+    {"system", 0, CO_FLAG, "system", NULL,
+     "a whole system: its own init, such as systemd, is the first process"},
     {"memory", 'm', CO_SIZE, "memory", "SIZE", "at most so much memory, such as 512m"},
     {"memory-swap", 0, CO_SIZE, "memory_swap", "SIZE", "memory and swap together"},
     {"cpus", 0, CO_TEXT, "cpu_limit", "NUMBER", "at most so many CPUs, such as 1.5"},
@@ -233,18 +240,25 @@ static bool take_flag(json_t *body, const char *name)
 static void run_help(void)
 {
     printf(
-        "usage: fonda run --container [OPTIONS] IMAGE [COMMAND [ARGUMENT...]]\n\n"
-        "Runs a container: fetches the image if it isn't there, and connects this terminal to the program.\n"
+        "usage: fonda run --container [OPTIONS] IMAGE [COMMAND [ARGUMENT...]]\n"
+        "       fonda run --vm [OPTIONS] IMAGE [COMMAND [ARGUMENT...]]\n\n"
+        "Runs an image in a container, or (--vm) in a machine with a kernel of its own: fetches the image if "
+        "it\n"
+        "isn't there, and connects this terminal to the program. A machine has 256 MiB and one CPU unless "
+        "--memory\n"
+        "and --cpus say otherwise; options about capabilities, devices and cgroups are a container's alone.\n"
         "Ctrl-P Ctrl-Q leaves it running; 'fonda attach NAME' comes back. The status is the program's; 125: "
         "Fonda\n"
         "could not run it; 126: it can't be executed; 127: it was not found.\n\nOptions:\n");
     container_options_print(stdout, run_options, ARRAY_SIZE(run_options));
-    printf(
-        "\nExamples:\n"
-        "  fonda run --container -it --rm alpine\n"
-        "  fonda run --container -d --name web -p 8080:80 --restart always nginx\n"
-        "  fonda run --container --rm -v $PWD:/src:ro -w /src --network none gcc make\n"
-        "  fonda run --container -d --memory 256m --cpus 0.5 --health-cmd 'wget -qO- localhost' web:1.2\n");
+    printf("\nExamples:\n"
+           "  fonda run --container -it --rm alpine\n"
+           "  fonda run --container -d --name web -p 8080:80 --restart always nginx\n"
+           "  fonda run --vm -it --rm alpine\n"
+           "  fonda run --vm -d --name web -p 8080:80 --memory 512m --cpus 2 nginx\n"
+           "  fonda run --container --rm -v $PWD:/src:ro -w /src --network none gcc make\n"
+           "  fonda run --container -d --memory 256m --cpus 0.5 --health-cmd 'wget -qO- localhost' web:1.2\n"
+           "  fonda run --container --system --memory 1g --cpus 2 debian-rootfs\n");
 }
 
 /* What follows a create that worked and a start that did not: nothing is left behind. */
@@ -323,7 +337,48 @@ static int run_connected(struct cli *cli, void *opaque)
 {
     json_t *body = opaque;
     bool detach = take_flag(body, "detach");
+    if (json_is_true(json_object_get(body, "system"))) { /* its console */
+        json_object_set_new(body, "terminal", json_true());
+        json_object_set_new(body, "interactive", json_true());
+    }
     return create_and_run(cli, json_incref(body), detach, json_is_true(json_object_get(body, "interactive")));
+}
+
+bool cli_has_room(const json_t *instance)
+{
+    const char *kind = json_string_value(json_object_get(instance, "kind"));
+    return (kind && strcmp(kind, "container") == 0) || json_object_get(instance, "image");
+}
+
+/* A machine has whole CPUs. What else is different is for the daemon to say. */
+static int make_room(json_t *body, struct err *err)
+{
+    bool vm = take_flag(body, "vm");
+    const char *cpus = json_string_value(json_object_get(body, "cpu_limit"));
+    const char *kernel = json_string_value(json_object_get(body, "kernel"));
+    uint64_t count;
+    json_object_set_new(body, "kind", json_string(vm ? "vm" : "container"));
+    if (!vm && (kernel || json_object_get(body, "engine"))) {
+        return err_set(err, -EINVAL, "--%s: a container has the host's kernel; a machine has its own (--vm)",
+                       kernel ? "kernel" : "engine");
+    }
+    if (vm && cpus) {
+        if (parse_uint(cpus, &count, NULL) < 0 || count < 1 || count > 32) {
+            return err_set(err, -EINVAL,
+                           "--cpus: '%s' is not a number of CPUs from 1 to 32, as machines have them", cpus);
+        }
+        json_object_set_new(body, "cpus", json_integer((json_int_t)count));
+        json_object_del(body, "cpu_limit");
+    }
+    char *full = kernel ? realpath(kernel, NULL) : NULL;
+    if (kernel && !full) {
+        return err_sys(err, -errno, "--kernel: cannot find '%s'", kernel);
+    }
+    if (full) {
+        json_object_set_new(body, "kernel", json_string(full));
+        free(full);
+    }
+    return 0;
 }
 
 int cli_run_container(int argc, char **argv)
@@ -341,13 +396,12 @@ int cli_run_container(int argc, char **argv)
     }
     take_flag(body, "container");
     if (next < 0 || make_env(body, &err) < 0 || make_labels(body, &err) < 0 || make_policy(body, &err) < 0 ||
-        make_network(body, &err) < 0) {
+        make_network(body, &err) < 0 || make_room(body, &err) < 0) {
         log_error("%s (see 'fonda run --container --help')", err.text);
         json_decref(body);
         return STATUS_OURS;
     }
     make_mounts_absolute(body);
-    json_object_set_new(body, "kind", json_string("container"));
     json_object_set_new(body, "image", json_string(argv[next]));
     if (!json_object_get(body, "stop_timeout")) {
         json_object_set_new(body, "stop_timeout", json_integer(10));
@@ -381,6 +435,11 @@ static int exec_connected(struct cli *cli, void *opaque)
     bool terminal = json_is_true(json_object_get(e->how, "terminal"));
     json_object_del(e->how, "interactive");
     bool raw = terminal && interactive && isatty(STDIN_FILENO);
+    struct winsize size;
+    if (raw && ioctl(STDIN_FILENO, TIOCGWINSZ, &size) == 0) {
+        json_object_set_new(e->how, "rows", json_integer(size.ws_row));
+        json_object_set_new(e->how, "columns", json_integer(size.ws_col));
+    }
     struct stream_use use = {
         .instance = e->name,
         .open = json_pack("{s:O}", "exec", e->how),
@@ -392,6 +451,16 @@ static int exec_connected(struct cli *cli, void *opaque)
     };
     int status = stream_run(cli, &use);
     return !use.ret_started && status == 127 ? STATUS_OURS : status;
+}
+
+int container_shell(struct cli *cli)
+{
+    bool terminal = isatty(STDIN_FILENO);
+    struct exec e = {cli->argv[0],
+                     json_pack("{s:[s], s:b, s:b}", "command", "sh", "interactive", 1, "terminal", terminal)};
+    int status = exec_connected(cli, &e);
+    json_decref(e.how);
+    return status;
 }
 
 int cli_exec(int argc, char **argv)
@@ -437,10 +506,7 @@ int cmd_attach(struct cli *cli)
     auto_free char *name = url_escape(cli->argv[0]);
     snprintf(path, sizeof(path), "/v1/instances/%.400s", name ? name : "");
     int rc = call_api(cli, "GET", path, NULL, &instance);
-    bool container = strcmp(json_string_value(json_object_get(instance, "kind"))
-                                ? json_string_value(json_object_get(instance, "kind"))
-                                : "",
-                            "container") == 0;
+    bool container = cli_has_room(instance);
     raw = raw && json_is_true(json_object_get(instance, "terminal"));
     json_decref(instance);
     if (rc != CLI_OK) {

@@ -237,7 +237,10 @@ static int delete_one(struct cli *cli, const char *name)
         rc = stop_one(cli, name);
     }
     json_decref(instance);
-    return rc == CLI_OK ? call_job(cli, "DELETE", path, NULL) : rc;
+    cli->query = cli->options.with_volumes ? "&volumes=1" : NULL;
+    rc = rc == CLI_OK ? call_job(cli, "DELETE", path, NULL) : rc;
+    cli->query = NULL;
+    return rc;
 }
 
 int cmd_delete(struct cli *cli)
@@ -321,7 +324,7 @@ int cmd_set(struct cli *cli)
     return cmd_patch_instance(cli, cli->argv[0], path, patch);
 }
 
-int cmd_logs(struct cli *cli)
+int cmd_shell(struct cli *cli)
 {
     char path[600];
     json_t *instance = NULL;
@@ -329,6 +332,17 @@ int cmd_logs(struct cli *cli)
     int rc = call_api(cli, "GET", path, NULL, &instance);
     const char *kind = json_string_value(json_object_get(instance, "kind"));
     bool container = kind && strcmp(kind, "container") == 0;
+    json_decref(instance);
+    return rc != CLI_OK ? rc : container ? container_shell(cli) : cmd_console(cli);
+}
+
+int cmd_logs(struct cli *cli)
+{
+    char path[600];
+    json_t *instance = NULL;
+    instance_path(cli->argv[0], "", path, sizeof(path));
+    int rc = call_api(cli, "GET", path, NULL, &instance);
+    bool container = cli_has_room(instance);
     json_decref(instance);
     if (rc != CLI_OK || container) {
         return rc != CLI_OK ? rc : container_logs(cli);

@@ -143,16 +143,22 @@ static void report(void *arg, const char *text)
 static void print_check(const struct image_check *c, bool json)
 {
     if (json) {
-        json_t *o = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "corruptions",
+        json_t *o = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "corruptions",
                               (json_int_t)c->corruptions, "leaks", (json_int_t)c->leaks, "corruptions_fixed",
                               (json_int_t)c->corruptions_fixed, "leaks_fixed", (json_int_t)c->leaks_fixed,
                               "clusters_used", (json_int_t)c->clusters_used, "clusters_total",
                               (json_int_t)c->clusters_total, "clusters_compressed",
-                              (json_int_t)c->clusters_compressed, "end_offset", (json_int_t)c->end_offset);
+                              (json_int_t)c->clusters_compressed, "end_offset", (json_int_t)c->end_offset,
+                              "unclosed", (json_int_t)c->unclosed);
         json_dumpf(o, stdout, JSON_INDENT(2));
         printf("\n");
         json_decref(o);
         return;
+    }
+    if (c->unclosed) {
+        printf("the image was not closed: %" PRIu64
+               " refcounts are behind, which whoever writes to it next mends first\n",
+               c->unclosed);
     }
     if (!c->corruptions && !c->leaks) {
         printf("no errors\n");

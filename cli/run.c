@@ -48,7 +48,8 @@ int cli_become_program(char **argv)
 static void print_run_help(void)
 {
     printf("usage: fonda run DISK [OPTIONS]\n       fonda run --kernel FILE [OPTIONS]\n"
-           "       fonda run --container [OPTIONS] IMAGE [COMMAND...]   (fonda run --container --help)\n\n"
+           "       fonda run --container [OPTIONS] IMAGE [COMMAND...]   (fonda run --container --help)\n"
+           "       fonda run --vm [OPTIONS] IMAGE [COMMAND...]          (the same image as a machine)\n\n"
            "Starts a virtual machine and connects this terminal to its serial console. DISK is the first "
            "--disk; "
            "without\n"
@@ -79,7 +80,7 @@ static void print_run_help(void)
 int cli_run(int argc, char **argv)
 {
     for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
-        if (strcmp(argv[i], "--container") == 0) {
+        if (strcmp(argv[i], "--container") == 0 || strcmp(argv[i], "--vm") == 0) {
             return cli_run_container(argc, argv);
         }
     }

@@ -78,6 +78,9 @@ static json_t *make_args(const struct builder *b, struct err *err)
     } else if (!o->entrypoint) {
         append_all(args, json_object_get(o->image, "Cmd"));
     }
+    if (json_array_size(args) == before && o->system) {
+        json_array_append_new(args, json_string("/sbin/init"));
+    }
     if (json_array_size(args) == before) {
         json_decref(args);
         err_set(err, -EINVAL, "the image names no command; give one");
@@ -112,6 +115,9 @@ static json_t *make_env(struct builder *b)
                                           : arena_printf(&b->arena, "%.12s", o->id ? o->id : "fonda")));
     if (o->terminal) {
         set_env(env, "TERM=xterm");
+    }
+    if (o->system) { /* systemd(1) and others look for it */
+        set_env(env, "container=fonda");
     }
     set_env(env, arena_printf(&b->arena, "HOME=%s", b->user.home ? b->user.home : "/"));
     json_array_foreach(json_object_get(o->image, "Env"), i, value)
@@ -161,7 +167,8 @@ static int choose_caps(struct builder *b, struct err *err)
 {
     const struct bundle_options *o = b->o;
     bool adds_all = has_all(o->cap_add);
-    b->caps = o->privileged || adds_all ? ALL_CAPS : has_all(o->cap_drop) ? 0 : DEFAULT_CAPS;
+    uint64_t standard = o->system ? DEFAULT_CAPS | bundle_system_caps : DEFAULT_CAPS;
+    b->caps = o->privileged || adds_all ? ALL_CAPS : has_all(o->cap_drop) ? 0 : standard;
     b->added = adds_all ? ALL_CAPS : 0;
     int rc = change_caps(b, o->cap_drop, false, err);
     return rc < 0 ? rc : change_caps(b, o->cap_add, true, err);
@@ -271,6 +278,7 @@ static int make_mounts(struct builder *b, json_t *mounts, struct err *err)
         return rc;
     }
     bool host_network = o->network == BUNDLE_NETWORK_HOST;
+    bool mapped = o->rootless || (o->system && o->system->map_count);
     add_mount(mounts, "/proc", "proc", "proc", "nosuid,noexec,nodev");
     add_mount(mounts, "/dev", "tmpfs", "tmpfs", "nosuid,strictatime,mode=755,size=65536k");
     add_mount(mounts, "/dev/pts", "devpts", "devpts",
@@ -279,13 +287,18 @@ static int make_mounts(struct builder *b, json_t *mounts, struct err *err)
     add_mount(mounts, "/dev/shm", "tmpfs", "shm",
               arena_printf(&b->arena, "nosuid,noexec,nodev,mode=1777,size=%lld", (long long)shm));
     add_mount(mounts, "/dev/mqueue", "mqueue", "mqueue", "nosuid,noexec,nodev");
-    if ((o->rootless || o->bind_devices) &&
+    if ((mapped || o->bind_devices) &&
         host_network) { /* a new sysfs belongs to who owns the network namespace */
         add_mount(mounts, "/sys", "bind", "/sys", "rbind,rprivate,nosuid,noexec,nodev,rro");
     } else {
         add_mount(mounts, "/sys", "sysfs", "sysfs",
                   o->privileged ? "nosuid,noexec,nodev" : "nosuid,noexec,nodev,ro");
-        add_mount(mounts, "/sys/fs/cgroup", "cgroup", "cgroup", "nosuid,noexec,nodev,relatime,ro");
+        if (!o->system) {
+            add_mount(mounts, "/sys/fs/cgroup", "cgroup", "cgroup", "nosuid,noexec,nodev,relatime,ro");
+        }
+    }
+    if (o->system) {
+        bundle_system_mounts(o, mounts);
     }
     static const char *const files[] = {"hosts", "hostname", "resolv.conf"};
     for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
@@ -398,6 +411,9 @@ static json_t *make_linux(struct builder *b, json_t *mounts, struct err *err)
     rc = rc < 0 ? rc : add_sysctls(o, lnx, err);
     rc = rc < 0 ? rc : add_seccomp(b, lnx, err);
     rc = rc < 0 || !o->rootless ? rc : bundle_own_maps(lnx, err);
+    if (rc == 0 && o->system) {
+        bundle_system_linux(o, lnx);
+    }
     if (rc < 0) {
         json_decref(lnx);
         return NULL;
@@ -463,7 +479,8 @@ static int write_text(const char *dir, const char *name, const char *text, struc
         return err_sys(err, -ENAMETOOLONG, "bundle '%.64s'", dir);
     }
     auto_close int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644);
-    int rc = fd < 0 ? -errno : write_all(fd, text, strlen(text));
+    /* Read by users of the container, whatever the umask here. */
+    int rc = fd < 0 || fchmod(fd, 0644) < 0 ? -errno : write_all(fd, text, strlen(text));
     return rc < 0 ? err_sys(err, rc, "cannot write '%s'", path) : 0;
 }
 
@@ -500,6 +517,7 @@ int bundle_write(const struct bundle_options *o, struct err *err)
     snprintf(hosts, sizeof(hosts), "%s\n", name);
     rc = rc < 0 ? rc : write_text(o->dir, "hostname", hosts, err);
     rc = rc < 0 ? rc : write_resolver(o, err);
+    rc = rc < 0 || !o->system ? rc : bundle_system_files(o, err);
     return rc < 0 ? rc : write_text(o->dir, "config.json", text, err);
 }
 

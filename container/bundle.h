@@ -3,7 +3,7 @@
  * core/; linked as bundle_lib. Nothing here starts anything.
  *
  * Files: bundle.c (config.json as a whole, files of the bundle), bundle_parse.c (volumes, devices, limits,
- * users), bundle_seccomp.c (the default profile).
+ * users), bundle_seccomp.c (the default profile), bundle_system.c (containers with an init of their own).
  *
  * Invariant: the root file system is the image's and hostile: what is read from it goes through paths.h.
  */
@@ -20,6 +20,13 @@
 #define BUNDLE_LIST_MAX 1024 /* members of each list below */
 
 enum bundle_network { BUNDLE_NETWORK_NONE, BUNDLE_NETWORK_HOST, BUNDLE_NETWORK_USER };
+
+/* A container that is a whole operating system: systemd or another init is its first process. */
+struct bundle_system {
+    uint32_t map_first,
+        map_count; /* the host's ids behind its own from 0 on; 0, 0: the caller's user namespace */
+};
+#define BUNDLE_MEMINFO "meminfo" /* the file in the bundle that its /proc/meminfo is, with a memory limit */
 
 /* Lists are NULL-terminated, or NULL for none. Strings are borrowed for the call. */
 struct bundle_options {
@@ -54,7 +61,8 @@ struct bundle_options {
     const char *init;            /* path of fonda-init on the host: runs as the first process; NULL: no */
     enum bundle_network network;
     bool terminal, read_only, privileged;
-    bool rootless;     /* in a user namespace with the caller's own ids (bundle_own_maps) */
+    bool rootless;                      /* in a user namespace with the caller's own ids (bundle_own_maps) */
+    const struct bundle_system *system; /* NULL: an ordinary container */
     bool bind_devices; /* the caller is in such a namespace already: nodes are bound, not made */
 };
 
@@ -63,6 +71,10 @@ json_t *bundle_config(const struct bundle_options *o, struct err *err);
 
 /* Writes it, and the files that it mounts (hosts, hostname, resolv.conf), into o->dir. */
 int bundle_write(const struct bundle_options *o, struct err *err);
+
+/* For a container that is a system and may use so many CPUs ("1.5"): which ones, as cpuset(7) lists them, so
+ * that what counts CPUs inside sees the limit. NULL: all. */
+const char *bundle_system_cpus(const char *cpus, const char *id, char *buf, size_t size);
 
 /* What an image wants of the monitor; strings are the arena's. */
 struct bundle_monitoring {
@@ -90,6 +102,10 @@ int bundle_devices(const struct bundle_options *o, json_t *devices, json_t *rule
                    struct err *err);
 json_t *bundle_rlimits(const struct bundle_options *o, struct err *err);
 json_t *bundle_seccomp(uint64_t caps); /* the default profile for a container with these capabilities */
+extern const uint64_t bundle_system_caps;
+int bundle_system_files(const struct bundle_options *o, struct err *err);
+void bundle_system_mounts(const struct bundle_options *o, json_t *mounts);
+void bundle_system_linux(const struct bundle_options *o, json_t *lnx);
 int bundle_own_maps(json_t *linux_,
                     struct err *err); /* adds uidMappings and gidMappings of the calling user */
 

@@ -5,6 +5,7 @@
 #include "base/util.h"
 #include "container/fault.h"
 #include "container/json.h"
+#include "container/ns.h"
 #include "container/paths.h"
 
 #include <dirent.h>
@@ -197,6 +198,22 @@ struct cg_hierarchy *cg_v2(struct cg *cg)
     return NULL;
 }
 
+/* Where a caller without rights over the host's cgroups may make one, if anywhere: beside its own, where that
+ * is delegated too (cgroup-v2.rst "No Internal Process Constraint"), or below it. */
+static const char *delegated_parent(struct cg *cg, const struct cg_hierarchy *h)
+{
+    char dir[PATH_MAX];
+    size_t n = strlen(h->own);
+    while (n > 0 && h->own[n - 1] != '/') {
+        n--;
+    }
+    const char *above = arena_printf(&cg->arena, "%.*s", (int)(n > 0 ? n - 1 : 0), h->own);
+    size_t root = strlen(h->root);
+    bool inside = root > 1 && strncmp(above, h->root, root) == 0;
+    snprintf(dir, sizeof(dir), "%s%s", h->mount, inside ? above + root : above);
+    return above[0] && access(dir, W_OK) == 0 ? above : strcmp(h->own, "/") == 0 ? "" : h->own;
+}
+
 int cg_choose(struct cg *cg, const char *cgroups_path, const char *id, struct err *err)
 {
     if (cgroups_path) {
@@ -221,8 +238,8 @@ int cg_choose(struct cg *cg, const char *cgroups_path, const char *id, struct er
     struct cg_hierarchy *h = cg_v2(cg);
     h = h ? h : cg->count ? &cg->h[0] : NULL;
     const char *parent = CG_DEFAULT_PARENT;
-    if (geteuid() != 0 && h) {
-        parent = strcmp(h->own, "/") == 0 ? "" : h->own;
+    if (h && (geteuid() != 0 || (!ns_in_initial_user() && strcmp(h->own, "/") != 0))) {
+        parent = delegated_parent(cg, h);
     }
     cg->path = arena_printf(&cg->arena, "%s/%s", parent, id);
     return 0;

@@ -88,6 +88,9 @@ bool cg_populated(const struct cg *cg);
 int cg_mount(struct cg *cg, const struct oci_mount *m, bool namespaced, struct mnt_target *t,
              struct err *err);
 
+/* Gives the cgroups to the root user of a container with user namespace, so that it makes its own below. */
+int cg_delegate(struct cg *cg, uid_t uid, gid_t gid, struct err *err);
+
 /* cg_stats.c: as containerd and podman read `events --stats` */
 json_t *cg_stats(const struct cg *cg);
 

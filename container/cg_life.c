@@ -211,6 +211,25 @@ int cg_signal(struct cg *cg, int signal, struct err *err)
     return rc;
 }
 
+/* Who sits in somebody else's frozen v1 cgroup can't die there: takes them into the container's own, which is
+ * thawed. */
+static void take_from_freezers(struct cg *cg, const struct cg_hierarchy *freezer)
+{
+    auto_free pid_t *pids = NULL;
+    size_t count = 0;
+    if (!freezer || cg_pids(cg, &pids, &count, NULL) < 0) {
+        return;
+    }
+    for (size_t i = 0; i < count; i++) {
+        char text[24];
+        snprintf(text, sizeof(text), "%d", (int)pids[i]);
+        int rc = write_file_at(freezer->fd, "cgroup.procs", text);
+        if (rc < 0 && rc != -ESRCH) {
+            log_debug("cannot move process %s to the container's freezer cgroup: %s", text, strerror(-rc));
+        }
+    }
+}
+
 int cg_kill(struct cg *cg, struct err *err)
 {
     int64_t end = now_ms() + CG_WAIT_MS;
@@ -244,6 +263,9 @@ int cg_kill(struct cg *cg, struct err *err)
         }
         usleep(pause_us);
         pause_us = MIN(pause_us * 2, 20000u);
+        if (pause_us == 20000) {
+            take_from_freezers(cg, freezer);
+        }
     }
     return 0;
 }

@@ -128,6 +128,10 @@ static int apply_memory(struct apply *a, json_t *o)
         }
         swap = 0;
     }
+    if (limit < 0 && swap == 0 && h && !h->v2 &&
+        faccessat(h->fd, "memory.memsw.limit_in_bytes", F_OK, 0) == 0) {
+        swap = -1; /* memory without a limit can't be less than the two together */
+    }
     if (limit != 0) {
         rc = put_number(a, "memory.limit", "memory", "memory.limit_in_bytes", "memory.max", limit, true);
         if (rc == -EINVAL && swap != 0 && h && !h->v2) {

@@ -1,17 +1,20 @@
 /*
  * Mounts of type cgroup and cgroup2: the container sees its own cgroups, all hierarchies of the host below
  * one tmpfs (v1, hybrid) or the one hierarchy (v2). With a cgroup namespace they are mounted anew, which
- * shows them from the container's cgroup down; without, the container's directories are bound.
+ * shows them from the container's cgroup down; without, the container's directories are bound. A mount of
+ * type cgroup2 is the v2 hierarchy alone, on mixed hosts too: what systemd in a container wants.
  */
 #include "base/log.h"
 #include "base/util.h"
 #include "container/cg.h"
+#include "container/json.h"
 #include "container/paths.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -100,10 +103,50 @@ static int mount_below(struct cg *cg, const struct cg_hierarchy *h, bool namespa
     return rc < 0 ? err_prefix(err, "%s", whole) : 0;
 }
 
+/* cgroups(7) "Cgroup delegation": what the kernel lists, or what it always had. */
+static int delegate(int fd, bool v2, uid_t uid, gid_t gid)
+{
+    auto_free char *text = NULL;
+    size_t size;
+    if (!v2 || file_read_all(AT_FDCWD, "/sys/kernel/cgroup/delegate", &text, &size, NULL) < 0) {
+        text = strdup("cgroup.procs\ncgroup.threads\ncgroup.subtree_control\ntasks\n");
+    }
+    int rc = !text || fchown(fd, uid, gid) < 0 ? -errno : 0;
+    char *save = NULL;
+    for (char *name = rc < 0 ? NULL : strtok_r(text, "\n", &save); name; name = strtok_r(NULL, "\n", &save)) {
+        if (fchownat(fd, name, uid, gid, AT_SYMLINK_NOFOLLOW) < 0 && errno != ENOENT) {
+            return -errno;
+        }
+    }
+    return rc;
+}
+
+int cg_delegate(struct cg *cg, uid_t uid, gid_t gid, struct err *err)
+{
+    for (size_t i = 0; i < cg->count; i++) {
+        struct cg_hierarchy *h = &cg->h[i];
+        /* Controllers of v1 are not safe to give away; the named hierarchy of systemd has none. */
+        if (h->fd < 0 || (!h->v2 && !strstr(h->controllers, ",name=systemd,"))) {
+            continue;
+        }
+        int rc = delegate(h->fd, h->v2, uid, gid);
+        if (rc < 0) {
+            return err_sys(err, rc, "cannot give cgroup '%s%s' to user %u", h->mount, cg->path,
+                           (unsigned)uid);
+        }
+    }
+    return 0;
+}
+
 int cg_mount(struct cg *cg, const struct oci_mount *m, bool namespaced, struct mnt_target *t, struct err *err)
 {
     if (cg->count == 0) {
         return err_set(err, -EOPNOTSUPP, "no cgroup hierarchy is mounted on this host");
+    }
+    if (strcmp(m->type, "cgroup2") == 0) { /* that one alone, whatever else the host has */
+        struct cg_hierarchy *v2 = cg_v2(cg);
+        return v2 ? mount_hierarchy(cg, v2, NULL, namespaced, m, t, err)
+                  : err_set(err, -EOPNOTSUPP, "no cgroup2 is mounted on this host; use type 'cgroup'");
     }
     if (cg->count == 1 && cg->h[0].v2) {
         return mount_hierarchy(cg, &cg->h[0], NULL, namespaced, m, t, err);

@@ -12,6 +12,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <regex.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -75,15 +76,21 @@ int handle_open(const struct globals *g, const char *id, struct handle *ret, str
 
 int handle_open_locked(const struct globals *g, const char *id, struct handle *ret, struct err *err)
 {
-    int rc = handle_open(g, id, ret, err);
-    if (rc < 0) {
-        return rc;
-    }
-    rc = state_lock(&ret->state, LOCK_WAIT_MS, err);
-    if (rc < 0) {
+    for (bool again = false;; again = true) {
+        int rc = handle_open(g, id, ret, err);
+        if (rc < 0) {
+            return rc;
+        }
+        rc = state_lock(&ret->state, LOCK_WAIT_MS, err);
+        if (rc == 0 && (again || ret->status != STATUS_CREATING)) {
+            return 0;
+        }
+        /* A create that was still at work when its state was read, and has let go of the lock. */
         handle_done(ret);
+        if (rc < 0) {
+            return rc;
+        }
     }
-    return rc;
 }
 
 void handle_done(struct handle *h)
@@ -121,49 +128,97 @@ static int send_signal(const struct state *state, int signal)
     return rc;
 }
 
-int cmd_kill(const struct globals *g, int argc, char **argv, struct err *err)
+/* --regex: runs a command on every container whose id matches. The first error is the result; the others go
+ * on. */
+static int for_matching(const struct globals *g, const char *pattern,
+                        int (*one)(const struct globals *g, const char *id, const void *how, struct err *err),
+                        const void *how, struct err *err)
 {
-    static const struct option longs[] = {
-        {"all", no_argument, NULL, 'a'}, {"regex", no_argument, NULL, 'r'}, {NULL, 0, NULL, 0}};
-    struct handle h;
-    bool all = false;
-    optind = 1;
-    for (int opt; (opt = getopt_long(argc, argv, "+a", longs, NULL)) != -1;) {
-        if (opt != 'a') {
-            return cmd_bad_option(argv, err);
+    regex_t regex;
+    char text[128];
+    int rc = regcomp(&regex, pattern, REG_EXTENDED | REG_NOSUB);
+    if (rc) {
+        regerror(rc, &regex, text, sizeof(text));
+        return err_set(err, -EINVAL, "--regex '%.64s': %s", pattern, text);
+    }
+    int fd = state_open_root(g->root, false, err);
+    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+    rc = fd == -ENOENT ? 0 : fd < 0 ? fd : 0;
+    for (struct dirent *e; dir && (e = readdir(dir));) {
+        struct err why = {.code = 0};
+        if (e->d_name[0] == '.' || regexec(&regex, e->d_name, 0, NULL, 0) != 0 ||
+            one(g, e->d_name, how, &why) == 0) {
+            continue;
         }
-        all = true;
+        if (rc == 0) {
+            rc = err_set(err, why.code, "%s", why.text);
+        } else {
+            log_error("%s", why.text);
+        }
     }
-    if (argc - optind < 1 || argc - optind > 2) {
-        return err_set(err, -EINVAL, "kill takes a container id and a signal");
+    if (dir) {
+        closedir(dir);
     }
-    int signal = argc - optind == 2 ? signal_number(argv[optind + 1]) : SIGTERM;
-    if (signal <= 0 || signal > 64) {
-        return err_set(err, -EINVAL, "'%s' is not a signal", argv[optind + 1]);
-    }
-    const char *id = argv[optind];
+    regfree(&regex);
+    return rc;
+}
+
+struct kill_how {
+    int signal;
+    bool all;
+};
+
+static int kill_one(const struct globals *g, const char *id, const void *opaque, struct err *err)
+{
+    const struct kill_how *how = opaque;
+    struct handle h;
     int rc = handle_open(g, id, &h, err);
     if (rc < 0) {
         return rc;
     }
-    if (all) {
-        rc = signal == SIGKILL ? cg_kill(&h.cg, err) : cg_signal(&h.cg, signal, err);
+    if (how->all) {
+        rc = how->signal == SIGKILL ? cg_kill(&h.cg, err) : cg_signal(&h.cg, how->signal, err);
     } else if (h.status == STATUS_STOPPED || h.status == STATUS_CREATING) {
         rc = err_set(err, -ESRCH, "cannot signal container '%s': it is not running (%s)", id,
                      status_names[h.status]);
     } else {
-        rc = send_signal(&h.state, signal);
+        rc = send_signal(&h.state, how->signal);
         if (rc < 0) {
             err_sys(err, rc, "cannot signal container '%s'", id);
         }
         /* A v1 freezer holds even a killed process back. */
-        if (rc == 0 && signal == SIGKILL && h.status == STATUS_PAUSED) {
+        if (rc == 0 && how->signal == SIGKILL && h.status == STATUS_PAUSED) {
             struct err ignored = {.code = 0};
             cg_freeze(&h.cg, false, &ignored);
         }
     }
     handle_done(&h);
     return rc;
+}
+
+int cmd_kill(const struct globals *g, int argc, char **argv, struct err *err)
+{
+    static const struct option longs[] = {
+        {"all", no_argument, NULL, 'a'}, {"regex", no_argument, NULL, 'r'}, {NULL, 0, NULL, 0}};
+    struct kill_how how = {.signal = SIGTERM};
+    bool regex = false;
+    optind = 0; /* from the start, options anywhere: getopt(3) */
+    for (int opt; (opt = getopt_long(argc, argv, "ar", longs, NULL)) != -1;) {
+        switch (opt) {
+        case 'a': how.all = true; break;
+        case 'r': regex = true; break;
+        default: return cmd_bad_option(argv, err);
+        }
+    }
+    if (argc - optind < 1 || argc - optind > 2) {
+        return err_set(err, -EINVAL, "kill takes a container id and a signal");
+    }
+    how.signal = argc - optind == 2 ? signal_number(argv[optind + 1]) : SIGTERM;
+    bool probe = how.signal == 0 && strcmp(argv[optind + 1], "0") == 0; /* kill(2): is it there? */
+    if (!probe && (how.signal <= 0 || how.signal > 64)) {
+        return err_set(err, -EINVAL, "'%s' is not a signal", argv[optind + 1]);
+    }
+    return regex ? for_matching(g, argv[optind], kill_one, &how, err) : kill_one(g, argv[optind], &how, err);
 }
 
 /* Hooks of a container whose config can still be read; what they do wrong is only logged (runtime.md
@@ -244,31 +299,37 @@ int handle_delete(struct handle *h, bool force, struct err *err)
     return 0;
 }
 
-int cmd_delete(const struct globals *g, int argc, char **argv, struct err *err)
+static int delete_one(const struct globals *g, const char *id, const void *opaque, struct err *err)
 {
-    static const struct option longs[] = {
-        {"force", no_argument, NULL, 'f'}, {"regex", no_argument, NULL, 'r'}, {NULL, 0, NULL, 0}};
+    bool force = *(const bool *)opaque;
     struct handle h;
-    bool force = false;
-    const char *id = NULL;
-    optind = 1;
-    for (int opt; (opt = getopt_long(argc, argv, "+f", longs, NULL)) != -1;) {
-        if (opt != 'f') {
-            return cmd_bad_option(argv, err);
-        }
-        force = true;
-    }
-    int rc = cmd_id(argc, argv, &id, err);
-    if (rc < 0) {
-        return rc;
-    }
-    rc = handle_open(g, id, &h, err);
+    int rc = handle_open(g, id, &h, err);
     if (rc < 0) {
         return force && rc == -ENOENT ? 0 : rc;
     }
     rc = handle_delete(&h, force, err);
     handle_done(&h);
     return rc;
+}
+
+int cmd_delete(const struct globals *g, int argc, char **argv, struct err *err)
+{
+    static const struct option longs[] = {
+        {"force", no_argument, NULL, 'f'}, {"regex", no_argument, NULL, 'r'}, {NULL, 0, NULL, 0}};
+    bool force = false, regex = false;
+    const char *id = NULL;
+    optind = 0; /* from the start, options anywhere: getopt(3) */
+    for (int opt; (opt = getopt_long(argc, argv, "fr", longs, NULL)) != -1;) {
+        switch (opt) {
+        case 'f': force = true; break;
+        case 'r': regex = true; break;
+        default: return cmd_bad_option(argv, err);
+        }
+    }
+    int rc = cmd_id(argc, argv, &id, err);
+    return rc < 0  ? rc
+           : regex ? for_matching(g, id, delete_one, &force, err)
+                   : delete_one(g, id, &force, err);
 }
 
 static int pause_or_resume(const struct globals *g, int argc, char **argv, bool freeze, struct err *err)
@@ -306,8 +367,8 @@ int cmd_list(const struct globals *g, int argc, char **argv, struct err *err)
         {"format", required_argument, NULL, 'f'}, {"quiet", no_argument, NULL, 'q'}, {NULL, 0, NULL, 0}};
     const char *format = "table";
     bool quiet = false;
-    optind = 1;
-    for (int opt; (opt = getopt_long(argc, argv, "+f:q", longs, NULL)) != -1;) {
+    optind = 0; /* from the start, options anywhere: getopt(3) */
+    for (int opt; (opt = getopt_long(argc, argv, "f:q", longs, NULL)) != -1;) {
         switch (opt) {
         case 'f': format = optarg; break;
         case 'q': quiet = true; break;
@@ -319,12 +380,14 @@ int cmd_list(const struct globals *g, int argc, char **argv, struct err *err)
         return err_set(err, -EINVAL, "list: format must be table or json");
     }
     json_t *all = json_array();
+    struct dirent **names = NULL;
     int fd = state_open_root(g->root, false, err);
-    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+    int count = fd < 0 ? 0 : scandirat(fd, ".", &names, NULL, alphasort);
     if (!as_json && !quiet) {
         printf("%-24s %-8s %-8s %-32s %s\n", "ID", "PID", "STATUS", "BUNDLE", "CREATED");
     }
-    for (struct dirent *e; dir && (e = readdir(dir));) {
+    for (int i = 0; i < count; i++) {
+        auto_free struct dirent *e = names[i];
         struct handle h;
         struct err ignored = {.code = 0};
         if (e->d_name[0] == '.' || handle_open(g, e->d_name, &h, &ignored) < 0) {
@@ -341,8 +404,9 @@ int cmd_list(const struct globals *g, int argc, char **argv, struct err *err)
         }
         handle_done(&h);
     }
-    if (dir) {
-        closedir(dir);
+    free(names);
+    if (fd >= 0) {
+        close(fd);
     }
     if (as_json && !quiet) {
         cmd_print_json(all);
@@ -419,7 +483,9 @@ int cmd_ps(const struct globals *g, int argc, char **argv, struct err *err)
         for (size_t i = 0; i < count; i++) {
             json_array_append_new(list, json_integer(pids[i]));
         }
-        cmd_print_json(list);
+        json_dumpf(list, stdout, JSON_COMPACT);
+        putchar('\n');
+        json_decref(list);
     } else if (rc == 0) {
         rc = run_ps(pids, count, optind + 1 < argc ? argv + optind + 1 : NULL, err);
     }

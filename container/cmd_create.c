@@ -49,8 +49,8 @@ static int parse_options(int argc, char **argv, struct create_options *o, struct
         {"no-subreaper", no_argument, NULL, 'S'},
         {NULL, 0, NULL, 0},
     };
-    optind = 1;
-    for (int opt; (opt = getopt_long(argc, argv, "+b:f:d", longs, NULL)) != -1;) {
+    optind = 0; /* from the start, options anywhere: getopt(3) */
+    for (int opt; (opt = getopt_long(argc, argv, "b:f:d", longs, NULL)) != -1;) {
         switch (opt) {
         case 'b': o->bundle = optarg; break;
         case 'f': o->config = optarg; break;
@@ -78,10 +78,12 @@ static int keep_descriptors(struct container *c, struct err *err)
         return err_set(err, -EINVAL, "--preserve-fds and LISTEN_FDS: too many descriptors");
     }
     c->preserve_fds += listeners;
+    unsigned missing = 0;
     for (unsigned fd = 3; fd < 3 + c->preserve_fds; fd++) {
-        if (fcntl((int)fd, F_GETFD) < 0) {
-            return err_set(err, -EBADF, "--preserve-fds: descriptor %u is not open", fd);
-        }
+        missing += fcntl((int)fd, F_GETFD) < 0;
+    }
+    if (missing) {
+        log_warning("%u of the descriptors that --preserve-fds or LISTEN_FDS announce are not open", missing);
     }
     struct oci_process *p = &c->config.process;
     if (listeners && p->env) {
@@ -338,8 +340,8 @@ int cmd_start(const struct globals *g, int argc, char **argv, struct err *err)
     static const struct option none[] = {{NULL, 0, NULL, 0}};
     struct handle h;
     const char *id = NULL;
-    optind = 1;
-    if (getopt_long(argc, argv, "+", none, NULL) != -1) {
+    optind = 0; /* from the start, options anywhere: getopt(3) */
+    if (getopt_long(argc, argv, "", none, NULL) != -1) {
         return cmd_bad_option(argv, err);
     }
     int rc = cmd_id(argc, argv, &id, err);

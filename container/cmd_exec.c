@@ -55,6 +55,7 @@ struct exec_options {
     bool detach;
     bool terminal;
     bool no_new_privs;
+    bool ignore_paused; /* it begins when the container is resumed */
     const char *id;
     char **args;
     int arg_count;
@@ -86,6 +87,7 @@ static int parse_exec_options(int argc, char **argv, struct exec_options *o, str
         {"pid-file", required_argument, NULL, 'P'},
         {"user", required_argument, NULL, 'u'},
         {"cwd", required_argument, NULL, 'w'},
+        {"ignore-paused", no_argument, NULL, 'I'},
         {"env", required_argument, NULL, 'e'},
         {"tty", no_argument, NULL, 't'},
         {"detach", no_argument, NULL, 'd'},
@@ -111,6 +113,7 @@ static int parse_exec_options(int argc, char **argv, struct exec_options *o, str
         case 'P': o->pid_file = optarg; break;
         case 'u': o->user = optarg; break;
         case 'w': o->cwd = optarg; break;
+        case 'I': o->ignore_paused = true; break;
         case 'e': o->env[o->env_count++] = optarg; break;
         case 't': o->terminal = true; break;
         case 'd': o->detach = true; break;
@@ -187,7 +190,8 @@ static int process_from_options(struct exec *x, struct err *err)
     for (size_t i = 0; i < o->cap_count; i++) {
         int cap = caps_number(o->caps[i]);
         if (cap < 0) {
-            return err_set(err, -EINVAL, "exec: unknown capability '%s'", o->caps[i]);
+            log_warning("capability '%s' is unknown and ignored", o->caps[i]);
+            continue;
         }
         for (int set = 0; set < CAPSET_COUNT; set++) {
             p->caps[set] |= set == CAPSET_INHERITABLE || set == CAPSET_AMBIENT ? 0 : BIT64(cap);
@@ -372,14 +376,55 @@ static int write_pid_file(const struct exec *x, struct err *err)
     snprintf(text, sizeof(text), "%d", (int)x->pid);
     auto_close int fd = open(x->o.pid_file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     int rc = fd < 0 ? -errno : write_all(fd, text, strlen(text));
-    return rc < 0 ? err_sys(err, rc, "cannot write the pid file '%s'", x->o.pid_file) : 0;
+    if (rc < 0) {
+        err_sys(err, rc, "cannot write the pid file '%s'", x->o.pid_file);
+    }
+    return rc < 0 ? -EIO : 0; /* -ENOENT is for programs alone */
+}
+
+/* cgroup-v2.rst "No Internal Process Constraint": where the container has handed controllers down, as systemd
+ * does, its own cgroup takes nobody, and the process joins the first one where that is. */
+static void follow_first(struct exec *x)
+{
+    struct cg_hierarchy *v2 = cg_v2(&x->h.cg);
+    char path[64], text[8], full[2 * PATH_MAX];
+    auto_free char *list = NULL;
+    size_t size;
+    if (!v2 || v2->fd < 0 || cg_read(v2->fd, "cgroup.subtree_control", text, sizeof(text)) <= 0) {
+        return;
+    }
+    snprintf(path, sizeof(path), "/proc/%d/cgroup", (int)x->h.state.pid);
+    if (file_read_all(AT_FDCWD, path, &list, &size, NULL) < 0) {
+        return;
+    }
+    char *own = strncmp(list, "0::", 3) == 0 ? list : strstr(list, "\n0::");
+    if (!own) {
+        return;
+    }
+    own = strchr(own, '/');
+    if (own) {
+        own[strcspn(own, "\n")] = '\0';
+        size_t root = strlen(v2->root);
+        own += root > 1 && strncmp(own, v2->root, root) == 0 ? root : 0;
+        snprintf(full, sizeof(full), "%s%s", v2->mount, own);
+        int fd = open(full, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (fd >= 0) {
+            close(v2->fd);
+            v2->fd = fd;
+        }
+    }
 }
 
 /* A cgroup below the container's, for --cgroup. */
 static int enter_sub_cgroup(struct exec *x, struct err *err)
 {
     if (!x->o.cgroup) {
+        follow_first(x);
         return 0;
+    }
+    if (strstr(x->o.cgroup, "..")) {
+        return err_set(err, -EINVAL, "exec: --cgroup '%s' is not a path below the container's cgroup",
+                       x->o.cgroup);
     }
     for (size_t i = 0; i < x->h.cg.count; i++) {
         struct cg_hierarchy *h = &x->h.cg.h[i];
@@ -433,9 +478,9 @@ int cmd_exec(const struct globals *g, int argc, char **argv, struct err *err)
         return rc;
     }
     x.proc_fd = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (x.h.status == STATUS_PAUSED) {
+    if (x.h.status == STATUS_PAUSED && !x.o.ignore_paused) {
         rc = err_set(err, -EBUSY, "cannot exec in container '%s': it is paused (resume it first)", x.o.id);
-    } else if (x.h.status != STATUS_RUNNING && x.h.status != STATUS_CREATED) {
+    } else if (x.h.status != STATUS_RUNNING && x.h.status != STATUS_CREATED && x.h.status != STATUS_PAUSED) {
         rc = err_set(err, -EINVAL, "cannot exec in container '%s': it is %s", x.o.id,
                      status_names[x.h.status]);
     }

@@ -95,8 +95,8 @@ int cmd_spec(const struct globals *g, int argc, char **argv, struct err *err)
         {"rootless", no_argument, NULL, 'r'}, {"bundle", required_argument, NULL, 'b'}, {NULL, 0, NULL, 0}};
     bool rootless = false;
     const char *bundle = ".";
-    optind = 1;
-    for (int opt; (opt = getopt_long(argc, argv, "+b:", longs, NULL)) != -1;) {
+    optind = 0; /* from the start, options anywhere: getopt(3) */
+    for (int opt; (opt = getopt_long(argc, argv, "b:", longs, NULL)) != -1;) {
         switch (opt) {
         case 'r': rootless = true; break;
         case 'b': bundle = optarg; break;

@@ -100,8 +100,8 @@ int cmd_update(const struct globals *g, int argc, char **argv, struct err *err)
         longs[i] = (struct option){members[i].option, required_argument, NULL, 256 + (int)i};
     }
     longs[ARRAY_SIZE(members)] = (struct option){"resources", required_argument, NULL, 'r'};
-    optind = 1;
-    for (int opt; rc == 0 && (opt = getopt_long(argc, argv, "+r:", longs, NULL)) != -1;) {
+    optind = 0; /* from the start, options anywhere: getopt(3) */
+    for (int opt; rc == 0 && (opt = getopt_long(argc, argv, "r:", longs, NULL)) != -1;) {
         if (opt == 'r') {
             rc = read_resources(optarg, &resources, err);
         } else if (opt >= 256) {
@@ -162,8 +162,8 @@ int cmd_events(const struct globals *g, int argc, char **argv, struct err *err)
     bool once = false;
     int interval_s = 5;
     const char *id = NULL;
-    optind = 1;
-    for (int opt; (opt = getopt_long(argc, argv, "+", longs, NULL)) != -1;) {
+    optind = 0; /* from the start, options anywhere: getopt(3) */
+    for (int opt; (opt = getopt_long(argc, argv, "", longs, NULL)) != -1;) {
         switch (opt) {
         case 's': once = true; break;
         case 'i': interval_s = atoi(optarg); break; /* "5s" */

@@ -321,6 +321,9 @@ static int parse_annotations(struct oci_config *config, struct err *err)
             return err_set(err, -EINVAL, "annotations must have names and be strings");
         }
     }
+    /* podman's --group-add keep-groups; the name is what all runtimes know it by. */
+    const char *groups = config_annotation(config, "run.oci.keep_original_groups");
+    config->process.keep_groups = groups && strcmp(groups, "1") == 0;
     const char *landlock = rc < 0 ? NULL : config_annotation(config, LANDLOCK_ANNOTATION);
     if (landlock && config->has_process && !config->process.no_new_privileges) {
         return err_set(err, -EINVAL, "annotation %s needs process.noNewPrivileges", LANDLOCK_ANNOTATION);

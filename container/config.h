@@ -75,6 +75,7 @@ struct oci_process {
     bool has_oom_score_adj;
     bool has_umask;
     bool has_ioprio;
+    bool keep_groups; /* of whoever runs the runtime, by annotation */
     uint32_t console_width;
     uint32_t console_height;
     uint32_t uid;
@@ -128,7 +129,7 @@ struct oci_mount {
 struct oci_hook {
     const char *path;
     const char **args;  /* NULL: path alone */
-    const char **env;   /* NULL: empty environment */
+    const char **env;   /* NULL: the runtime's own */
     uint32_t timeout_s; /* 0: none */
 };
 

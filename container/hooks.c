@@ -20,7 +20,6 @@
  * runtime. */
 static void hook_exec(const struct oci_hook *hook, const char *state_text, const char *cwd)
 {
-    static const char *no_env[] = {NULL};
     const char *path_alone[] = {hook->path, NULL};
     int fd = memfd_create("state", MFD_CLOEXEC);
     if (fd < 0 || write_all(fd, state_text, strlen(state_text)) < 0 || lseek(fd, 0, SEEK_SET) < 0 ||
@@ -33,7 +32,7 @@ static void hook_exec(const struct oci_hook *hook, const char *state_text, const
     sigprocmask(SIG_SETMASK, &none, NULL);
     syscall(SYS_close_range, 3u, ~0u, 4u /* CLOSE_RANGE_CLOEXEC */);
     execve(hook->path, (char *const *)(hook->args ? hook->args : path_alone),
-           (char *const *)(hook->env ? hook->env : no_env));
+           hook->env ? (char *const *)hook->env : environ);
     dprintf(2, "hook '%s': %s\n", hook->path, strerror(errno));
     _exit(127);
 }

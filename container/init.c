@@ -174,14 +174,30 @@ static int run_hooks(struct init *in, struct err *err)
     return hooks_run(hooks, HOOK_CREATE_CONTAINER, text, c->state.bundle, err);
 }
 
+/* Other runtimes make a working directory that is missing, and images rely on it. What goes wrong here is
+ * told where it is entered. */
+static void make_cwd(const struct init *in)
+{
+    const struct oci_config *config = &in->c->config;
+    int fd = config->has_process && strcmp(config->process.cwd, "/") != 0
+                 ? path_make(in->root_fd, config->process.cwd, false, 0)
+                 : -1;
+    if (fd >= 0) {
+        close(fd);
+    }
+}
+
 static int prepare(struct init *in, struct err *err)
 {
     struct container *c = in->c;
     int rc;
     if ((rc = enter_namespaces(in, err)) < 0 || (rc = send_namespaces(in, err)) < 0 ||
         (rc = rootfs_attach(c, &in->root_fd, err)) < 0 || (rc = rootfs_mounts(c, in->root_fd, err)) < 0 ||
-        (rc = rootfs_devices(c, in->root_fd, err)) < 0 || (rc = open_terminal(in, err)) < 0 ||
-        (rc = sysctl_write(&c->config, in->proc_fd, err)) < 0 ||
+        (rc = rootfs_devices(c, in->root_fd, err)) < 0 || (rc = open_terminal(in, err)) < 0) {
+        return rc;
+    }
+    make_cwd(in);
+    if ((rc = sysctl_write(&c->config, in->proc_fd, err)) < 0 ||
         (rc = rootfs_readonly(c, in->root_fd, err)) < 0 || (rc = rootfs_masked(c, in->root_fd, err)) < 0 ||
         (rc = run_hooks(in, err)) < 0 || (rc = rootfs_pivot(c, in->root_fd, err)) < 0) {
         return rc;

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -131,6 +132,7 @@ int main(int argc, char **argv)
     struct options o = {.g = {.argv = argv}};
     struct err err = {.code = 0};
     log_init("fonda-oci", LOG_LEVEL_WARNING);
+    signal(SIGCHLD, SIG_DFL); /* ignored, children would leave no status to wait for */
     /* Descriptors 0 to 2 must not become something of ours. */
     for (int fd = 0; fd < 3; fd++) {
         if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd) {
@@ -164,6 +166,7 @@ int main(int argc, char **argv)
     }
     if (rc == 0) {
         int first = optind;
+        log_debug("fonda-oci %s: %s", FONDA_VERSION, argv[first]);
         rc = commands[i].fn(&o.g, argc - first, argv + first, &err);
     }
     if (rc >= 0) {

@@ -279,9 +279,13 @@ int ns_user_fd(const struct oci_idmaps *uids, const struct oci_idmaps *gids, str
 int ns_time(const struct oci_linux *lnx, struct err *err)
 {
     static const char *const clocks[] = {"monotonic", "boottime"};
+    /* proc(5): files of a process that is not dumpable belong to the first user namespace's root. It may be
+     * for a moment, as nobody else is in a new pid namespace who could look. */
+    bool open_up = lnx->ns[NS_USER].wanted && lnx->ns[NS_PID].wanted && !lnx->ns[NS_PID].path;
     if (unshare(CLONE_NEWTIME) < 0) {
         return err_sys(err, -errno, "cannot make a time namespace");
     }
+    prctl(PR_SET_DUMPABLE, open_up, 0, 0, 0);
     for (size_t i = 0; i < ARRAY_SIZE(clocks); i++) {
         char line[96];
         if (!lnx->has_time_offset[i]) {
@@ -294,6 +298,7 @@ int ns_time(const struct oci_linux *lnx, struct err *err)
             return err_sys(err, rc, "cannot set the %s clock's offset", clocks[i]);
         }
     }
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     auto_close int fd = open("/proc/self/ns/time_for_children", O_RDONLY | O_CLOEXEC);
     if (fd < 0 || setns(fd, CLONE_NEWTIME) < 0) {
         return err_sys(err, -errno, "cannot enter the time namespace");

@@ -264,7 +264,9 @@ static bool setgroups_denied(const struct proc_exec *x)
 static int set_user(const struct proc_exec *x, struct err *err)
 {
     const struct oci_process *p = x->process;
-    if (setgroups_denied(x)) {
+    if (p->keep_groups) {
+        log_debug("supplementary groups are kept");
+    } else if (setgroups_denied(x)) {
         if (p->group_count) {
             return err_set(err, -EPERM,
                            "process.user.additionalGids can't be had in this user namespace: "

@@ -5,6 +5,7 @@
 #include "container/cg.h"
 #include "container/container.h"
 #include "container/fault.h"
+#include "container/json.h"
 #include "container/mnt.h"
 #include "container/paths.h"
 
@@ -262,7 +263,7 @@ static int mount_fs(struct container *c, const struct oci_mount *m, struct mnt_t
     struct mnt_fs fs = {.type = m->type,
                         .source = m->source,
                         .data = data ? data : m->data,
-                        .attrs = m->copy_up ? m->attr_set & ~(uint64_t)MOUNT_ATTR_RDONLY : m->attr_set,
+                        .attrs = is_tmpfs ? m->attr_set & ~(uint64_t)MOUNT_ATTR_RDONLY : m->attr_set,
                         .sb_flags = m->sb_flags};
     rc = mnt_fs(&fs, t, err);
     if (rc == -EPERM && is_sysfs) {
@@ -285,7 +286,13 @@ static int mount_fs(struct container *c, const struct oci_mount *m, struct mnt_t
     }
     struct mnt_attrs attrs = mount_attrs(m);
     attrs.clear = 0;
-    attrs.set = m->copy_up ? m->attr_set & MOUNT_ATTR_RDONLY : 0;
+    attrs.set = 0;
+    /* Read-only once mount points, devices and files that belong there are in it: rootfs_readonly(). */
+    if (rc == 0 && is_tmpfs && (m->attr_set & MOUNT_ATTR_RDONLY)) {
+        int *keep = &c->mount_fds[m - c->config.mounts];
+        *keep = fcntl(t->fd, F_DUPFD_CLOEXEC, 3);
+        rc = *keep < 0 ? err_sys(err, -errno, "cannot keep the mount open") : 0;
+    }
     if (rc == 0) {
         rc = mnt_change(t->fd, &attrs, err);
     }
@@ -336,9 +343,40 @@ int rootfs_mounts(struct container *c, int root_fd, struct err *err)
     return 0;
 }
 
-static int move_root(int root_fd, struct err *err)
+/*
+ * The host's mounts stay reachable for the kernel when the root is only moved: an unmasked procfs or sysfs
+ * among them would let a user namespace in the container mount a bare one (mount_namespaces(7),
+ * mnt_already_visible). They are taken away, or covered where they are locked.
+ */
+static int hide_host_proc(const char *rootfs, struct err *err)
+{
+    auto_free char *text = NULL;
+    size_t size, n = strlen(rootfs);
+    int rc = file_read_all(AT_FDCWD, "/proc/self/mountinfo", &text, &size, err);
+    char *save = NULL;
+    for (char *line = rc < 0 ? NULL : strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+        char *type = strstr(line, " - ");
+        char path[PATH_MAX];
+        if (!type || (strncmp(type + 3, "proc ", 5) != 0 && strncmp(type + 3, "sysfs ", 6) != 0) ||
+            sscanf(line, "%*s %*s %*s %*s %4095s", path) != 1 || strchr(path, '\\') ||
+            (strncmp(path, rootfs, n) == 0 && (path[n] == '/' || path[n] == '\0'))) {
+            continue;
+        }
+        if (umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW) < 0 &&
+            mount("none", path, "tmpfs", MS_RDONLY, "size=4k,nr_inodes=2") < 0 && errno != ENOENT) {
+            return err_sys(err, -errno, "cannot hide the host's '%s'", path);
+        }
+    }
+    return rc;
+}
+
+static int move_root(const char *rootfs, int root_fd, struct err *err)
 {
     struct fd_path path;
+    int rc = hide_host_proc(rootfs, err);
+    if (rc < 0) {
+        return rc;
+    }
     if (fchdir(root_fd) < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0) {
         return err_sys(err, -errno, "cannot move the root file system to / ('%s')", fd_path(root_fd, &path));
     }
@@ -359,7 +397,7 @@ int rootfs_pivot(struct container *c, int root_fd, struct err *err)
         }
     }
     if (c->no_pivot) {
-        rc = move_root(root_fd, err);
+        rc = move_root(c->rootfs, root_fd, err);
         if (rc < 0) {
             return rc;
         }

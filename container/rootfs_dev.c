@@ -219,6 +219,16 @@ int rootfs_masked(struct container *c, int root_fd, struct err *err)
 int rootfs_readonly(struct container *c, int root_fd, struct err *err)
 {
     int rc = fault_step("read-only paths", err);
+    for (size_t i = 0; rc == 0 && i < c->config.mount_count; i++) { /* see mount_fs() */
+        const struct oci_mount *m = &c->config.mounts[i];
+        if (c->mount_fds[i] >= 0 && strcmp(m->type, "tmpfs") == 0 && (m->attr_set & MOUNT_ATTR_RDONLY)) {
+            struct mnt_attrs attrs = {.set = MOUNT_ATTR_RDONLY};
+            rc = mnt_change(c->mount_fds[i], &attrs, err);
+            if (rc < 0) {
+                err_prefix(err, "mount '%s'", m->destination);
+            }
+        }
+    }
     for (size_t i = 0; rc == 0 && c->config.lnx.readonly_paths && c->config.lnx.readonly_paths[i]; i++) {
         const char *path = c->config.lnx.readonly_paths[i];
         struct mnt_target t = {.root_fd = root_fd, .path = path};

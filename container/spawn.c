@@ -114,6 +114,37 @@ static int check(struct container *c, struct err *err)
     return 0;
 }
 
+/* The host's id of the container's user or group 0; false: there is none. */
+static bool outside_root(const struct oci_idmaps *maps, unsigned *ret)
+{
+    for (size_t i = 0; i < maps->count; i++) {
+        if (maps->v[i].inside == 0) {
+            *ret = maps->v[i].outside;
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A container with user and cgroup namespaces of its own that may write to its cgroup mount owns its cgroup.
+ */
+static int delegate_cgroups(struct container *c, struct err *err)
+{
+    const struct oci_linux *lnx = &c->config.lnx;
+    unsigned uid, gid;
+    bool writable = false;
+    for (size_t i = 0; i < c->config.mount_count; i++) {
+        const struct oci_mount *m = &c->config.mounts[i];
+        writable = writable || (strncmp(m->type, "cgroup", 6) == 0 && !(m->attr_set & MOUNT_ATTR_RDONLY));
+    }
+    bool own = lnx->ns[NS_USER].wanted && !lnx->ns[NS_USER].path && lnx->ns[NS_CGROUP].wanted &&
+               !lnx->ns[NS_CGROUP].path;
+    return !writable || !own || geteuid() != 0 || !outside_root(&lnx->uid_maps, &uid) ||
+                   !outside_root(&lnx->gid_maps, &gid)
+               ? 0
+               : cg_delegate(c->cg, uid, gid, err);
+}
+
 static int make_cgroups(struct container *c, struct err *err)
 {
     int rc = fault_step("cgroups", err);
@@ -133,6 +164,7 @@ static int make_cgroups(struct container *c, struct err *err)
     }
     rc = fault_step("limits", err);
     rc = rc < 0 ? rc : cg_apply(c->cg, c->config.lnx.resources, false, err);
+    rc = rc < 0 ? rc : delegate_cgroups(c, err);
     return rc < 0 ? rc : cg_prepare_enter(c->cg, err);
 }
 

@@ -41,6 +41,9 @@ static int check_key(const struct oci_config *config, const char *key, struct er
         if (!match) {
             continue;
         }
+        if (strcmp(name, "kernel.hostname") == 0) { /* which of the two would win? */
+            return err_set(err, -EINVAL, "linux.sysctl: '%s' is the member 'hostname'; set that", key);
+        }
         if (!config->lnx.ns[owners[i].ns].wanted) {
             return err_set(err, -EINVAL,
                            "linux.sysctl: '%s' needs a %s namespace of its own, it would change the host",

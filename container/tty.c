@@ -107,15 +107,20 @@ int tty_receive(int socket_fd, struct err *err)
     return fd;
 }
 
-/* Copies what is there; false at the end of it. */
-static bool copy_some(int from, int to)
+enum copied { COPY_SOME, COPY_END, COPY_HUNG };
+
+/* Copies what is there. COPY_HUNG: nobody has the terminal open now, as between init's messages. */
+static enum copied copy_some(int from, int to)
 {
     char buffer[4096];
     ssize_t n = read(from, buffer, sizeof(buffer));
     if (n < 0 && (errno == EINTR || errno == EAGAIN)) {
-        return true;
+        return COPY_SOME;
     }
-    return n > 0 && write_all(to, buffer, (size_t)n) == 0;
+    if (n < 0 && errno == EIO) {
+        return COPY_HUNG;
+    }
+    return n > 0 && write_all(to, buffer, (size_t)n) == 0 ? COPY_SOME : COPY_END;
 }
 
 static void copy_size(int master)
@@ -125,6 +130,8 @@ static void copy_size(int master)
         ioctl(master, TIOCSWINSZ, &size);
     }
 }
+
+#define HUNG_MS 50
 
 int tty_proxy(int master, pid_t pid)
 {
@@ -147,14 +154,21 @@ int tty_proxy(int master, pid_t pid)
         {.fd = master, .events = POLLIN}, {.fd = 0, .events = POLLIN}, {.fd = signals, .events = POLLIN}};
     int status = 0;
     bool ended = waitpid(pid, &status, WNOHANG) == pid;
+    bool open = true; /* the terminal may still say something */
     while (!ended || p[0].fd >= 0) {
-        if (poll(p, 3, ended ? 0 : -1) < 0 && errno != EINTR) {
+        /* poll(2) tells of a hang-up without end, so such a terminal is looked at now and then. */
+        if (poll(p, 3, ended ? 0 : open && p[0].fd < 0 ? HUNG_MS : -1) < 0 && errno != EINTR) {
             break;
         }
-        if (p[0].fd >= 0 && p[0].revents && !copy_some(master, 1)) {
-            p[0].fd = -1;
+        if (p[0].fd >= 0 && p[0].revents) {
+            enum copied copied = copy_some(master, 1);
+            open = copied != COPY_END;
+            p[0].fd = copied == COPY_SOME ? master : -1;
+        } else if (open && p[0].fd < 0) {
+            p[0].fd = master;
+            p[0].revents = 0;
         }
-        if (p[1].fd >= 0 && p[1].revents && !copy_some(0, master)) {
+        if (p[1].fd >= 0 && p[1].revents && copy_some(0, master) != COPY_SOME) {
             p[1].fd = -1;
         }
         if (p[2].revents) {
@@ -167,6 +181,7 @@ int tty_proxy(int master, pid_t pid)
         }
         if (!ended) {
             ended = waitpid(pid, &status, WNOHANG) == pid;
+            p[0].fd = ended && open ? master : p[0].fd;
         } else if (!p[0].revents) {
             break;
         }

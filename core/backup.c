@@ -43,10 +43,11 @@ static int readable(struct core *core, const char *name, const char *verb, json_
     const char *state = obj_text(instance, "state");
     bool runs = strcmp(state, "running") == 0 || strcmp(state, "paused") == 0;
     int rc =
-        strcmp(obj_text(instance, "kind"), "vm") == 0
+        !driver_has_room(instance)
             ? 0
             : fault_set(fault, FAULT_UNSUPPORTED, "fonda image commit and save keep a container's files",
                         "instance '%s' is a container: only machines can be exported and backed up", name);
+    rc = rc ? rc : snapshot_check_fresh(instance, fault);
     *ret_bytes = 0;
     disks = instance_disks(core, instance);
     json_array_foreach(disks, i, disk)

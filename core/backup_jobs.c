@@ -322,7 +322,7 @@ static int on_manifest(void *opaque, json_t *manifest, struct fault *fault)
         snprintf(detail, sizeof(detail), "%.390s", fault->detail);
         return fault_set(fault, FAULT_INVALID, fault->hint, "the archive's manifest: %s", detail);
     }
-    if (strcmp(obj_text(config, "kind"), "vm") != 0) {
+    if (driver_has_room(config)) {
         return fault_set(fault, FAULT_UNSUPPORTED, NULL, "the archive is no machine's");
     }
     if (volumes_first) {

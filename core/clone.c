@@ -44,7 +44,7 @@ static int make_instance(struct core *core, const struct origin *origin, const c
     obj_set_text(copy, "template", template_name);
     obj_set_now(copy, "created_at");
     field_defaults(&model_instance, copy);
-    if (strcmp(obj_text(copy, "kind"), "vm") == 0) {
+    if (!driver_has_room(copy)) {
         random_machine_id(machine_id, sizeof(machine_id));
         obj_set_text(copy, "machine_id", machine_id);
     }
@@ -169,7 +169,7 @@ int template_create(struct core *core, json_t *in, const struct caller *caller, 
         return -1;
     }
     int rc = origin_of_instance(core, obj_text(in, "instance"), NULL, &origin, fault);
-    if (rc == 0 && strcmp(obj_text(origin.config, "kind"), "vm") != 0) {
+    if (rc == 0 && driver_has_room(origin.config)) {
         rc = fault_set(fault, FAULT_UNSUPPORTED, "fonda image commit",
                        "instance '%s' is a container: its template is an image", origin.name);
     }

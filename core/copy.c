@@ -172,7 +172,7 @@ int origin_of_instance(struct core *core, const char *name, const char *snapshot
     if (rc == 0 && !snapshot) {
         origin.disks = instance_disks(core, origin.config);
     }
-    if (rc == 0 && strcmp(obj_text(origin.config, "kind"), "vm") == 0) {
+    if (rc == 0 && !driver_has_room(origin.config)) {
         rc = origin_look(&origin, fault);
     }
     if (rc < 0) {
@@ -231,7 +231,7 @@ json_t *origin_config(const struct origin *origin)
         }
         json_decref(written);
     }
-    if (strcmp(obj_text(copy, "kind"), "vm") == 0) {
+    if (!driver_has_room(copy)) {
         json_object_set(copy, "disks", disks);
         if (host_disks || obj_bool(origin->config, "volumes_first")) {
             json_object_set_new(copy, "volumes_first", json_true());

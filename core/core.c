@@ -25,6 +25,21 @@ const struct driver_ops *driver_find(const char *kind)
     return NULL;
 }
 
+static bool is_image_machine(const json_t *spec)
+{
+    return strcmp(obj_text(spec, "kind"), "vm") == 0 && obj_text(spec, "image")[0];
+}
+
+const struct driver_ops *driver_of(const json_t *spec)
+{
+    return is_image_machine(spec) ? &driver_image_machine : driver_find(obj_text(spec, "kind"));
+}
+
+bool driver_has_room(const json_t *spec)
+{
+    return strcmp(obj_text(spec, "kind"), "container") == 0 || is_image_machine(spec);
+}
+
 uint64_t monotonic_ms(void)
 {
     struct timespec ts;

@@ -183,8 +183,9 @@ int instance_restart(struct core *core, const char *name, const json_t *how, con
                      struct fault *fault);
 int instance_pause(struct core *core, const char *name, const char *who, char *ret_job, struct fault *fault);
 int instance_resume(struct core *core, const char *name, const char *who, char *ret_job, struct fault *fault);
-int instance_delete(struct core *core, const char *name, uint64_t expected, const char *who, char *ret_job,
-                    struct fault *fault);
+/* volumes: those that nothing else uses go too. */
+int instance_delete(struct core *core, const char *name, uint64_t expected, bool volumes, const char *who,
+                    char *ret_job, struct fault *fault);
 /* Its memory goes into a file, and its process ends. */
 int instance_save(struct core *core, const char *name, const char *who, char *ret_job, struct fault *fault);
 /* how: {name, mode, snapshot} (model_clone). */

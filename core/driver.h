@@ -109,11 +109,15 @@ struct driver_ops {
     int (*remove)(const struct driver_instance *instance, struct fault *fault);
 };
 
-extern const struct driver_ops driver_vm, driver_container;
+extern const struct driver_ops driver_vm, driver_container, driver_image_machine;
 
 /* All drivers; ends with NULL. */
 extern const struct driver_ops *const drivers[];
 const struct driver_ops *driver_find(const char *kind);
+/* Of an instance: a machine with an image has a driver of its own. */
+const struct driver_ops *driver_of(const json_t *spec);
+/* Whether a monitor keeps its log, its restarts and its streams: containers, and machines of images. */
+bool driver_has_room(const json_t *spec);
 
 /* Whether a process holds the instance's lock (contract, 1): also the last of several. */
 bool driver_is_locked(const struct driver_instance *instance);

@@ -6,6 +6,8 @@
  *     start   --> fonda-room run       becomes fonda-monitor, which holds the lock
  *     remove  --> fonda-room remove    what a monitor that was killed left, and the layer
  *
+ * A machine that is made from an image goes the same way, with fonda-guest for fonda-oci (guest/host/host.h).
+ *
  * Invariant: no process that starts here inherits the lock but the monitor (it marks it close-on-exec).
  */
 #include <errno.h>
@@ -26,14 +28,24 @@
 #define LINE_MAX_BYTES     4096
 #define MEMBER_ARGS_MAX    64
 #define STATUS_FILE_MAX_MS 20
+#define MACHINE_MEMORY_MIN (96ll << 20)
 
 /* ---- programs ---- */
 
 int driver_program(const char *name, char *buf, size_t size, struct fault *fault)
 {
-    static const char *const places[] = {"",           "../libexec/fonda/",     "../bin/",
-                                         "room/",      "../core/room/",         "../container/",
-                                         "../../bin/", "../container/monitor/", "../container/netd/"};
+    static const char *const places[] = {"",
+                                         "../libexec/fonda/",
+                                         "../bin/",
+                                         "room/",
+                                         "../core/room/",
+                                         "../container/",
+                                         "../../bin/",
+                                         "../container/monitor/",
+                                         "../container/netd/",
+                                         "../guest/",
+                                         "../vm/",
+                                         "../cli/"};
     char self[PATH_MAX];
     ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
     self[n > 0 ? n : 0] = '\0';
@@ -72,6 +84,12 @@ static void add_number(json_t *args, const char *option, const json_t *spec, con
     add_arg(args, option, json_object_get(spec, member) ? text : NULL);
 }
 
+/* Whether the image is to run in a machine of its own: the other room. */
+static bool is_machine(const json_t *spec)
+{
+    return strcmp(obj_text(spec, "kind"), "vm") == 0;
+}
+
 static bool has_user_network(const json_t *spec)
 {
     return !obj_bool(spec, "host_network") && strcmp(obj_text(spec, "network_mode"), "none") != 0;
@@ -95,7 +113,7 @@ static json_t *monitor_args(const json_t *spec, bool hold)
     add_number(args, "health-timeout", spec, "health_timeout");
     add_number(args, "health-retries", spec, "health_retries");
     add_number(args, "health-start-period", spec, "health_start_period");
-    if (has_user_network(spec)) {
+    if (has_user_network(spec) && !is_machine(spec)) { /* a machine has its own */
         add_arg(args, "network", "user");
         json_array_foreach(json_object_get(spec, "publish"), i, item)
         {
@@ -124,21 +142,31 @@ static void beside_instances(const struct driver_instance *instance, const char 
 
 static int write_room(const struct driver_instance *instance, bool hold, struct fault *fault)
 {
-    static const char *const programs[][2] = {
+    static const char *const all[][2] = {
         {"oci", "fonda-oci"}, {"monitor", "fonda-monitor"}, {"init", "fonda-init"}, {"netd", "fonda-netd"}};
+    static const char *const machine[][2] = {{"oci", "fonda-guest"},
+                                             {"vmm", "fonda-vmm"},
+                                             {"guest_init", "fonda-guest-init"},
+                                             {"image_tool", "fonda-image"}};
     char path[2 * PATH_MAX], layer[64];
     json_t *room = json_object();
-    for (size_t i = 0; i < ARRAY_SIZE(programs); i++) {
-        if (driver_program(programs[i][1], path, sizeof(path), fault) < 0) {
+    size_t count = ARRAY_SIZE(all) + (is_machine(instance->spec) ? ARRAY_SIZE(machine) : 0);
+    for (size_t i = 0; i < count; i++) {
+        const char *const *program = i < ARRAY_SIZE(all) ? all[i] : machine[i - ARRAY_SIZE(all)];
+        if (driver_program(program[1], path, sizeof(path), fault) < 0) {
             json_decref(room);
             return -1;
         }
-        obj_set_text(room, programs[i][0], path);
+        obj_set_text(room, program[0], path);
+    }
+    if (is_machine(instance->spec)) {
+        json_object_set_new(room, "machine", json_true());
     }
     snprintf(layer, sizeof(layer), "fonda-%s", instance->id);
     obj_set_text(room, "id", layer);
     obj_set_text(room, "layer", layer);
-    static const char *const folders[][2] = {{"oci_root", "oci"}, {"folders", "folders"}};
+    const char *const folders[][2] = {{"oci_root", is_machine(instance->spec) ? "rooms" : "oci"},
+                                      {"folders", "folders"}};
     for (size_t i = 0; i < ARRAY_SIZE(folders); i++) {
         snprintf(path, sizeof(path), "%s/../../%s", instance->dir, folders[i][1]);
         (void)mkdir(path, 0700); /* whoever needs it says what is wrong */
@@ -392,6 +420,10 @@ static int container_top(const struct driver_instance *instance, json_t **ret_li
     json_array_foreach(pids, i, item)
     {
         char path[64], text[1024];
+        if (json_is_object(item)) { /* a machine's has its command with it */
+            json_array_append(list, item);
+            continue;
+        }
         long long pid = (long long)json_integer_value(item);
         snprintf(path, sizeof(path), "/proc/%lld/cmdline", pid);
         auto_close int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -422,6 +454,73 @@ static int container_exit_status(const struct driver_instance *instance)
 const struct driver_ops driver_container = {
     .kind = "container",
     .check = container_check,
+    .prepare = container_prepare,
+    .start = container_start,
+    .hold = container_hold,
+    .adopt = driver_control_adopt,
+    .status = driver_control_status,
+    .stop = driver_control_stop,
+    .kill = container_kill,
+    .pause = driver_control_pause,
+    .resume = driver_control_resume,
+    .stats = driver_control_stats,
+    .attach = driver_control_attach,
+    .stream = driver_container_stream,
+    .resize = driver_container_resize,
+    .signal = container_signal,
+    .top = container_top,
+    .exit_status = container_exit_status,
+    .remove = container_remove,
+};
+
+/* ---- machines from images ---- */
+
+/* What is a container's alone: a machine has a kernel of its own. */
+static int machine_check(const json_t *spec, struct fault *fault)
+{
+    static const char *const members[][2] = {
+        {"cap_add", "its root has all capabilities"},
+        {"cap_drop", "its root has all capabilities"},
+        {"security", "it has a kernel of its own"},
+        {"privileged", "it has a kernel of its own"},
+        {"devices", "the host's devices are not in it"},
+        {"host_network", "it has a network card of its own"},
+        {"cpu_limit", "it has whole CPUs: 'cpus'"},
+        {"memory_swap", "'memory' is all that it has"},
+        {"pids_limit", "'memory' is what limits it"},
+        {"system", "a system in a machine has its own kernel: fonda image build"},
+        {"disks", "its disk is the image"},
+        {"volumes", "its disk is the image: share folders with 'mounts'"},
+        {"networks", "its network is 'network_mode'"},
+        {"shares", "share folders with 'mounts'"},
+        {"initrds", "Fonda makes its initramfs"},
+        {"append", "Fonda makes its kernel's command line"},
+    };
+    for (size_t i = 0; i < ARRAY_SIZE(members); i++) {
+        const json_t *value = json_object_get(spec, members[i][0]);
+        if (json_is_true(value) || json_array_size(value) ||
+            (json_is_string(value) && json_string_length(value)) ||
+            (json_is_integer(value) && json_integer_value(value))) {
+            return fault_set(fault, FAULT_INVALID, members[i][1], "a machine of an image has no '%s'",
+                             members[i][0]);
+        }
+    }
+    if (obj_int(spec, "memory") < MACHINE_MEMORY_MIN) {
+        return fault_set(fault, FAULT_INVALID, "its kernel alone needs most of that",
+                         "a machine of an image needs at least %lldM of memory", MACHINE_MEMORY_MIN >> 20);
+    }
+    const char *kernel = obj_text(spec, "kernel");
+    if (kernel[0] && (kernel[0] != '/' || access(kernel, R_OK) < 0)) {
+        return fault_set(fault, FAULT_INVALID,
+                         "give the absolute path of a bzImage with its modules, or none",
+                         "cannot read the kernel '%.256s'", kernel);
+    }
+    return container_check(spec, fault);
+}
+
+const struct driver_ops driver_image_machine = {
+    .kind = "vm",
+    .check = machine_check,
     .prepare = container_prepare,
     .start = container_start,
     .hold = container_hold,

@@ -85,14 +85,14 @@ int instance_driver(struct core *core, const char *name, struct driver_instance 
     instance.name = obj_text(spec, "name");
     instance.id = obj_text(spec, "id");
     instance_paths(core, instance.id, &instance);
-    if (strcmp(obj_text(spec, "kind"), "container") == 0) {
+    if (driver_has_room(spec)) {
         snprintf(instance.log, sizeof(instance.log), "%s/instances/%s/monitor/log", core->state_dir,
                  instance.id);
     }
     json_t *volumes = json_array(), *networks = json_array();
     instance.volumes = volumes;
     instance.networks = networks;
-    *ret_ops = driver_find(obj_text(spec, "kind"));
+    *ret_ops = driver_of(spec);
     if (!*ret_ops) {
         instance_driver_done(&instance);
         return fault_set(fault, FAULT_UNSUPPORTED, NULL, "this Fonda has no driver for such an instance");
@@ -273,7 +273,7 @@ int instance_create(struct core *core, json_t *in, const struct caller *caller, 
                     struct fault *fault)
 {
     ret_job[0] = '\0';
-    const struct driver_ops *ops = driver_find(obj_text(in, "kind"));
+    const struct driver_ops *ops = driver_of(in);
     if (!ops) {
         return fault_set(fault, FAULT_UNSUPPORTED, NULL, "this Fonda has no driver for such an instance");
     }
@@ -346,7 +346,7 @@ int instance_save(struct core *core, const char *name, const char *who, char *re
         return -1;
     }
     json_t *more = json_pack("{s:I}", "size", (json_int_t)obj_int(instance, "memory"));
-    int rc = driver_find(obj_text(instance, "kind"))->restore
+    int rc = driver_of(instance)->restore
                  ? quota_check(core, obj_text(instance, "owner"), &model_volume, more, NULL, fault)
                  : fault_set(fault, FAULT_UNSUPPORTED, "fonda pause, or fonda stop",
                              "instance '%s' is a container: only machines can be saved", name);
@@ -357,8 +357,8 @@ int instance_save(struct core *core, const char *name, const char *who, char *re
                                           NULL, who, ret_job, fault);
 }
 
-int instance_delete(struct core *core, const char *name, uint64_t expected, const char *who, char *ret_job,
-                    struct fault *fault)
+int instance_delete(struct core *core, const char *name, uint64_t expected, bool volumes, const char *who,
+                    char *ret_job, struct fault *fault)
 {
     json_t *instance = NULL;
     uint64_t version = 0;
@@ -371,7 +371,8 @@ int instance_delete(struct core *core, const char *name, uint64_t expected, cons
                          "instance '%s' was changed by somebody else meanwhile", name);
     }
     return change_state_with_job(core, name, "delete", "stopped or failed or saved", "deleting",
-                                 &job_instance_delete, NULL, who, ret_job, fault);
+                                 &job_instance_delete, json_pack("{s:b}", "volumes", volumes), who, ret_job,
+                                 fault);
 }
 
 int instance_rename(struct core *core, const char *name, const char *new_name, uint64_t expected,
@@ -431,8 +432,8 @@ static bool wants_restart(const json_t *instance, int status)
     const char *policy = obj_text(instance, "restart_policy");
     /* A container's monitor restarts it; only one that is gone with it (the host went down) is started here.
      */
-    if ((strcmp(obj_text(instance, "kind"), "container") == 0 && status >= 0) ||
-        strcmp(obj_text(instance, "state"), "stopping") == 0 || obj_text(instance, "restoring")[0] ||
+    if ((driver_has_room(instance) && status >= 0) || strcmp(obj_text(instance, "state"), "stopping") == 0 ||
+        obj_text(instance, "restoring")[0] ||
         obj_int(instance, "restarts") >= RESTARTS_MAX) {
         return false;
     }
@@ -481,6 +482,6 @@ void instance_ended(struct core *core, const char *id, int status)
     if (again) {
         instance_start(core, name, "restart-policy", job, &fault);
     } else if (remove) {
-        instance_delete(core, name, STORE_VERSION_ANY, "auto-remove", job, &fault);
+        instance_delete(core, name, STORE_VERSION_ANY, false, "auto-remove", job, &fault);
     }
 }

@@ -433,13 +433,42 @@ static int run_resume(struct core *core, struct job *job, struct fault *fault)
     return pause_or_resume(core, job, false, fault);
 }
 
+/* What else uses a volume keeps it. */
+static void forget_volumes(struct core *core, struct job *job, const json_t *names)
+{
+    size_t i;
+    json_t *item, *volume;
+    json_array_foreach((json_t *)names, i, item)
+    {
+        const char *name = json_string_value(item);
+        char path[DRIVER_PATH_MAX];
+        struct fault ignored = {0};
+        struct err err = {0};
+        core_lock(core);
+        if (object_get(core, &model_volume, name, &volume, NULL, &ignored) == 0) {
+            volume_path(core, volume, path, sizeof(path));
+            if (store_delete(core->store, "volume", name, STORE_VERSION_ANY, &err) == 0) {
+                unlink(path);
+                event_add(core, "volume.deleted", &model_volume, name, job_who(job), NULL, &ignored);
+            }
+            json_decref(volume);
+        }
+        core_unlock(core);
+        if (err.code) {
+            job_log(core, job, "volume '%s' stays: %s", name, err.text);
+        }
+    }
+}
+
 static int run_delete(struct core *core, struct job *job, struct fault *fault)
 {
     struct driver_instance instance;
     const struct driver_ops *ops;
+    json_t *volumes = NULL;
     job_step(core, job, 0, 1, "removing what it has");
     int rc = get_driver(core, job_target(job), &instance, &ops, fault);
     if (rc == 0) {
+        volumes = json_incref(json_object_get(instance.spec, "volumes"));
         rc = forget_snapshots(core, job, &instance, job_who(job), fault);
         instance_driver_done(&instance);
     }
@@ -447,7 +476,10 @@ static int run_delete(struct core *core, struct job *job, struct fault *fault)
     if (rc < 0) {
         struct fault ignored = {0};
         set_state(core, job_target(job), "failed", fault->detail, "instance.failed", job_who(job), &ignored);
+    } else if (obj_bool(job_args(job), "volumes")) {
+        forget_volumes(core, job, volumes);
     }
+    json_decref(volumes);
     return rc;
 }
 

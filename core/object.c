@@ -248,7 +248,7 @@ static int change_instance(struct core *core, json_t *object, unsigned restart, 
             json_object_set_new(object, "must_restart", json_true());
         }
     }
-    const struct driver_ops *ops = driver_find(obj_text(object, "kind"));
+    const struct driver_ops *ops = driver_of(object);
     instance_kind_defaults(object);
     if (ops->check(object, fault) < 0 || quota_check(core, obj_text(object, "owner"), &model_instance, object,
                                                      obj_text(object, "name"), fault) < 0) {

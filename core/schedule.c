@@ -105,7 +105,7 @@ int schedule_create(struct core *core, json_t *in, const struct caller *caller, 
         object_get(core, &model_instance, obj_text(in, "instance"), &instance, NULL, fault) < 0) {
         return -1;
     }
-    int rc = strcmp(obj_text(instance, "kind"), "vm") == 0
+    int rc = !driver_has_room(instance)
                  ? 0
                  : fault_set(fault, FAULT_UNSUPPORTED, NULL,
                              "instance '%s' is a container: only machines have schedules",

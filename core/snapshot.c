@@ -163,7 +163,7 @@ static json_t *config_of(const json_t *instance)
 
 static int check_kind(const json_t *instance, struct fault *fault)
 {
-    const struct driver_ops *ops = driver_find(obj_text(instance, "kind"));
+    const struct driver_ops *ops = driver_of(instance);
     return ops && ops->restore
                ? 0
                : fault_set(fault, FAULT_UNSUPPORTED, "fonda image commit keeps a container's files",
@@ -223,6 +223,17 @@ json_t *snapshot_new_row(const json_t *instance, const json_t *how, bool memory,
     return row;
 }
 
+int snapshot_check_fresh(const json_t *instance, struct fault *fault)
+{
+    return runs(instance) && obj_bool(instance, "after_restart")
+               ? fault_set(
+                     fault, FAULT_STATE, "restart it first: fonda restart NAME",
+                     "instance '%s' was changed, and runs as it was before: what it is made of would not fit "
+                     "its disks and memory",
+                     obj_text(instance, "name"))
+               : 0;
+}
+
 int snapshot_create(struct core *core, const char *name, const json_t *how, const char *who, char *ret_job,
                     struct fault *fault)
 {
@@ -247,6 +258,7 @@ int snapshot_create(struct core *core, const char *name, const json_t *how, cons
                  : 0;
     }
     rc = rc ? rc : check_kind(instance, fault);
+    rc = rc ? rc : snapshot_check_fresh(instance, fault);
     rc = rc ? rc : instance_not_held(core, instance, "be snapshotted", fault);
     rc = rc ? rc : instance_not_base(core, instance, fault);
     rc = rc ? rc : weigh(core, instance, memory, &size, fault);

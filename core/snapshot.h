@@ -25,6 +25,8 @@
 int snapshot_put(struct core *core, const json_t *row, uint64_t expected, struct fault *fault);
 /* All of an instance's, oldest first; instance_id NULL: of all. Locked. */
 json_t *snapshot_rows(struct core *core, const char *instance_id);
+/* Errors: FAULT_STATE: it runs, and its members say already what it will be after a restart. */
+int snapshot_check_fresh(const json_t *instance, struct fault *fault);
 /* Forgets the row: its children get its parent. Locked, in a transaction. */
 int snapshot_drop(struct core *core, const json_t *instance, const json_t *row, const char *who,
                   struct fault *fault);

@@ -334,6 +334,7 @@ static int record_restored(struct work *work, bool start, struct fault *fault)
             json_object_update(instance, json_object_get(work->row, "config"));
             obj_set_text(instance, "snapshot", obj_text(work->row, "name"));
             obj_set_text(instance, "restoring", NULL);
+            json_object_set_new(instance, "after_restart", json_false());
             obj_set_text(instance, "state", start ? "starting" : "stopped");
             obj_set_text(instance, "state_reason", "");
             obj_set_int(instance, "saved_bytes", 0);

@@ -20,9 +20,17 @@ int handle_instance_create(struct request *request, struct fault *fault)
 int handle_instance_delete(struct request *request, struct fault *fault)
 {
     char job[24];
-    uint64_t expected;
+    uint64_t expected, volumes;
     if (request_expected(request, &expected, fault) < 0 ||
-        instance_delete(request->core, request->name, expected, request->caller.name, job, fault) < 0) {
+        request_arg_uint(request, "volumes", 0, 1, &volumes, fault) < 0) {
+        return -1;
+    }
+    if (volumes && request->caller.role < ROLE_OPERATOR) { /* a grant is on the instance alone */
+        return fault_set(fault, FAULT_FORBIDDEN, "delete the instance alone",
+                         "volumes need the role operator");
+    }
+    if (instance_delete(request->core, request->name, expected, volumes, request->caller.name, job, fault) <
+        0) {
         return -1;
     }
     answer_job(request, job);

@@ -61,6 +61,10 @@ static json_t *parameters(const struct route *route)
     if (strcmp(route->id, "streamEvents") == 0) {
         add_param(params, "query", "jobs", "1: progress of jobs too", integer(1));
     }
+    if (strcmp(route->id, "deleteInstance") == 0) {
+        add_param(params, "query", "volumes", "1: those of its volumes that nothing else uses go too",
+                  integer(1));
+    }
     if (strcmp(route->id, "instanceHistory") == 0) {
         add_param(params, "query", "span", "hour, day or month", text());
     }

@@ -15,8 +15,9 @@
  * on one thread of the caller's choice; the rest happens in whichever thread touches.
  *
  * Invariants
- *  1. A chunk's state changes under the lock, and its protection with it. Whoever holds the lock touches no
- *     guarded memory through the mapping: filling goes through the memfd.
+ *  1. Who changes a chunk's protection has made its state BUSY before (by compare-and-swap), with signals
+ *     blocked, and touches no other guarded memory through the mapping until it no longer is: filling goes
+ *     through the memfd. So several chunks are fetched at the same time, and nobody waits in a circle.
  *  2. One guard per process.
  */
 #ifndef FONDA_MEM_GUARD_H
@@ -29,6 +30,7 @@
 #include "mem/mem.h"
 
 #define GUARD_CHUNK_MIN  (64u << 10)
+#define GUARD_LANES_MAX  16u
 #define GUARD_CHUNKS_MAX 16384u /* at most as many mappings does a guard make: vm.max_map_count is 65,530 */
 
 struct guard;
@@ -36,9 +38,11 @@ struct guard;
 struct guard_config {
     struct mem *mem;
     uint64_t chunk_bytes; /* a power of two, guard_chunk_bytes() or more */
-    /* guard_fill: puts chunk n's bytes (len of them) into buf. Runs in signal handlers, one at a time: system
-     * calls and plain computation only. An error ends the process: fatal() says why, and does not return. */
-    int (*fetch)(void *opaque, uint64_t chunk, uint8_t *buf, uint64_t len);
+    unsigned lanes;       /* how many fetches may run at a time; 0: one */
+    /* guard_fill: puts chunk n's bytes (len of them) into buf. Runs in signal handlers, one at a time in each
+     * lane: system calls and plain computation only. An error ends the process: fatal() says why, and does
+     * not return. NULL: only guard_freeze is used. */
+    int (*fetch)(void *opaque, unsigned lane, uint64_t chunk, uint8_t *buf, uint64_t len);
     void (*fatal)(void *opaque, uint64_t chunk, int error);
     void *opaque;
 };
@@ -54,8 +58,11 @@ void guard_free(struct guard *guard);
 
 /* Every chunk for which wanted[n] is set is absent from now on. Errors: -errno of mprotect. */
 int guard_fill(struct guard *guard, const uint8_t *wanted, struct err *err);
-/* Fetches one absent chunk, the next in turn. False: none is absent any more. */
+/* Fetches one absent chunk: one behind the last that was touched, or the next in turn. False: none is absent
+ * any more (some may still be on their way in other threads). */
 bool guard_fill_next(struct guard *guard);
+/* How many chunks were fetched because they were touched. */
+uint64_t guard_touches(const struct guard *guard);
 
 /* All RAM is frozen as it is now. Nothing may be absent. Errors: -EBUSY, -ENOMEM, -errno of mprotect. */
 int guard_freeze(struct guard *guard, struct err *err);

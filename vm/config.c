@@ -74,8 +74,7 @@ const struct option_spec vm_options[] = {
     OPT("vsock", OPTION_STRING, vsock, 0, 0, "PATH",
         "sockets between guest and host: connect to the unix socket PATH and\n"
         "send 'CONNECT PORT'; guests reach port P as PATH_P"),
-    OPT("name", OPTION_STRING, name, 0, 0, "NAME",
-        "a name, by which 'fonda vm' finds it"),
+    OPT("name", OPTION_STRING, name, 0, 0, "NAME", "a name, by which 'fonda vm' finds it"),
     OPT("control", OPTION_STRING, control, 0, 0, "PATH",
         "the control socket (default: by --name, else none)"),
     OPT("restore", OPTION_STRING, restore, 0, 0, "FILE",

@@ -27,6 +27,7 @@
 #include "vm/disk.h"
 #include "vm/machine.h"
 #include "vm/pc.h"
+#include "vm/saved/snapshot.h"
 #include "vm/seed.h"
 
 #define DISK_QUEUES_MAX 4u
@@ -391,7 +392,8 @@ int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem
     }
     /* Inside a jail no ring can be made any more, and a disk may come later on. */
     rc = config->control || config->name ? devices_open_blocks(devices, err) : 0;
-    return rc ? rc : devices_changes_replay(devices, err);
+    rc = rc ? rc : devices_changes_replay(devices, err);
+    return rc ? rc : snapshot_recover_disks(devices, err);
 }
 
 void devices_rest(struct devices *devices)

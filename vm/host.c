@@ -296,14 +296,15 @@ static void forget_kernel(struct host *host, struct boot *boot)
 }
 
 /* A kernel from the disk is read anew at each start: the guest may have installed another one, and between
- * two starts it needs no memory. */
+ * two starts it needs no memory. A restored machine has read none yet. */
 static int renew_kernel(struct host *host)
 {
     struct boot *boot;
-    if (host->config->kernel) {
+    if (host->config->kernel && (host->boot || host->own_boot)) {
         return 0;
     }
-    int rc = kernel_open(host->config, devices_disk(host->devices, 0), &boot, &host->err);
+    struct blk_node *disk = host->config->kernel ? NULL : devices_disk(host->devices, 0);
+    int rc = kernel_open(host->config, disk, &boot, &host->err);
     if (rc < 0) {
         return err_prefix(&host->err, "the machine can't start again");
     }
@@ -322,10 +323,12 @@ static void stop(struct host *host)
     host_save_cancel(host); /* what is being saved is no more, or comes to its end here */
     bool reset = status == MACHINE_RESET || status == MACHINE_WATCHDOG;
     bool again = reset && !host->config->no_reboot;
-    if (again && host->config->kernel && !host->boot) {
+    bool readable = again && renew_kernel(host) == 0;
+    if (again && !readable && host->config->restore && host->config->kernel) {
         log_warning("the machine was restored, and its kernel's files are not there: a reboot ends it");
+        host->err = (struct err){0};
     } else if (again) {
-        if (renew_kernel(host) == 0 && machine_restart(host->machine, &host->err) == 0) {
+        if (readable && machine_restart(host->machine, &host->err) == 0) {
             forget_kernel(host, host->own_boot);
             host_state_event(host);
             return;

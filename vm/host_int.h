@@ -29,7 +29,7 @@ struct host {
     const struct engine_ops *engine;
     struct boot *own_boot; /* since a reboot; NULL: the caller's is in use */
     bool term_seen;
-    struct boot *boot; /* NULL: restored, and the kernel's files are gone; then a reboot ends the machine */
+    struct boot *boot; /* NULL: restored, and no kernel was needed since */
     struct mem *mem;
     struct clock *clock;
     struct machine *machine;
@@ -63,6 +63,8 @@ struct host {
     bool user_paused;            /* PAUSE_USER was taken by the method "pause" */
     bool frozen;                 /* machine_freeze holds */
     struct saving *saving;       /* NULL: nothing is being saved */
+    bool saved;                  /* and ends as soon as whoever asked has been told */
+    uv_timer_t saved_timer;      /* while saved */
     struct restoring *restoring; /* NULL: the machine was not restored, or its memory is all there */
     const char *again;           /* behind the end: the state file to start again from, or NULL */
     uint64_t started_ns;         /* CLOCK_MONOTONIC */

@@ -2,6 +2,7 @@
 #include "vm/kernel.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -69,4 +70,27 @@ int kernel_open(const struct vm_config *config, struct blk_node *node, struct bo
     rc = open_found(config, disk.path, &found, ret_boot, err);
     bootdisk_done(&found);
     return rc;
+}
+
+static const char *keep(const char *path)
+{
+    char text[FD_PATH_MAX];
+    auto_close int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) {
+        return path;
+    }
+    snprintf(text, sizeof(text), "/proc/self/fd/%d", fd);
+    char *name = strdup(text);
+    if (name) {
+        (void)take_fd(&fd);
+    }
+    return name ? name : path;
+}
+
+void kernel_keep(struct vm_config *config)
+{
+    config->kernel = config->kernel ? keep(config->kernel) : NULL;
+    for (unsigned i = 0; i < config->initrds.count; i++) {
+        config->initrds.values[i] = keep(config->initrds.values[i]);
+    }
 }

@@ -18,4 +18,9 @@ struct blk_node;
 int kernel_open(const struct vm_config *config, struct blk_node *disk, struct boot **ret_boot,
                 struct err *err);
 
+/* For a machine that needs its kernel only when it starts again (a restored one): --kernel and --initrd stay
+ * open, config's texts name the descriptors, and kernel_open reads them then. Files that can't be opened keep
+ * their names: kernel_open will say so. */
+void kernel_keep(struct vm_config *config);
+
 #endif

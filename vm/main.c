@@ -139,20 +139,13 @@ static int check_memory(uint64_t bytes, struct err *err)
     return 0;
 }
 
-/* A restored machine needs its kernel's files for a reboot only. */
-static int open_files(const struct vm_config *config, struct boot **ret_boot, struct err *err)
-{
-    struct err missing;
-    int rc = kernel_open(config, NULL, ret_boot, config->restore ? &missing : err);
-    return config->restore ? 0 : rc;
-}
-
 static int run(const struct vm_config *config, struct saved_reader *saved, struct err *err)
 {
     const struct engine_ops *engine = find_engine(config->engine, err);
     struct boot *boot = NULL;
     struct mem *mem = NULL;
-    if (!engine || check_memory(config->memory_bytes, err) < 0 || open_files(config, &boot, err) < 0) {
+    if (!engine || check_memory(config->memory_bytes, err) < 0 ||
+        (!config->restore && kernel_open(config, NULL, &boot, err) < 0)) {
         return VM_STATUS_USAGE;
     }
     int status = VM_STATUS_HOST;
@@ -181,6 +174,9 @@ static int open_saved(struct vm_config *config, struct saved_reader **ret_saved,
         rc = saved_options_merge(saved_head(*ret_saved)->config, &run_config, config, err);
     }
     config->restore = path;
+    if (rc == 0) {
+        kernel_keep(config);
+    }
     return rc < 0 ? err_prefix(err, "--restore") : 0;
 }
 

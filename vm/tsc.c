@@ -7,11 +7,11 @@
 #include <unistd.h>
 #include <x86intrin.h>
 
-#include "base/clock.h"
 #include "base/util.h"
 
 #define NS_PER_S   1000000000ull
 #define MEASURE_NS 20000000ull
+#define ROUGH_NS   2000000ull
 
 /* perf_event_open(2): the mmap page of any event says how the kernel turns TSC ticks into nanoseconds. */
 static uint64_t from_perf(void)
@@ -38,12 +38,20 @@ static uint64_t from_perf(void)
     return hz;
 }
 
+/* Not slewed by NTP. */
+static uint64_t raw_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC_RAW, &t);
+    return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
+}
+
 /* A pair of readings that belong together: the closest of a few tries. */
 static void sample(uint64_t *ret_ns, uint64_t *ret_tsc)
 {
     uint64_t best = UINT64_MAX;
     for (int i = 0; i < 10; i++) {
-        uint64_t before = __rdtsc(), ns = clock_host_ns(), after = __rdtsc();
+        uint64_t before = __rdtsc(), ns = raw_ns(), after = __rdtsc();
         if (after - before < best) {
             best = after - before;
             *ret_ns = ns;
@@ -52,11 +60,11 @@ static void sample(uint64_t *ret_ns, uint64_t *ret_tsc)
     }
 }
 
-static uint64_t measured(void)
+static uint64_t measured(uint64_t time_ns)
 {
     uint64_t ns0 = 0, tsc0 = 0, ns1 = 0, tsc1 = 0;
     sample(&ns0, &tsc0);
-    const struct timespec pause = {0, MEASURE_NS};
+    const struct timespec pause = {0, (long)time_ns};
     nanosleep(&pause, NULL);
     sample(&ns1, &tsc1);
     return (uint64_t)((unsigned __int128)(tsc1 - tsc0) * NS_PER_S / MAX(ns1 - ns0, 1u));
@@ -65,5 +73,10 @@ static uint64_t measured(void)
 uint64_t tsc_host_hz(void)
 {
     uint64_t hz = from_perf();
-    return hz ? hz : measured();
+    return hz ? hz : measured(MEASURE_NS);
+}
+
+uint64_t tsc_host_hz_roughly(void)
+{
+    return measured(ROUGH_NS);
 }

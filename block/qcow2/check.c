@@ -26,6 +26,7 @@ struct checker {
     uint64_t room;  /* of refs */
     uint64_t fatal; /* corruptions that repairing refcounts doesn't mend */
     bool skip_leaks;
+    bool unclosed; /* the dirty bit stands, and we mend nothing: refcounts may be behind */
     struct image_check result;
 };
 
@@ -49,6 +50,13 @@ static void fatal(struct checker *c, const char *what, uint64_t offset)
     c->result.corruptions++;
     c->fatal++;
     say(c, "corrupt: %s at %#llx is impossible", what, (unsigned long long)offset);
+}
+
+/* A refcount or a COPIED flag that isn't what the references say. Returns the word for it. */
+static const char *mismatch(struct checker *c, bool leak)
+{
+    *(c->unclosed ? &c->result.unclosed : leak ? &c->result.leaks : &c->result.corruptions) += 1;
+    return c->unclosed ? "not closed" : leak ? "leak" : "corrupt";
 }
 
 /* false: the place can't be. */
@@ -93,9 +101,8 @@ static int ref_entry(struct checker *c, const uint8_t *p, bool active)
             return error;
         }
         if (!error && refcount && (refcount == 1) != e.copied) {
-            c->result.corruptions++;
-            say(c, "corrupt: cluster at %#llx has refcount %llu and COPIED %d", (unsigned long long)e.host,
-                (unsigned long long)refcount, e.copied);
+            say(c, "%s: cluster at %#llx has refcount %llu and COPIED %d", mismatch(c, false),
+                (unsigned long long)e.host, (unsigned long long)refcount, e.copied);
         }
     }
     return 0;
@@ -120,9 +127,8 @@ static int ref_tree(struct checker *c, const uint64_t *l1, uint32_t l1_size, boo
         }
         if (active && q2_refcount(q, table >> q->cluster_bits, &refcount) == 0 && refcount &&
             (refcount == 1) != !!(l1[i] & Q2_COPIED)) {
-            c->result.corruptions++;
-            say(c, "corrupt: L2 table at %#llx has refcount %llu and COPIED %d", (unsigned long long)table,
-                (unsigned long long)refcount, !!(l1[i] & Q2_COPIED));
+            say(c, "%s: L2 table at %#llx has refcount %llu and COPIED %d", mismatch(c, false),
+                (unsigned long long)table, (unsigned long long)refcount, !!(l1[i] & Q2_COPIED));
         }
         error = blk_pread(q->file, table, copy, q->cluster_bytes);
         for (uint32_t at = 0; !error && at < q->cluster_bytes; at += q->entry_bytes) {
@@ -238,8 +244,7 @@ static int compare(struct checker *c)
                 continue;
             }
             bool leak = stored > refs;
-            *(leak ? &c->result.leaks : &c->result.corruptions) += 1;
-            say(c, "%s: cluster %llu has refcount %llu and %llu references", leak ? "leak" : "corrupt",
+            say(c, "%s: cluster %llu has refcount %llu and %llu references", mismatch(c, leak),
                 (unsigned long long)cluster, (unsigned long long)stored, (unsigned long long)refs);
             if (c->repair == IMAGE_REPAIR_NONE || (!leak && c->repair == IMAGE_REPAIR_LEAKS)) {
                 continue;
@@ -311,6 +316,7 @@ int q2_check(struct blk_node *node, enum image_repair repair, void (*report)(voi
         return err_set(err, -EFBIG, "image '%s' has %llu clusters, too many to check", node->filename,
                        (unsigned long long)c.count);
     }
+    c.unclosed = q->dirty_on_disk && repair == IMAGE_REPAIR_NONE && !q->writable;
     co_mutex_lock(&q->meta);
     bool was_latched = q->latched;
     q->latched = false;

@@ -43,17 +43,18 @@ void q2_latch(struct qcow2 *q)
 
 int q2_set_dirty(struct qcow2 *q, bool dirty)
 {
-    if (q->version < 3 || dirty == q->dirty_on_disk || q->latched) {
+    if (q->version < 3 || (dirty == q->dirty_on_disk && !q->dirty_unsure) || q->latched) {
         return 0;
     }
     uint64_t value = (q->incompatible & ~Q2_DIRTY) | (dirty ? Q2_DIRTY : 0);
     int error = write_be64(q, Q2_AT_INCOMPATIBLE, value);
     if (!error) {
         /* From the first byte of the write on, either value may be there. */
-        q->dirty_on_disk = true;
+        q->dirty_on_disk = q->dirty_unsure = true;
         error = blk_flush(q->file);
     }
     if (!error) {
+        q->dirty_unsure = false;
         q->dirty_on_disk = dirty;
         q->incompatible = value;
     }

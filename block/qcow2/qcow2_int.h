@@ -113,7 +113,8 @@ struct qcow2 {
     uint64_t incompatible, compatible, autoclear;
     enum image_compression compression;
     bool writable, repairing;
-    bool latched;    /* damage was seen: no more writes */
+    bool latched;      /* damage was seen: no more writes */
+    bool dirty_unsure; /* of dirty_on_disk: the last change of it failed half way */
     bool keep_dirty; /* something went wrong half way: leave the dirty bit set, so that the next open repairs
                       */
     bool dirty_on_disk;

@@ -344,11 +344,11 @@ static int begin(struct qcow2 *q, struct operation *op)
 
 static int end(struct qcow2 *q, struct operation *op, int error)
 {
-    error = error ? error : q2_commit_all(q);
+    error = error || q->keep_dirty ? error : q2_commit_all(q);
     if (error) {
         q->keep_dirty = true;
-    } else if (!op->was_dirty) {
-        error = q2_set_dirty(q, false);
+    } else if (!op->was_dirty && !q->keep_dirty && q2_set_dirty(q, false) < 0) {
+        q->keep_dirty = true; /* it is done all the same */
     }
     co_mutex_unlock(&q->meta);
     range_unlock(&q->ranges, &op->lock);
@@ -515,10 +515,17 @@ static int apply(struct qcow2 *q, const struct q2_snapshot *s)
         }
         error = q2_replace_l1(q, l1, size, s->info.size_bytes);
     }
-    error = error ? error : walk(q, old, old_size, WALK_UNREF);
+    if (!error) {
+        /* The disk is the snapshot's from here on. What fails now leaves counts too high, for the next open.
+         */
+        int late = walk(q, old, old_size, WALK_UNREF);
+        late = late ? late : q2_commit_all(q);
+        late = late ? late : q2_update_copied(q);
+        late = late ? late : q2_commit_all(q);
+        q->keep_dirty |= late != 0;
+    }
     free(old);
-    error = error ? error : q2_commit_all(q);
-    return error ? error : q2_update_copied(q);
+    return error;
 }
 
 int q2_snapshot_apply(struct blk_node *node, const char *id, struct err *err)

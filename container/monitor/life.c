@@ -85,6 +85,7 @@ static void clear_away(struct monitor *m)
     const char *const args[] = {"delete", "--force", m->o.id, NULL};
     struct err err = {.code = 0};
     health_end(m);
+    memory_end(m);
     loop_timer_stop(&m->loop, &m->stop_timer);
     streams_drain(m);
     if (m->netd > 0) {
@@ -261,6 +262,7 @@ static void on_created(struct call *call)
         return;
     }
     m->pid = read_pid(m);
+    memory_begin(m);
     for (unsigned i = 0; i < ENDED_MAX; i++) {
         if (m->ended[i].pid == m->pid) { /* it was killed before we knew it */
             start_failed(m, "the container's first process ended before it was started");

@@ -68,6 +68,11 @@ static const struct option_spec specs[] = {
      "seconds in which failures don't count (default: 0)"},
     {"health-on-failure", OPTION_STRING, MEMBER(health_action), 0, 0, "WHAT",
      "none, kill (the restart policy follows) or stop\n(default: none)"},
+    {"meminfo", OPTION_STRING, MEMBER(meminfo), 0, 0, "FILE",
+     "a file that the bundle mounts over /proc/meminfo: kept up to\ndate, with --memory"},
+    {"memory", OPTION_UINT, MEMBER(memory), 0, 1ull << 60, "BYTES",
+     "the container's memory limit, for that file"},
+    {"swap", OPTION_UINT, MEMBER(swap), 0, 1ull << 60, "BYTES", "and its swap (default: the host's)"},
     {"help", OPTION_FLAG, MEMBER(help), 0, 0, NULL, "print this help"},
 };
 

@@ -11,7 +11,7 @@
  *
  * Files: main.c (options, leaving the caller), life.c (the diagram), oci.c (calls of fonda-oci), streams.c
  * (the container's output and input, attached clients), logfile.c, server.c and methods.c (control protocol),
- * health.c, record.c (status.json).
+ * health.c, memory.c (its /proc/meminfo), record.c (status.json).
  *
  * Invariants
  *  1. The monitor is a subreaper, so every process of the container that loses its parent becomes its child;
@@ -59,6 +59,8 @@ struct monitor_options {
     const char *restart, *stop_signal, *health_cmd, *health_action, *network;
     uint64_t stop_timeout_s, log_bytes, log_files;
     uint64_t health_interval_s, health_timeout_s, health_retries, health_start_s;
+    const char *meminfo;   /* file that is /proc/meminfo in there; NULL: none */
+    uint64_t memory, swap; /* what it has, in bytes; swap 0: the host's */
     struct option_list publish;
     bool hold, foreground, stdin_open, help;
 };
@@ -97,6 +99,8 @@ struct stream {
     struct loop_source source; /* fd -1: closed */
     int index;                 /* 0 stdout or the terminal, 1 stderr */
     bool stalled;              /* a client has too much unsent */
+    bool ending;               /* what is left is read, and then it is closed */
+    struct loop_timer hung;    /* until the terminal is looked at again */
 };
 
 struct attached {
@@ -111,6 +115,7 @@ struct attached {
     size_t queued;
 };
 
+#define HUNG_NS      (SECOND_NS / 20)
 #define ATTACH_INPUT 4u
 #define ATTACH_STALL (10 * SECOND_NS) /* a client that takes nothing for so long is cut */
 
@@ -142,6 +147,15 @@ struct health {
 extern const char *const health_names[];
 void health_begin(struct monitor *m); /* the container runs */
 void health_end(struct monitor *m);
+
+/* --- memory.c --- */
+struct memory {
+    struct loop_timer timer;
+    int cgroup_fd, file_fd;
+    bool open, v2, told;
+};
+void memory_begin(struct monitor *m); /* the container has a first process */
+void memory_end(struct monitor *m);
 
 /* --- server.c --- */
 struct client {
@@ -238,6 +252,7 @@ struct monitor {
     struct loop_source ns;      /* and for the namespaces, where fonda-netd will need them */
     struct attached *attached;
     struct health health;
+    struct memory memory;
     struct loop_source server;
     struct client *clients;
     struct waiter *waiters;

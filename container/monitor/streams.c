@@ -162,11 +162,35 @@ static void push_input(struct monitor *m)
     hold_input(m, m->input_size > 0);
 }
 
+/*
+ * Nobody has the terminal open: programs such as init close it in between, and login programs hang it up. It
+ * is looked at again in a while, as epoll would tell of it without end.
+ */
+static void hang(struct monitor *m)
+{
+    (void)epoll_ctl(m->loop.epoll_fd, EPOLL_CTL_DEL, m->streams[0].source.fd, NULL);
+    (void)epoll_ctl(m->loop.epoll_fd, EPOLL_CTL_DEL, m->input.fd, NULL);
+    loop_timer_set(&m->loop, &m->streams[0].hung, HUNG_NS);
+}
+
+static void on_hung(struct loop_timer *timer)
+{
+    struct stream *s = CONTAINER_OF(timer, struct stream, hung);
+    struct monitor *m = s->m;
+    if (s->source.fd >= 0 && loop_add(&m->loop, &s->source, s->stalled ? 0 : EPOLLIN) < 0) {
+        loop_timer_set(&m->loop, timer, HUNG_NS);
+    } else if (m->input.fd >= 0) {
+        (void)loop_add(&m->loop, &m->input, m->input_size ? EPOLLOUT : 0);
+    }
+}
+
 static void on_input(struct loop_source *source, uint32_t events)
 {
     struct monitor *m = CONTAINER_OF(source, struct monitor, input);
     if (events & EPOLLOUT && m->input_size) {
         push_input(m);
+    } else if (m->terminal && m->streams[0].source.fd >= 0) {
+        hang(m);
     } else {
         drop_input(m);
     }
@@ -262,7 +286,11 @@ static size_t stream_read(struct stream *s)
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
         return 0;
     }
-    if (n <= 0) { /* EIO: the other side of a terminal is closed */
+    if (n < 0 && errno == EIO && m->terminal && !s->ending) {
+        hang(m);
+        return 0;
+    }
+    if (n <= 0) {
         stream_close(s);
         return 0;
     }
@@ -282,6 +310,8 @@ static void on_stream(struct loop_source *source, uint32_t events)
     struct stream *s = CONTAINER_OF(source, struct stream, source);
     if (!s->stalled) {
         stream_read(s);
+    } else if (events & (EPOLLHUP | EPOLLERR) && s->m->terminal) {
+        hang(s->m);
     } else if (events & (EPOLLHUP | EPOLLERR)) {
         /* Would be told again and again; life.c drains the stream when the container has ended. */
         (void)epoll_ctl(s->m->loop.epoll_fd, EPOLL_CTL_DEL, source->fd, NULL);
@@ -291,7 +321,8 @@ static void on_stream(struct loop_source *source, uint32_t events)
 static int stream_open(struct monitor *m, int index, int fd)
 {
     struct stream *s = &m->streams[index];
-    *s = (struct stream){.m = m, .index = index, .source = {.fd = fd, .ready = on_stream}};
+    *s = (struct stream){
+        .m = m, .index = index, .source = {.fd = fd, .ready = on_stream}, .hung.fire = on_hung};
     (void)fcntl(fd, F_SETFL, O_NONBLOCK);
     return loop_add(&m->loop, &s->source, EPOLLIN);
 }
@@ -402,6 +433,8 @@ void streams_drain(struct monitor *m)
     size_t total = 0;
     for (unsigned i = 0; i < 2; i++) {
         struct stream *s = &m->streams[i];
+        s->ending = true;
+        loop_timer_stop(&m->loop, &s->hung);
         for (size_t n = 1; s->source.fd >= 0 && n > 0 && total < DRAIN_MAX; total += n) {
             n = stream_read(s);
         }

@@ -49,12 +49,54 @@ static bool flag(const json_t *spec, const char *name)
     return json_is_true(json_object_get(spec, name));
 }
 
+/* systemd's range for containers, systemd.io/UIDS-GIDS, above what useradd gives out (login.defs
+ * SUB_UID_MAX). */
+uint32_t room_map_first(const json_t *room)
+{
+    const char *id = room_text(room, "id");
+    uint32_t hash = 2166136261u; /* FNV-1a */
+    for (const char *p = id ? id : ""; *p; p++) {
+        hash = (hash ^ (unsigned char)*p) * 16777619u;
+    }
+    return 0x30000000u + (hash % 16384u) * ROOM_MAP_COUNT;
+}
+
+void room_system_args(const json_t *room, const char *bundle, json_t *args)
+{
+    const json_t *spec = json_object_get(room, "spec");
+    json_int_t memory = json_integer_value(json_object_get(spec, "memory"));
+    json_int_t both = json_integer_value(json_object_get(spec, "memory_swap"));
+    char *path = NULL;
+    if (!flag(spec, "system")) {
+        return;
+    }
+    if (!room_text(spec, "stop_signal")) { /* systemd(1): halt */
+        json_array_append_new(args, json_string("--stop-signal=RTMIN+3"));
+    }
+    if (!json_object_get(spec, "stop_timeout")) {
+        json_array_append_new(args, json_string("--stop-timeout=60"));
+    }
+    if (memory > 0 && asprintf(&path, "--meminfo=%s/" BUNDLE_MEMINFO, bundle) >= 0) {
+        json_array_append_new(args, json_string(path));
+        free(path);
+        json_array_append_new(args, json_sprintf("--memory=%lld", (long long)memory));
+        if (both > memory) {
+            json_array_append_new(args, json_sprintf("--swap=%lld", (long long)(both - memory)));
+        }
+    }
+}
+
 int room_bundle(const json_t *room, const char *bundle, const char *rootfs, json_t *image, struct err *err)
 {
     const json_t *spec = json_object_get(room, "spec");
     const char *network = room_text(spec, "network_mode");
     struct lists lists = {.count = 0};
-    char memory[24], memory_swap[24], shm[24];
+    char memory[24], memory_swap[24], shm[24], cpus[1024];
+    bool whole = flag(spec, "system");
+    struct bundle_system system = {
+        .map_first = image_host_root() ? room_map_first(room) : 0,
+        .map_count = image_host_root() ? ROOM_MAP_COUNT : 0,
+    };
     struct bundle_options o = {
         .dir = bundle,
         .rootfs = rootfs,
@@ -79,12 +121,16 @@ int room_bundle(const json_t *room, const char *bundle, const char *rootfs, json
         .memory_swap = number_text(spec, "memory_swap", memory_swap),
         .shm_size = number_text(spec, "shm_size", shm),
         .cpus = room_text(spec, "cpu_limit"),
+        .cpuset = whole ? bundle_system_cpus(room_text(spec, "cpu_limit"), room_text(room, "id"), cpus,
+                                             sizeof(cpus))
+                        : NULL,
+        .system = whole ? &system : NULL,
         .pids_limit = (uint64_t)json_integer_value(json_object_get(spec, "pids_limit")),
         .init = flag(spec, "init") ? room_text(room, "init") : NULL,
         .network = flag(spec, "host_network")                ? BUNDLE_NETWORK_HOST
                    : network && strcmp(network, "none") == 0 ? BUNDLE_NETWORK_NONE
                                                              : BUNDLE_NETWORK_USER,
-        .terminal = flag(spec, "terminal"),
+        .terminal = whole || flag(spec, "terminal"),
         .read_only = flag(spec, "read_only"),
         .privileged = flag(spec, "privileged"),
         .bind_devices = !image_host_root(),
@@ -122,7 +168,15 @@ int room_exec_args(const json_t *room, const json_t *how, const char *root, cons
         push(args, socket, NULL);
         push(args, "--env", "TERM=xterm");
     }
-    if (user && user[0]) {
+    if (socket[0] && json_is_true(json_object_get(room, "machine"))) {
+        char size[48]; /* at once, as the way into the machine is longer than the caller's next step */
+        snprintf(size, sizeof(size), "%lldx%lld", (long long)json_integer_value(json_object_get(how, "rows")),
+                 (long long)json_integer_value(json_object_get(how, "columns")));
+        push(args, "--size", size);
+    }
+    if (user && user[0] && json_is_true(json_object_get(room, "machine"))) {
+        push(args, "--user", user); /* its init looks it up */
+    } else if (user && user[0]) {
         struct arena arena = {0};
         struct bundle_user found = {0};
         char text[64];

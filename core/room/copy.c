@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 #include "base/util.h"
-#include "core/room/room.h"
+#include "core/room/copy.h"
 
 #define BLOCK (64u << 10)
 

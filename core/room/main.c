@@ -64,6 +64,19 @@ static void on_progress(void *opaque, const struct image_progress *p)
     }
 }
 
+/* A line of its own, behind those of the download. */
+static void on_step(const char *what)
+{
+    static unsigned step = 1000; /* more than an image has layers */
+    const struct image_progress progress = {.what = what, .index = step++, .count = 0};
+    on_progress(NULL, &progress);
+}
+
+static bool is_machine(const struct room *room)
+{
+    return json_is_true(json_object_get(room->json, "machine"));
+}
+
 static enum image_pull_policy policy_of(const json_t *spec)
 {
     const char *pull = room_text(spec, "pull");
@@ -86,8 +99,13 @@ static int do_create(struct room *room, struct err *err)
     };
     int rc = open_store(room, &store, err);
     rc = rc < 0 ? rc : image_get(store, name ? name : "", &options, &image, err);
+    rc = rc < 0 || !is_machine(room) ? rc : room_machine_check(image, err);
     rc = rc < 0 ? rc : image_unpack(store, image, err);
     rc = rc < 0 ? rc : image_rootfs_create(store, image, room_text(room->json, "layer"), &rootfs, err);
+    if (rc == 0 && is_machine(room)) {
+        rc = image_host_root() ? own_mounts(err) : 0;
+        rc = rc < 0 ? rc : room_machine_create(room->json, room->dir, store, rootfs, on_step, err);
+    }
     image_rootfs_close(rootfs);
     image_free(image);
     image_store_close(store);
@@ -192,13 +210,22 @@ static int do_run(struct room *room, struct err *err)
     rc = rc < 0 ? rc : open_store(room, &store, err);
     rc = rc < 0 ? rc : image_rootfs_open(store, room_text(room->json, "layer"), &rootfs, err);
     rc = rc < 0 ? rc : config_of(store, rootfs, &image, err);
-    rc = rc < 0 ? rc : image_rootfs_mount(rootfs, NULL, err);
+    bool mapped =
+        image_host_root() && json_is_true(json_object_get(json_object_get(room->json, "spec"), "system"));
+    rc = rc < 0   ? rc
+         : mapped ? image_rootfs_mount_mapped(rootfs, room_map_first(room->json), ROOM_MAP_COUNT, err)
+                  : image_rootfs_mount(rootfs, NULL, err);
     if (rc == 0 && mkdir(bundle, 0700) < 0 && errno != EEXIST) {
         rc = err_sys(err, -errno, "cannot make '%s'", bundle);
     }
     json_t *args = json_array();
     json_t *config = rc == 0 ? json_object_get(image->config.json, "config") : NULL;
     rc = rc < 0 ? rc : room_bundle(room->json, bundle, rootfs->dir, config, err);
+    if (rc == 0 && is_machine(room)) {
+        rc = image_rootfs_unmount(rootfs, err); /* it was needed for the names of users */
+        rc = rc < 0 ? rc : room_machine_write(room->json, room->dir, bundle, store, err);
+    }
+    room_system_args(room->json, bundle, args);
     rc = rc < 0 ? rc : room_monitor_args(config, args, err);
     /* All of the store's descriptors are close-on-exec. */
     rc = rc < 0 ? rc : become_monitor(room, bundle, args, err);
@@ -267,7 +294,8 @@ static int do_exec(const struct room *room, char **argv, struct err *err)
     json_t *how = json_loads(argv[2], 0, NULL);
     char path[64];
     snprintf(path, sizeof(path), "/proc/%lld/root", (long long)first_pid(room));
-    int rc = how ? enter(argv[0], err) : err_set(err, -EINVAL, "exec: the options are not JSON");
+    int rc = how ? 0 : err_set(err, -EINVAL, "exec: the options are not JSON");
+    rc = rc < 0 || is_machine(room) ? rc : enter(argv[0], err);
     rc = rc < 0 ? rc : room_exec_args(room->json, how, path, argv[1], args, err);
     if (rc == 0 && json_array_size(args) > ARGS_MAX * 2) {
         rc = err_set(err, -E2BIG, "exec: too many arguments");
@@ -292,6 +320,9 @@ static int do_remove(struct room *room, struct err *err)
     clear_container(room);
     int rc = open_store(room, &store, err);
     rc = rc < 0 ? rc : image_rootfs_remove(store, room_text(room->json, "layer"), err);
+    if (store && is_machine(room)) {
+        room_machine_removed(room->json, store);
+    }
     image_store_close(store);
     return rc == -ENOENT ? 0 : rc;
 }
@@ -325,6 +356,19 @@ static int open_root(struct room *room, const char *pid, struct err *err)
     return fd >= 0 ? fd : err_sys(err, -errno, "cannot open '%s'", rootfs->dir);
 }
 
+/* A machine's files are on its own disk: its init copies them. */
+static int copy_machine(const struct room *room, const char *verb, const char *path, bool runs,
+                        struct err *err)
+{
+    const char *oci = room_text(room->json, "oci");
+    if (!runs) {
+        return err_set(err, -ESRCH, "a machine's files can be copied while it runs: start it first");
+    }
+    execl(oci, "fonda-guest", "--root", room_text(room->json, "oci_root"), verb, room_text(room->json, "id"),
+          path, NULL);
+    return err_sys(err, -errno, "cannot run '%s'", oci);
+}
+
 static void usage(FILE *out)
 {
     fprintf(out,
@@ -352,7 +396,9 @@ static int step(int argc, char **argv, struct err *err)
         return err_set(err, -EINVAL, "wrong arguments (see fonda-room --help)");
     }
     int rc = room_load(&room, argv[2], err);
-    if (rc == 0 && copy) {
+    if (rc == 0 && copy && is_machine(&room)) {
+        rc = copy_machine(&room, verb, argv[3], argc > 4, err);
+    } else if (rc == 0 && copy) {
         int root = open_root(&room, argc > 4 ? argv[4] : NULL, err);
         rc = root < 0         ? root
              : verb[0] == 'e' ? room_export(root, argv[3], err)

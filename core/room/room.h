@@ -13,8 +13,11 @@
  *
  * DIR is the instance's own directory; DIR/room.json is what the driver (core/driver_container.c) wrote:
  *     {"id", "layer", "oci", "monitor", "oci_root", "folders", "store"?, "spec": {...}, "args": [...]}
+ * and for a machine of an image, whose "oci" is fonda-guest, "machine": true, "vmm", "guest_init",
+ * "image_tool".
  *
- * Files: main.c (the steps), bundle.c (from the spec to a bundle), copy.c (export and import), logs.c.
+ * Files: main.c (the steps), bundle.c (from the spec to a bundle), copy.c (export and import), logs.c,
+ * machine.c (what a machine needs instead of mounts).
  *
  * Invariants
  *  1. As root the mounts are made in a mount namespace of their own: they end with monitor and container.
@@ -26,6 +29,7 @@
 #include <jansson.h>
 
 #include "base/err.h"
+#include "core/room/copy.h"
 #include "image/image.h"
 
 /* Writes the bundle of the spec into `bundle` for the mounted root. */
@@ -34,9 +38,12 @@ int room_bundle(const json_t *room, const char *bundle, const char *rootfs, json
 /* What the image says to the monitor, as its options ("--stop-signal=..."), appended to the array. */
 int room_monitor_args(json_t *image, json_t *args, struct err *err);
 
-/* Tar out of and into `root` (a directory descriptor, taken over): the caller's standard output and input. */
-int room_export(int root, const char *path, struct err *err);
-int room_import(int root, const char *path, struct err *err);
+/* What the monitor is to do for a container that is a system, appended to its options. */
+void room_system_args(const json_t *room, const char *bundle, json_t *args);
+
+/* The host's ids for a system container that root starts: a block of its own, as by its id. */
+#define ROOM_MAP_COUNT 65536u
+uint32_t room_map_first(const json_t *room);
 
 /* fonda-oci's arguments for a program in the container whose root is at `root`; socket: where the terminal
  * goes, "": none. */
@@ -45,6 +52,18 @@ int room_exec_args(const json_t *room, const json_t *how, const char *root, cons
 
 /* The log on standard output and standard error; with {"follow": true} until the instance has ended. */
 int room_logs(const char *dir, const char *how, struct err *err);
+
+/* Machines (machine.c). Whether the image can be one. */
+int room_machine_check(const struct image *image, struct err *err);
+/* Kernel, disk of the image, and the machine's own above it in `dir`. say: hears of long steps; may be NULL.
+ */
+int room_machine_create(const json_t *room, const char *dir, struct image_store *store,
+                        struct image_rootfs *rootfs, void (*say)(const char *what), struct err *err);
+/* BUNDLE/machine.json, for fonda-guest. */
+int room_machine_write(const json_t *room, const char *dir, const char *bundle, struct image_store *store,
+                       struct err *err);
+/* Disks of images that are gone go as well. */
+void room_machine_removed(const json_t *room, struct image_store *store);
 
 /* A member of an object, or NULL. */
 const char *room_text(const json_t *object, const char *name);

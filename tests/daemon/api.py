@@ -338,7 +338,7 @@ def instances(daemon):
 def events(daemon):
     last = daemon.call('GET', '/v1/events')[1]['last']
     ws = WebSocket(daemon.socket, '/v1/events/stream?after=%d' % last)
-    writer = threading.Thread(target=lambda: [daemon.call('POST', '/v1/volumes', {'name': 'e%d' % i, 'size': 512}) for i in range(30)])
+    writer = threading.Thread(target=lambda: [daemon.call('POST', '/v1/volumes', {'name': 'e%d' % i, 'size': 512, 'format': 'raw'}) for i in range(30)])
     writer.start()
     got = [json.loads(ws.receive()[1]) for _ in range(30)]
     writer.join()
@@ -349,7 +349,7 @@ def events(daemon):
     for i in range(30):
         daemon.call('DELETE', '/v1/volumes/e%d' % i)
     for i in range(1250):
-        daemon.call('POST', '/v1/volumes', {'name': 'slow', 'size': 512, 'description': 'x'})
+        daemon.call('POST', '/v1/volumes', {'name': 'slow', 'size': 512, 'format': 'raw'})
         daemon.call('DELETE', '/v1/volumes/slow')
     kinds, end = [], None
     try:

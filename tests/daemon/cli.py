@@ -48,7 +48,7 @@ def run(daemon):
     ok('job list', 'job', 'list', has='instance.stop')
     ok('rename', 'rename', 'web', 'www')
     ok('clone', 'clone', 'www', 'copy')
-    ok('delete two', 'delete', 'www', 'copy')
+    ok('delete two', 'delete', '--volumes', 'www', 'copy')
     ok('volume create', 'volume', 'create', 'data', '--size', '1G')
     ok('volume list', 'volume', 'list', has='1 GiB')
     ok('volume delete', 'volume', 'delete', 'data')

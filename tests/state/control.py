@@ -57,7 +57,10 @@ class Control:
         return end['result']
 
     def close(self):
-        self.file.close()
+        try:
+            self.file.close()
+        except OSError:  # a request that nobody takes any more
+            pass
         self.socket.close()
 
     def __enter__(self):

@@ -5,7 +5,8 @@
  * Every byte is covered by a checksum or has to have one value; all of it is checked when a file is opened,
  * so that a damaged file is refused before anything runs.
  *
- * Threads: a writer or reader by one at a time; saved_read_chunk also in signal handlers, one at a time.
+ * Threads: a writer or reader by one at a time; saved_read_chunk also in signal handlers, one at a time in
+ * each lane.
  */
 #ifndef FONDA_VM_SAVED_FILE_H
 #define FONDA_VM_SAVED_FILE_H
@@ -19,6 +20,7 @@
 #define SAVED_CHUNK_MAX    (64u << 20)
 #define SAVED_CHUNKS_MAX   (1u << 20)
 #define SAVED_SECTIONS_MAX (64u << 20)
+#define SAVED_LANES        8u /* chunks that can be read at a time; one where chunks are large */
 
 struct saved_head {
     const char *config; /* JSON, terminated */
@@ -51,7 +53,8 @@ const struct saved_head *saved_head(const struct saved_reader *reader);
 uint64_t saved_chunks(const struct saved_reader *reader);
 /* One byte per chunk: whether there is more in it than zeros. */
 const uint8_t *saved_present(const struct saved_reader *reader);
+unsigned saved_lanes(const struct saved_reader *reader);
 /* A chunk's bytes, len as RAM has them there. System calls and computation only. Errors: -EBADMSG, -EIO... */
-int saved_read_chunk(struct saved_reader *reader, uint64_t chunk, uint8_t *buf, uint64_t len);
+int saved_read_chunk(struct saved_reader *reader, unsigned lane, uint64_t chunk, uint8_t *buf, uint64_t len);
 
 #endif

@@ -8,6 +8,9 @@
 #include <string.h>
 
 #include "base/util.h"
+#include "block/block.h"
+#include "vm/devices.h"
+#include "vm/hotplug.h"
 #include "vm/tsc.h"
 
 #define OPTIONS_MAX 512u
@@ -53,7 +56,41 @@ static const struct option_spec *option_at(char **argv, int argc, int i, int *re
     return spec;
 }
 
-char *saved_options_json(const struct vm_config *config, const char *devices, const char *engine,
+static json_t *describe_disks(struct devices *devices)
+{
+    json_t *disks = json_array();
+    for (unsigned i = 0; i < devices_disks(devices); i++) {
+        struct blk_node *node = devices_disk(devices, i);
+        struct blk_info info;
+        blk_get_info(node, &info);
+        json_array_append_new(
+            disks, json_pack("{s:s, s:I}", "file", info.filename, "bytes", (json_int_t)blk_size(node)));
+    }
+    return disks;
+}
+
+int saved_options_check_disks(const char *json, struct devices *devices, struct err *err)
+{
+    json_t *root = json_loads(json, JSON_REJECT_DUPLICATES, NULL);
+    const json_t *disks = json_object_get(root, "disks"); /* files of earlier programs have none */
+    int rc = 0;
+    for (unsigned i = 0; i < devices_disks(devices) && i < json_array_size(disks) && rc == 0; i++) {
+        struct blk_node *node = devices_disk(devices, i);
+        json_int_t bytes = json_integer_value(json_object_get(json_array_get(disks, i), "bytes"));
+        struct blk_info info;
+        blk_get_info(node, &info);
+        if (bytes != (json_int_t)blk_size(node)) {
+            rc = err_set(err, -EINVAL,
+                         "disk '%s' had %lld bytes when it was saved and has %lld now: it is another one, or "
+                         "was resized",
+                         info.filename, (long long)bytes, (long long)blk_size(node));
+        }
+    }
+    json_decref(root);
+    return rc;
+}
+
+char *saved_options_json(const struct vm_config *config, struct devices *devices, const char *engine,
                          uint64_t tsc_hz)
 {
     char cwd[PATH_MAX];
@@ -68,11 +105,12 @@ char *saved_options_json(const struct vm_config *config, const char *devices, co
             }
         }
     }
-    json_t *json = json_pack("{s:s, s:s, s:I, s:s, s:o}", "fonda", FONDA_VERSION, "cwd",
+    json_t *json = json_pack("{s:s, s:s, s:I, s:s, s:o, s:o}", "fonda", FONDA_VERSION, "cwd",
                              getcwd(cwd, sizeof(cwd)) ? cwd : "/", "tsc_hz", (json_int_t)tsc_hz, "engine",
-                             engine, "options", options);
-    if (json && devices) {
-        json_object_set_new(json, "devices", json_loads(devices, 0, NULL));
+                             engine, "options", options, "disks", describe_disks(devices));
+    auto_free char *changes = devices_changes_json(devices);
+    if (json && changes) {
+        json_object_set_new(json, "devices", json_loads(changes, 0, NULL));
     }
     char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
     json_decref(json);
@@ -138,10 +176,20 @@ static int add_saved_options(const json_t *options, char **argv, int *argc, stru
     return 0;
 }
 
+static bool tsc_fits(uint64_t saved_hz, uint64_t hz)
+{
+    uint64_t off = saved_hz > hz ? saved_hz - hz : hz - saved_hz;
+    return saved_hz >= 1000000 && off <= hz / 1000000 * TSC_TOLERANCE_PPM;
+}
+
+/* The guest waits for this: a rough look first. */
 static int check_tsc(uint64_t saved_hz, struct err *err)
 {
-    uint64_t hz = tsc_host_hz(), off = saved_hz > hz ? saved_hz - hz : hz - saved_hz;
-    if (saved_hz < 1000000 || off > hz / 1000000 * TSC_TOLERANCE_PPM) {
+    if (tsc_fits(saved_hz, tsc_host_hz_roughly())) {
+        return 0;
+    }
+    uint64_t hz = tsc_host_hz();
+    if (!tsc_fits(saved_hz, hz)) {
         return err_set(err, -EINVAL,
                        "it was saved where the TSC counts at %llu kHz, and here it is %llu kHz: the "
                        "guest's clock would run wrong",

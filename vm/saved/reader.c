@@ -1,10 +1,12 @@
 /* Reads a saved machine's file: see file.h. Everything is checked before anything is used. */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 #include <zstd.h>
 
 #include "base/state.h"
@@ -12,14 +14,25 @@
 #include "vm/saved/file.h"
 #include "vm/saved/file_int.h"
 
+#define LANE_BYTES_MAX    (1u << 20) /* chunks larger than this get one lane */
+#define CHECK_THREADS_MAX 4u
+#define CHECK_BYTES       (512u << 10) /* read at a time when all is checked: stays in a processor's cache */
+
+/* What reading one chunk needs. */
+struct lane {
+    uint8_t *packed;
+    ZSTD_DCtx *zstd;
+};
+
 struct saved_reader {
     int fd;
     uint64_t file_bytes, chunks;
     struct saved_head head;
     char *config;
-    uint8_t *sections, *present, *packed;
+    uint8_t *sections, *present;
     struct file_index *index;
-    ZSTD_DCtx *zstd;
+    struct lane lanes[SAVED_LANES];
+    unsigned lane_count;
 };
 
 static int read_at(const struct saved_reader *reader, void *buf, uint64_t len, uint64_t offset)
@@ -70,6 +83,20 @@ static int check_head(const struct saved_reader *reader, const struct file_head 
     return 0;
 }
 
+static int make_lanes(struct saved_reader *reader, uint64_t chunk_bytes)
+{
+    reader->lane_count = chunk_bytes > LANE_BYTES_MAX ? 1 : SAVED_LANES;
+    for (unsigned i = 0; i < reader->lane_count; i++) {
+        struct lane *lane = &reader->lanes[i];
+        lane->packed = malloc(chunk_bytes);
+        lane->zstd = ZSTD_createDCtx();
+        if (!lane->packed || !lane->zstd) {
+            return -ENOMEM;
+        }
+    }
+    return 0;
+}
+
 static int read_head(struct saved_reader *reader, struct err *err)
 {
     struct file_head head;
@@ -86,10 +113,8 @@ static int read_head(struct saved_reader *reader, struct err *err)
     reader->sections = malloc(MAX(head.sections_len, 1u));
     reader->present = calloc(reader->chunks, 1);
     reader->index = calloc(reader->chunks, sizeof(*reader->index));
-    reader->packed = malloc(head.chunk_bytes);
-    reader->zstd = ZSTD_createDCtx();
-    if (!reader->config || !reader->sections || !reader->present || !reader->index || !reader->packed ||
-        !reader->zstd) {
+    if (!reader->config || !reader->sections || !reader->present || !reader->index ||
+        make_lanes(reader, head.chunk_bytes) < 0) {
         return err_sys(err, -ENOMEM, "cannot read it");
     }
     uint64_t at = sizeof(head);
@@ -158,23 +183,88 @@ static int read_tail(struct saved_reader *reader, struct err *err)
     return rc < 0 ? rc : check_index(reader, tail.index_offset, err);
 }
 
-static int check_blocks(struct saved_reader *reader, struct err *err)
+/* Some of the chunks, checked by a thread. */
+struct check {
+    struct saved_reader *reader;
+    uint64_t first, end; /* chunks */
+    pthread_t thread;
+    bool thread_runs;
+    int rc;
+    struct err err;
+};
+
+/* Blocks lie one behind the other (check_index): all are read in large pieces, whatever their number. */
+static int check_some(struct check *check)
 {
-    for (uint64_t i = 0; i < reader->chunks; i++) {
+    struct saved_reader *reader = check->reader;
+    auto_free uint8_t *buf = malloc(CHECK_BYTES);
+    uint64_t at = 0, got = 0; /* buf has the file's bytes from `at` on, `got` of them */
+    if (!buf) {
+        return err_sys(&check->err, -ENOMEM, "cannot read it");
+    }
+    for (uint64_t i = check->first; i < check->end; i++) {
         const struct file_index *index = &reader->index[i];
-        if (!reader->present[i]) {
-            continue;
+        uint32_t crc = 0;
+        for (uint64_t done = 0; done < index->len;) {
+            uint64_t offset = index->offset + done;
+            if (offset < at || offset >= at + got) {
+                at = offset;
+                got = MIN((uint64_t)CHECK_BYTES, reader->file_bytes - at);
+                int rc = read_part(reader, buf, got, at, "memory", &check->err);
+                if (rc < 0) {
+                    return rc;
+                }
+            }
+            uint64_t n = MIN(index->len - done, at + got - offset);
+            crc = state_crc32c(crc, buf + (offset - at), n);
+            done += n;
         }
-        int rc = read_part(reader, reader->packed, index->len, index->offset, "memory", err);
-        if (rc < 0) {
-            return rc;
-        }
-        if (state_crc32c(0, reader->packed, index->len) != index->crc) {
-            return err_set(err, -EBADMSG, "the file is damaged or cut off: memory at %#llx",
+        if (crc != index->crc) {
+            return err_set(&check->err, -EBADMSG, "the file is damaged or cut off: memory at %#llx",
                            (unsigned long long)(i * reader->head.chunk_bytes));
         }
     }
     return 0;
+}
+
+static void *check_main(void *opaque)
+{
+    struct check *check = opaque;
+    check->rc = check_some(check);
+    return NULL;
+}
+
+/* The guest waits for it, so several threads share it: about as many bytes of the file for each. */
+static int check_blocks(struct saved_reader *reader, struct err *err)
+{
+    struct check checks[CHECK_THREADS_MAX] = {0};
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    unsigned count = online > 1 ? (unsigned)MIN(online, (long)CHECK_THREADS_MAX) : 1;
+    uint64_t bytes = 0, total = reader->file_bytes;
+    for (unsigned i = 0; i < count; i++) {
+        checks[i] = (struct check){.reader = reader, .first = i ? checks[i - 1].end : 0};
+        uint64_t end = checks[i].first;
+        for (; end < reader->chunks && (i + 1 == count || bytes < total / count * (i + 1)); end++) {
+            bytes += reader->index[end].len;
+        }
+        checks[i].end = end;
+    }
+    for (unsigned i = 1; i < count; i++) {
+        checks[i].thread_runs = pthread_create(&checks[i].thread, NULL, check_main, &checks[i]) == 0;
+    }
+    int rc = 0;
+    for (unsigned i = 0; i < count; i++) {
+        if (checks[i].thread_runs) {
+            pthread_join(checks[i].thread, NULL);
+        } else {
+            check_main(&checks[i]);
+        }
+        if (rc == 0 && checks[i].rc < 0) {
+            rc = checks[i].rc;
+            *err = checks[i].err;
+        }
+    }
+    return rc;
 }
 
 int saved_open(const char *path, struct saved_reader **ret_reader, struct err *err)
@@ -214,11 +304,13 @@ void saved_close(struct saved_reader *reader)
         if (reader->fd >= 0) {
             close(reader->fd);
         }
-        ZSTD_freeDCtx(reader->zstd);
+        for (unsigned i = 0; i < reader->lane_count; i++) {
+            ZSTD_freeDCtx(reader->lanes[i].zstd);
+            free(reader->lanes[i].packed);
+        }
         free(reader->config);
         free(reader->sections);
         free(reader->present);
-        free(reader->packed);
         free(reader->index);
         free(reader);
     }
@@ -239,7 +331,12 @@ const uint8_t *saved_present(const struct saved_reader *reader)
     return reader->present;
 }
 
-int saved_read_chunk(struct saved_reader *reader, uint64_t chunk, uint8_t *buf, uint64_t len)
+unsigned saved_lanes(const struct saved_reader *reader)
+{
+    return reader->lane_count;
+}
+
+int saved_read_chunk(struct saved_reader *reader, unsigned lane, uint64_t chunk, uint8_t *buf, uint64_t len)
 {
     const struct file_index *index = &reader->index[chunk];
     if (len != chunk_len(reader, chunk)) {
@@ -250,13 +347,15 @@ int saved_read_chunk(struct saved_reader *reader, uint64_t chunk, uint8_t *buf, 
         return 0;
     }
     bool plain = index->len == len;
-    int rc = read_at(reader, plain ? buf : reader->packed, index->len, index->offset);
+    uint8_t *block = plain ? buf : reader->lanes[lane].packed;
+    int rc = read_at(reader, block, index->len, index->offset);
     if (rc < 0) {
         return rc;
     }
-    if (state_crc32c(0, plain ? buf : reader->packed, index->len) != index->crc) {
+    if (state_crc32c(0, block, index->len) != index->crc) {
         return -EBADMSG;
     }
-    return plain || ZSTD_decompressDCtx(reader->zstd, buf, len, reader->packed, index->len) == len ? 0
-                                                                                                   : -EBADMSG;
+    return plain || ZSTD_decompressDCtx(reader->lanes[lane].zstd, buf, len, block, index->len) == len
+               ? 0
+               : -EBADMSG;
 }

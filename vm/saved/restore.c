@@ -4,6 +4,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/log.h"
 #include "base/state.h"
@@ -15,7 +16,13 @@
 #include "vm/machine.h"
 #include "vm/saved/file.h"
 #include "vm/saved/machine.h"
+#include "vm/saved/options.h"
 #include "vm/saved/save.h"
+
+/* Chunks between two looks at whether the guest fetches for itself: while it does, and while it does not. */
+#define FILL_AHEAD    4u
+#define FILL_PIECES   16u
+#define FILL_PAUSE_NS 300000
 
 struct restoring {
     struct saved_reader *reader;
@@ -29,10 +36,10 @@ struct restoring {
  */
 
 /* Signal handlers. */
-static int fetch(void *opaque, uint64_t chunk, uint8_t *buf, uint64_t len)
+static int fetch(void *opaque, unsigned lane, uint64_t chunk, uint8_t *buf, uint64_t len)
 {
     const struct restoring *restoring = opaque;
-    return saved_read_chunk(restoring->reader, chunk, buf, len);
+    return saved_read_chunk(restoring->reader, lane, chunk, buf, len);
 }
 
 /* The file was checked as a whole, so it has changed since, or its disk fails: the guest can't go on. */
@@ -45,11 +52,26 @@ static void fatal(void *opaque, uint64_t chunk, int error)
     _exit(VM_STATUS_HOST);
 }
 
+/* While the guest fetches for itself, only what is next to that is fetched for it, a piece at a time: the
+ * processors are the guest's. */
 static void *filler_main(void *opaque)
 {
     struct restoring *restoring = opaque;
     thread_enter("fill", NULL);
-    while (!atomic_load(&restoring->stop) && guard_fill_next(restoring->guard)) {
+    uint64_t seen = 0;
+    while (!atomic_load(&restoring->stop)) {
+        uint64_t touches = guard_touches(restoring->guard);
+        unsigned pieces = touches != seen ? FILL_AHEAD : FILL_PIECES;
+        for (unsigned i = 0; i < pieces; i++) {
+            if (!guard_fill_next(restoring->guard)) {
+                return NULL;
+            }
+        }
+        if (touches != seen) {
+            seen = touches;
+            const struct timespec pause = {0, FILL_PAUSE_NS};
+            nanosleep(&pause, NULL);
+        }
     }
     return NULL;
 }
@@ -71,7 +93,7 @@ static int fill_now(struct host *host, struct saved_reader *reader, struct err *
     for (uint64_t i = 0; i < saved_chunks(reader); i++) {
         uint64_t at = i * chunk_bytes, len = MIN(chunk_bytes, ram - at);
         int rc =
-            saved_present(reader)[i] ? saved_read_chunk(reader, i, mem_ram_base(host->mem) + at, len) : 0;
+            saved_present(reader)[i] ? saved_read_chunk(reader, 0, i, mem_ram_base(host->mem) + at, len) : 0;
         if (rc < 0) {
             return err_set(err, rc, "the memory at %#llx is damaged", (unsigned long long)at);
         }
@@ -83,6 +105,7 @@ static int fill_lazily(struct host *host, struct restoring *restoring, struct er
 {
     const struct guard_config config = {.mem = host->mem,
                                         .chunk_bytes = saved_head(restoring->reader)->chunk_bytes,
+                                        .lanes = saved_lanes(restoring->reader),
                                         .fetch = fetch,
                                         .fatal = fatal,
                                         .opaque = restoring};
@@ -124,13 +147,17 @@ int host_restore(struct host *host, struct saved_reader *saved, struct err *err)
     if (head->ram_bytes != mem_ram_bytes(host->mem)) {
         return err_set(err, -EBADMSG, "its memory and its configuration differ in size");
     }
+    int rc = saved_options_check_disks(head->config, host->devices, err);
+    if (rc < 0) {
+        return err_prefix(err, "'%s' can't be restored", host->config->restore);
+    }
     struct restoring *restoring = calloc(1, sizeof(*restoring));
     if (!restoring) {
         return err_sys(err, -ENOMEM, "cannot restore the machine");
     }
     restoring->reader = saved;
     host->restoring = restoring;
-    int rc = bring_memory(host, restoring, err);
+    rc = bring_memory(host, restoring, err);
     if (rc == 0) {
         rc = load_sections(host, head, err);
     }

@@ -12,6 +12,7 @@
 #include "base/state.h"
 #include "base/thread.h"
 #include "base/util.h"
+#include "block/block.h"
 #include "control/control.h"
 #include "cpu/engine.h"
 #include "mem/guard.h"
@@ -25,6 +26,7 @@
 #include "vm/saved/options.h"
 #include "vm/saved/snapshot.h"
 
+#define TELL_MS         100u
 #define PROGRESS_CHUNKS 512u /* between two events about progress */
 
 /* One machine being saved: from the pause to the end of the job. */
@@ -58,6 +60,21 @@ static void let_go(struct saving *saving)
     }
 }
 
+static void on_saved_timer(uv_timer_t *timer)
+{
+    struct host *host = timer->data;
+    machine_request_stop(host->machine, VM_STATUS_OFF);
+}
+
+/* A small machine is saved before whoever asked for it can ask for the job's end: there is time for that. */
+static void end_soon(struct host *host)
+{
+    host->saved = true;
+    host->saved_timer.data = host;
+    uv_timer_init(&host->loop, &host->saved_timer);
+    uv_timer_start(&host->saved_timer, on_saved_timer, TELL_MS, 0);
+}
+
 static void on_closed(uv_handle_t *handle)
 {
     free(handle->data);
@@ -86,7 +103,7 @@ static void finish(struct saving *saving)
     free(saving->buf);
     uv_close((uv_handle_t *)&saving->async, on_closed);
     if (ends) {
-        machine_request_stop(host->machine, VM_STATUS_OFF);
+        end_soon(host);
     }
     host_state_event(host);
 }
@@ -178,8 +195,7 @@ static int begin_file(struct saving *saving)
                               .chunk_bytes = (uint32_t)saving->chunk_bytes};
     head.sections = state_encoded(s, &head.sections_len);
     int rc = state_error(s, &saving->err);
-    auto_free char *devices = devices_changes_json(host->devices);
-    char *config = saved_options_json(host->config, devices, host->engine->name, host->machine->tsc_hz);
+    char *config = saved_options_json(host->config, host->devices, host->engine->name, host->machine->tsc_hz);
     head.config = config;
     if (rc == 0 && !config) {
         rc = err_set(&saving->err, -EINVAL, "the machine's options can't be saved: some are no UTF-8");
@@ -192,11 +208,24 @@ static int begin_file(struct saving *saving)
     return rc;
 }
 
+/* Snapshots of disks wait for the host's disk several times. What is flushed while the vCPUs still run, they
+ * need not wait for; nothing is written behind it, as the main loop does that. A disk that can't be flushed
+ * will say so soon enough. */
+static void flush_disks(struct host *host)
+{
+    for (unsigned i = 0; i < devices_disks(host->devices); i++) {
+        (void)blk_flush(devices_disk(host->devices, i));
+    }
+}
+
 /* From the pause to the memory's turn. On failure nothing is left behind. */
 static int begin(struct saving *saving)
 {
     struct host *host = saving->host;
     host_restore_finish(host);
+    if (saving->snapshot) {
+        flush_disks(host);
+    }
     saving->pause_began_ns = uv_hrtime();
     int rc = host_pause(host, false, &saving->err);
     if (rc < 0) {
@@ -227,7 +256,7 @@ static int begin(struct saving *saving)
 
 static bool may_save(struct host *host, struct control_call *call)
 {
-    if (host->saving) {
+    if (host->saving || host->saved) {
         control_fail(call, "busy", "wait for it, or cancel its job", "the machine is being saved already");
         return false;
     }

@@ -22,7 +22,8 @@
 #include "vm/saved/file.h"
 #include "vm/saved/save.h"
 
-#define SUFFIX ".state"
+#define DISKS_MAX OPTION_LIST_MAX
+#define SUFFIX    ".state"
 
 /* --- disks ------------------------------------------------------------------------------------------------
  */
@@ -102,6 +103,13 @@ int snapshot_save_disks(struct devices *devices, const char *name, struct err *e
     return 0;
 }
 
+static bool is_latched(struct blk_node *node)
+{
+    struct blk_info info;
+    blk_get_info(node, &info);
+    return info.latched;
+}
+
 static bool has_snapshot(struct blk_node *node, const char *name)
 {
     struct image_snapshot *list = NULL;
@@ -127,6 +135,101 @@ int snapshot_delete_disks(struct devices *devices, const char *name, struct err 
         }
     }
     return result;
+}
+
+/* --- going back
+ * ---------------------------------------------------------------------------------------------
+ */
+
+/* No names for snapshots of machines (is_name), so nobody else's. */
+#define UNDO_FIRST "fonda: loading, the first disk before"
+#define UNDO_OTHER "fonda: loading, another disk before"
+
+/* The writable disks, at most max of them; the first is the sign. */
+static unsigned writable_disks(struct devices *devices, struct blk_node **nodes, unsigned max)
+{
+    unsigned count = 0;
+    for (unsigned i = 0; i < devices_disks(devices) && count < max; i++) {
+        if (writable(devices_disk(devices, i))) {
+            nodes[count++] = devices_disk(devices, i);
+        }
+    }
+    return count;
+}
+
+static const char *undo_name(unsigned index)
+{
+    return index == 0 ? UNDO_FIRST : UNDO_OTHER;
+}
+
+/* From the last disk to the first, whose snapshot is the sign that there is something to undo. */
+static int undo(struct blk_node **nodes, unsigned count, struct err *err)
+{
+    int rc = 0;
+    for (unsigned i = count; i-- > 0 && rc == 0;) {
+        rc = has_snapshot(nodes[i], undo_name(i)) ? image_snapshot_apply(nodes[i], undo_name(i), err) : 0;
+    }
+    for (unsigned i = count; i-- > 0 && rc == 0;) {
+        rc = has_snapshot(nodes[i], undo_name(i)) ? image_snapshot_delete(nodes[i], undo_name(i), err) : 0;
+    }
+    return rc;
+}
+
+/* The first disk's goes first: from then on all is done. What remains of the others is only room. */
+static int conclude(struct blk_node **nodes, unsigned count, struct err *err)
+{
+    int rc = has_snapshot(nodes[0], UNDO_FIRST) ? image_snapshot_delete(nodes[0], UNDO_FIRST, err) : 0;
+    if (rc < 0 && has_snapshot(nodes[0], UNDO_FIRST)) {
+        return rc;
+    }
+    for (unsigned i = 1; i < count; i++) {
+        if (has_snapshot(nodes[i], UNDO_OTHER)) {
+            (void)image_snapshot_delete(nodes[i], UNDO_OTHER, NULL);
+        }
+    }
+    return 0;
+}
+
+int snapshot_load_disks(struct devices *devices, const char *name, struct err *err)
+{
+    struct blk_node *nodes[DISKS_MAX];
+    unsigned count = writable_disks(devices, nodes, ARRAY_SIZE(nodes));
+    int rc = 0;
+    for (unsigned i = 0; i < count && rc == 0; i++) {
+        rc = image_snapshot_create(nodes[i], undo_name(i), err);
+    }
+    for (unsigned i = 0; i < count && rc == 0; i++) {
+        rc = image_snapshot_apply(nodes[i], name, err);
+    }
+    if (rc == 0) {
+        rc = conclude(nodes, count, err);
+        if (rc < 0 &&
+            is_latched(nodes[0])) { /* nobody knows whether it is concluded: nothing more may change */
+            return err_set(err, -EUCLEAN,
+                           "the snapshot's loading can't be concluded: the machine ends, and its next start "
+                           "puts the disks back or has the snapshot's");
+        }
+    }
+    struct err more = {0};
+    if (rc < 0 && count > 0 && undo(nodes, count, &more) < 0 && has_snapshot(nodes[0], UNDO_FIRST)) {
+        return err_set(err, -EUCLEAN,
+                       "the snapshot can't be loaded, nor can what has changed be taken back now (%s): the "
+                       "machine ends, "
+                       "and its next start puts the disks back",
+                       more.text);
+    }
+    return rc;
+}
+
+int snapshot_recover_disks(struct devices *devices, struct err *err)
+{
+    struct blk_node *nodes[DISKS_MAX];
+    unsigned count = writable_disks(devices, nodes, ARRAY_SIZE(nodes));
+    if (count == 0) {
+        return 0;
+    }
+    int rc = has_snapshot(nodes[0], UNDO_FIRST) ? undo(nodes, count, err) : conclude(nodes, count, err);
+    return rc < 0 ? err_prefix(err, "a snapshot was being loaded when the machine ended") : 0;
 }
 
 /* --- methods ----------------------------------------------------------------------------------------------
@@ -259,13 +362,15 @@ void host_snapshot_load(struct host *host, const char *name, struct control_call
         return;
     }
     devices_settle(host->devices);
-    for (unsigned i = 0; i < devices_disks(host->devices) && rc == 0; i++) {
-        struct blk_node *node = devices_disk(host->devices, i);
-        rc = writable(node) ? image_snapshot_apply(node, name, &err) : 0;
-    }
+    rc = snapshot_load_disks(host->devices, name, &err);
     if (rc < 0) {
-        host_unpause(host, false);
         control_fail_err(call, &err);
+        if (rc == -EUCLEAN) {
+            host->err = err;
+            machine_request_stop(host->machine, VM_STATUS_HOST);
+        } else {
+            host_unpause(host, false);
+        }
         return;
     }
     host->again = strdup(path);

@@ -25,7 +25,9 @@
 
 struct saved_writer {
     char path[PATH_MAX], partial[PATH_MAX];
-    FILE *out;
+    int fd;
+    uint8_t *buffer; /* BUFFER_BYTES, of which `buffered` are not written yet */
+    size_t buffered;
     uint64_t offset, ram_bytes, chunk_bytes, chunks, next;
     struct file_index *index;
     ZSTD_CCtx *zstd;
@@ -34,11 +36,34 @@ struct saved_writer {
     bool failed;
 };
 
+static int drain(struct saved_writer *writer, struct err *err)
+{
+    for (size_t done = 0; done < writer->buffered;) {
+        ssize_t n = write(writer->fd, writer->buffer + done, writer->buffered - done);
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n <= 0) {
+            writer->failed = true;
+            return err_sys(err, n < 0 ? -errno : -EIO, "cannot write '%s'", writer->partial);
+        }
+        done += (size_t)n;
+    }
+    writer->buffered = 0;
+    return 0;
+}
+
 static int put(struct saved_writer *writer, const void *bytes, size_t len, struct err *err)
 {
-    if (len > 0 && fwrite(bytes, 1, len, writer->out) != len) {
-        writer->failed = true;
-        return err_sys(err, errno ? -errno : -EIO, "cannot write '%s'", writer->partial);
+    for (size_t done = 0; done < len;) {
+        size_t n = MIN(len - done, BUFFER_BYTES - writer->buffered);
+        memcpy(writer->buffer + writer->buffered, (const uint8_t *)bytes + done, n);
+        writer->buffered += n;
+        done += n;
+        int rc = writer->buffered == BUFFER_BYTES ? drain(writer, err) : 0;
+        if (rc < 0) {
+            return rc;
+        }
     }
     writer->offset += len;
     return 0;
@@ -70,17 +95,8 @@ static int open_partial(struct saved_writer *writer, const char *path, struct er
     if (n <= 0 || m >= PATH_MAX) {
         return err_set(err, -ENAMETOOLONG, "'%.64s...' is no name for a file", path);
     }
-    int fd = open(writer->partial, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (fd < 0) {
-        return err_sys(err, -errno, "cannot make '%s'", writer->partial);
-    }
-    writer->out = fdopen(fd, "w");
-    if (!writer->out) {
-        close(fd);
-        return err_sys(err, -ENOMEM, "cannot make '%s'", writer->partial);
-    }
-    setvbuf(writer->out, NULL, _IOFBF, BUFFER_BYTES);
-    return 0;
+    writer->fd = open(writer->partial, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    return writer->fd < 0 ? err_sys(err, -errno, "cannot make '%s'", writer->partial) : 0;
 }
 
 int saved_create(const char *path, const struct saved_head *head, struct saved_writer **ret_writer,
@@ -90,14 +106,16 @@ int saved_create(const char *path, const struct saved_head *head, struct saved_w
     if (!writer) {
         return err_sys(err, -ENOMEM, "cannot save the machine");
     }
+    writer->fd = -1;
     writer->ram_bytes = head->ram_bytes;
     writer->chunk_bytes = head->chunk_bytes;
     writer->chunks = (head->ram_bytes + head->chunk_bytes - 1) / head->chunk_bytes;
     writer->index = calloc(writer->chunks, sizeof(*writer->index));
     writer->packed_size = ZSTD_compressBound(head->chunk_bytes);
     writer->packed = malloc(writer->packed_size);
+    writer->buffer = malloc(BUFFER_BYTES);
     writer->zstd = ZSTD_createCCtx();
-    int rc = !writer->index || !writer->packed || !writer->zstd
+    int rc = !writer->index || !writer->packed || !writer->buffer || !writer->zstd
                  ? err_sys(err, -ENOMEM, "cannot save the machine")
                  : open_partial(writer, path, err);
     if (rc == 0) {
@@ -156,7 +174,8 @@ int saved_commit(struct saved_writer *writer, uint64_t *ret_bytes, struct err *e
 {
     int rc = writer->failed ? err_set(err, -EIO, "'%s' could not be written", writer->partial)
                             : put_tail(writer, err);
-    if (rc == 0 && (fflush(writer->out) != 0 || fsync(fileno(writer->out)) < 0)) {
+    rc = rc < 0 ? rc : drain(writer, err);
+    if (rc == 0 && fsync(writer->fd) < 0) {
         rc = err_sys(err, -errno, "cannot write '%s'", writer->partial);
     }
     if (rc == 0 && rename(writer->partial, writer->path) < 0) {
@@ -181,13 +200,14 @@ void saved_abort(struct saved_writer *writer)
     if (!writer) {
         return;
     }
-    if (writer->out) {
-        fclose(writer->out);
+    if (writer->fd >= 0) {
+        close(writer->fd);
         if (writer->partial[0]) {
             unlink(writer->partial);
         }
     }
     ZSTD_freeCCtx(writer->zstd);
+    free(writer->buffer);
     free(writer->packed);
     free(writer->index);
     free(writer);
