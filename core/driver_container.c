@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -28,6 +29,7 @@
 #define LINE_MAX_BYTES     4096
 #define MEMBER_ARGS_MAX    64
 #define STATUS_FILE_MAX_MS 20
+#define CANCEL_LOOK_MS     200
 #define MACHINE_MEMORY_MIN (96ll << 20)
 
 /* ---- programs ---- */
@@ -202,13 +204,28 @@ static void take_line(char *line, const struct driver_progress *progress, unsign
     json_decref(report);
 }
 
+/* Whether there is something to read; false after a while, so that a cancel is seen by a step that waits. */
+static bool readable(int fd)
+{
+    struct pollfd poller = {.fd = fd, .events = POLLIN};
+    return poll(&poller, 1, CANCEL_LOOK_MS) > 0;
+}
+
 static void read_lines(int fd, pid_t pid, const struct driver_progress *progress)
 {
     char buf[LINE_MAX_BYTES];
     size_t len = 0;
     unsigned last = 0;
-    ssize_t n;
-    while ((n = read(fd, buf + len, sizeof(buf) - 1 - len)) > 0 || (n < 0 && errno == EINTR)) {
+    ssize_t n = 1;
+    while (n > 0 || (n < 0 && errno == EINTR)) {
+        if (progress && progress->canceled(progress->opaque)) {
+            kill(pid, SIGTERM);
+        }
+        if (!readable(fd)) {
+            n = 1;
+            continue;
+        }
+        n = read(fd, buf + len, sizeof(buf) - 1 - len);
         len += n > 0 ? (size_t)n : 0;
         char *from = buf, *end;
         while ((end = memchr(from, '\n', (size_t)(buf + len - from)))) {
@@ -219,9 +236,6 @@ static void read_lines(int fd, pid_t pid, const struct driver_progress *progress
         len = (size_t)(buf + len - from);
         memmove(buf, from, len);
         len = len == sizeof(buf) - 1 ? 0 : len;
-        if (progress && progress->canceled(progress->opaque)) {
-            kill(pid, SIGTERM);
-        }
     }
 }
 
@@ -285,6 +299,9 @@ static int container_check(const json_t *spec, struct fault *fault)
     if (json_array_size(json_object_get(spec, "publish")) && !has_user_network(spec)) {
         return fault_set(fault, FAULT_INVALID, "leave the network at 'user', or the ports out",
                          "'publish' needs the network 'user'");
+    }
+    if (container_spec_check(spec, fault) < 0) {
+        return -1;
     }
     return driver_program("fonda-room", path, sizeof(path), fault);
 }

@@ -18,16 +18,20 @@ export const may = (role) => RANK[me.role] >= RANK[role];
 // Each page is a function of the address's parts; it returns {title, node, close?}.
 const PAGES = {
   instances: (name, tab) => name ? instance(name, tab) : instances(),
-  create: () => create(),
+  create: (kind) => create(kind),
   volumes: () => objects('volumes'),
   networks: () => objects('networks'),
   images: () => objects('images'),
+  templates: () => objects('templates'),
+  backups: () => objects('backups'),
+  schedules: () => objects('schedules'),
   users: () => objects('users'),
   jobs: (name) => jobs(name),
   events: () => events(),
   host: () => host(),
 };
-const NAV = [['instances', 'Instances'], ['volumes', 'Volumes'], ['networks', 'Networks'], ['images', 'Images'], ['jobs', 'Jobs'],
+const NAV = [['instances', 'Instances'], ['volumes', 'Volumes'], ['networks', 'Networks'], ['images', 'Images'],
+  ['templates', 'Templates'], ['backups', 'Backups'], ['schedules', 'Schedules'], ['jobs', 'Jobs'],
   ['events', 'Events'], ['users', 'Users', 'admin'], ['host', 'Host']];
 
 const app = document.getElementById('app');

@@ -69,13 +69,30 @@ export function graph(title, names, format, floor, binary) {
   return {node, draw};
 }
 
-// A line alone, for rows of a table.
-export function spark() {
-  const line = svg('path', {class: 'line line-0', 'vector-effect': 'non-scaling-stroke'});
-  const node = svg('svg', {viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: 'none', class: 'spark', 'aria-hidden': 'true'});
-  node.append(line);
-  return {node, draw: (values) => {
-    const top = Math.max(1, ...values);
-    line.setAttribute('d', values.map((v, i) => `${i ? 'L' : 'M'}${(i / Math.max(1, values.length - 1) * WIDTH).toFixed(1)} ${(HEIGHT - v / top * (HEIGHT - 8) - 4).toFixed(1)}`).join(''));
-  }};
+// Areas on one another, for at most `most` names: what they are together, and each one's part of it. `steps` samples wide.
+export function areas(title, most, format) {
+  const drawing = svg('svg', {viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: 'none', role: 'img'});
+  const paths = Array.from({length: most}, (_, i) => drawing.appendChild(svg('path', {class: `area area-${i}`})));
+  const top = el('span', {class: 'top'});
+  const keys = el('ul', {class: 'keys'});
+  const node = el('figure', {class: 'graph tall'}, el('figcaption', {}, el('h3', {}, title)), el('div', {class: 'plot'}, drawing, top),
+    el('div', {class: 'axis'}, el('span', {}, 'a minute ago'), el('span', {}, 'now')), keys);
+  // samples: for each time, a number for each name
+  const draw = (names, samples, steps) => {
+    const sums = samples.map((values) => values.reduce((a, b) => a + b, 0));
+    const scale = nice(Math.max(10, ...sums), false);
+    const x = (i) => ((steps - samples.length + i) / Math.max(1, steps - 1) * WIDTH).toFixed(1), y = (v) => (HEIGHT - v / scale * (HEIGHT - 4)).toFixed(1);
+    const below = samples.map(() => 0);
+    paths.forEach((p, n) => {
+      if (n >= names.length || !samples.length) { p.setAttribute('d', ''); return; }
+      const floor = samples.map((_, i) => `L${x(i)} ${y(below[i])}`).reverse();
+      samples.forEach((values, i) => { below[i] += values[n]; });
+      p.setAttribute('d', `M${samples.map((_, i) => `${x(i)} ${y(below[i])}`).join('L')}${floor.join('')}Z`);
+    });
+    const latest = samples[samples.length - 1] || [];
+    keys.replaceChildren(...names.map((name, n) => el('li', {class: `key area-key-${n}`}, `${name} `, el('span', {}, format(latest[n] || 0)))));
+    top.textContent = format(scale);
+    drawing.setAttribute('aria-label', `${title}: ${names.map((name, n) => `${name} ${format(latest[n] || 0)}`).join(', ')} now`);
+  };
+  return {node, draw};
 }

@@ -33,7 +33,7 @@ export function count(n) {
   const units = ['', 'k', 'M', 'G', 'T'];
   let i = 0;
   while (Math.abs(n) >= 1000 && i < units.length - 1) { n /= 1000; i++; }
-  return (n >= 100 ? Math.round(n) : Math.round(n * 10) / 10) + (units[i] ? ` ${units[i]}` : '');
+  return (n >= 10 && !units[i] || n >= 100 ? Math.round(n) : Math.round(n * 10) / 10) + (units[i] ? `\u00a0${units[i]}` : '');
 }
 
 export const percent = (n) => n === null || Number.isNaN(n) ? '–' : `${(n * 100).toFixed(n < 0.0995 ? 1 : 0)} %`;
@@ -46,8 +46,9 @@ export function duration(ms) {
   return `${Math.floor(s / 86400)} d ${Math.floor(s % 86400 / 3600)} h`;
 }
 
-export const when = (time) => time ? new Date(time).toLocaleString(undefined, {dateStyle: 'medium', timeStyle: 'medium'}) : '–';
-export const clock = (time) => new Date(time).toLocaleTimeString();
+const dates = new Intl.DateTimeFormat(undefined, {dateStyle: 'medium', timeStyle: 'medium'}), clocks = new Intl.DateTimeFormat(undefined, {timeStyle: 'medium'});
+export const when = (time) => time ? dates.format(new Date(time)) : '–';
+export const clock = (time) => clocks.format(new Date(time));
 
 // ---- parts ----
 
@@ -125,6 +126,9 @@ export function form(fields, submit, send) {
     if (text) entry.input.setAttribute('aria-invalid', 'true');
     else entry.input.removeAttribute('aria-invalid');
   };
+  // The field whose value a refusal quotes, where it names none.
+  const meant = (message) => [...inputs.values()].find(({input}) => input.type !== 'checkbox' && input.tagName !== 'SELECT' && input.value.trim().length > 1 &&
+    message.includes(`'${input.value.trim()}'`));
   const node = el('form', {class: 'form', novalidate: true, onsubmit: async (event) => {
     event.preventDefault();
     general.hidden = true;
@@ -137,7 +141,7 @@ export function form(fields, submit, send) {
       if (field.required && raw === '') first = first || input;
       if (field.type === 'checkbox') values[name] = raw;
       else if (raw !== '') values[name] = field.parse ? field.parse(raw) : raw;
-      else if (field.clears) values[name] = null;
+      else if ('none' in field) values[name] = field.none;
     }
     if (first) { first.focus(); return; }
     go.disabled = true;
@@ -146,7 +150,7 @@ export function form(fields, submit, send) {
     } catch (problem) {
       const text = problem.message + (problem.hint ? ` (${problem.hint})` : '');
       const named = [...problem.message.matchAll(/'([a-z_]+)'/g)].map((m) => inputs.get(m[1])).find(Boolean)
-        || (problem.code === 'already_exists' && inputs.get('name'));
+        || (problem.code === 'already_exists' && inputs.get('name')) || meant(problem.message);
       if (named) { mark(named, text); named.input.focus(); }
       else { general.textContent = text; general.hidden = false; general.scrollIntoView({block: 'nearest'}); }
     } finally {
@@ -155,6 +159,9 @@ export function form(fields, submit, send) {
   }}, rows, general, el('div', {class: 'actions'}, go));
   return node;
 }
+
+// A terminal's output as text alone: without what terminals are told, and without other control characters.
+export const plain = (text) => text.replace(/\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[()][A-Z0-9]|\x1b[=>78cDEHMNOZ]|[\x00-\x08\x0b-\x1f\x7f]/g, '');
 
 export const lines = (text) => text.split('\n').map((line) => line.trim()).filter(Boolean);
 export const words = (text) => text.split(/[\s,]+/).filter(Boolean);

@@ -49,15 +49,33 @@ static void stats(struct control_call *call, json_t *params, void *opaque)
 {
     /* Counters that grow with time, in the shape of a machine's own. */
     json_int_t n = (json_int_t)(uv_hrtime() / 1000000);
-    control_reply(
-        call,
-        json_pack("{s:i, s:{s:{s:I, s:I}, s:{s:I, s:I, s:I}, s:{s:I}, s:{s:I}, s:{s:I}}, s:[{s:I, s:I}], "
-                  "s:[{s:I, s:I}]}",
-                  "exits", 42, "counters", "code", "blocks translated", n, "guest bytes translated", n * 30,
-                  "exits", "unlinked jumps", n, "port accesses", n / 2, "halts", n / 4, "tlb", "misses",
-                  n * 3, "interrupts", "interrupts", n / 4, "time", "running", n * 900000, "disks",
-                  "read_bytes", n * 1000, "write_bytes", n * 300, "networks", "rx_bytes", n * 50, "tx_bytes",
-                  n * 20));
+    static const struct {
+        const char *group, *name;
+        double per_ms;
+    } rates[] = {
+        {"code", "blocks translated", 1},
+        {"code", "instructions translated", 8},
+        {"code", "guest bytes translated", 30},
+        {"code", "host bytes emitted", 240},
+        {"exits", "unlinked jumps", 1},
+        {"exits", "port accesses", 0.5},
+        {"exits", "halts", 0.25},
+        {"tlb", "misses", 3},
+        {"interrupts", "interrupts", 0.25},
+        {"time", "running", 900000},
+        {"time", "translating", 100000},
+    };
+    json_t *counters = json_object();
+    for (size_t i = 0; i < ARRAY_SIZE(rates); i++) {
+        json_t *group = json_object_get(counters, rates[i].group);
+        if (!group) {
+            json_object_set_new(counters, rates[i].group, group = json_object());
+        }
+        json_object_set_new(group, rates[i].name, json_integer((json_int_t)((double)n * rates[i].per_ms)));
+    }
+    control_reply(call, json_pack("{s:i, s:o, s:[{s:I, s:I}], s:[{s:I, s:I}]}", "exits", 42, "counters",
+                                  counters, "disks", "read_bytes", n * 1000, "write_bytes", n * 300,
+                                  "networks", "rx_bytes", n * 50, "tx_bytes", n * 20));
 }
 
 static size_t input(void *opaque, const uint8_t *bytes, size_t len)

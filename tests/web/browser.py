@@ -1,4 +1,5 @@
 """A browser (Debian's Chromium by its own driver) for the tests of the web page."""
+import json
 import os
 import shutil
 import sys
@@ -24,7 +25,7 @@ def missing():
 
 
 class Browser:
-    def __init__(self, directory, dark=False, width=1280, height=860):
+    def __init__(self, directory, dark=False, width=1280, height=860, trace=''):
         from selenium import webdriver
         from selenium.webdriver.chrome.service import Service
         options = webdriver.ChromeOptions()
@@ -34,7 +35,9 @@ class Browser:
             options.add_argument(argument)
         if os.geteuid() == 0:
             options.add_argument('--no-sandbox')  # Chromium's own needs a user that is not root
-        options.set_capability('goog:loggingPrefs', {'browser': 'ALL'})
+        options.set_capability('goog:loggingPrefs', {'browser': 'ALL', **({'performance': 'ALL'} if trace else {})})
+        if trace:  # categories of Chromium's tracing, read by traced()
+            options.add_experimental_option('perfLoggingPrefs', {'enableNetwork': False, 'enablePage': False, 'traceCategories': trace})
         self.driver = webdriver.Chrome(service=Service(shutil.which('chromedriver'), log_path=os.path.join(directory, 'driver.log')), options=options)
         self.driver.set_script_timeout(60)
         self.scheme(dark)
@@ -79,15 +82,28 @@ class Browser:
         return self.driver.find_element(By.CSS_SELECTOR, selector)
 
     def click(self, label, within='body'):
-        """Presses the button or link with this text, as soon as it is there."""
-        found = self.until('[...document.querySelector(arguments[1]).querySelectorAll("button, a")].find((n) => n.innerText.trim() === arguments[0] && '
-                           'n.offsetParent !== null && !n.disabled)', label, within)
-        if not found:
-            raise AssertionError('there is no button or link "%s"' % label)
-        found.click()
+        """Presses the button or link with this text, as soon as it is there; once more where the page drew it anew meanwhile."""
+        from selenium.common.exceptions import ElementClickInterceptedException, StaleElementReferenceException
+        for again in (True, True, False):
+            found = self.until('[...(document.querySelector(arguments[1]) || document.createElement("p")).querySelectorAll("button, a")].find((n) => n.innerText.trim() === arguments[0] && '
+                               'n.offsetParent !== null && !n.disabled)', label, within)
+            if not found:
+                raise AssertionError('there is no button or link "%s"' % label)
+            try:
+                found.click()
+                return
+            except (StaleElementReferenceException, ElementClickInterceptedException):
+                if not again:
+                    raise
+                time.sleep(0.2)
 
     def type(self, name, text):
+        """Fills a field; a box is ticked by True, and not by False."""
         field = self.until('document.querySelector(`[name="${arguments[0]}"]`)', name)
+        if isinstance(text, bool):
+            if self.js('return arguments[0].checked', field) != text:
+                field.click()
+            return
         if field.tag_name != 'select':
             field.clear()
         field.send_keys(text)
@@ -103,6 +119,16 @@ class Browser:
         from selenium.webdriver.common.action_chains import ActionChains
         ActionChains(self.driver).send_keys(text).perform()
 
+    def keys_held(self, held, key):
+        from selenium.webdriver.common.action_chains import ActionChains
+        chain = ActionChains(self.driver)
+        for one in held:
+            chain = chain.key_down(one)
+        chain = chain.send_keys(key)
+        for one in held:
+            chain = chain.key_up(one)
+        chain.perform()
+
     def shot(self, path):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         self.driver.save_screenshot(path)
@@ -111,6 +137,12 @@ class Browser:
         """What the browser's console said that is no plain refusal of a request."""
         return [entry['message'] for entry in self.driver.get_log('browser')
                 if entry['level'] == 'SEVERE' and 'Failed to load resource' not in entry['message'] and 'WebSocket connection' not in entry['message']]
+
+    def traced(self):
+        """The trace's events since the last call."""
+        log = self.driver.get_log('performance') + self.driver.get_log('performance')  # the driver hands over at every other call
+        messages = (json.loads(entry['message'])['message'] for entry in log)
+        return [m['params'] for m in messages if m['method'] == 'Tracing.dataCollected']
 
     def close(self):
         self.driver.quit()

@@ -1,11 +1,25 @@
-// A new instance, in one form: what it is, what it boots, what it has.
+// A new instance, in one form: what it is, what it boots or runs, what it has. The job that makes it is shown as it goes on
+// (a container's image may have to come from a registry) and can be canceled.
 import {at, call} from '../api.js';
-import {load} from '../state.js';
-import {el, form, heading, lines, link, say, words} from '../ui.js';
-import {labelsOf} from './instance.js';
+import {follow, load} from '../state.js';
+import {button, el, fill, form, heading, link, run, say} from '../ui.js';
+import {fieldsOf} from './fields.js';
+import {progress} from './jobs.js';
 
-export function create() {
-  const number = (v) => /^\d+$/.test(v) ? Number(v) : v;
+const KINDS = {vm: ['Machine', 'an operating system of its own, on virtual hardware'], container: ['Container', 'a program from an image, on the host\'s kernel']};
+
+// Follows a job to its end in `place`; what went wrong is thrown, for the form to show.
+export async function watchJob(job, place) {
+  const bar = el('span', {}), cancel = button('Cancel', (event) => run(event.target, () => call('POST', at('jobs', job.name, '/cancel'))));
+  fill(place, el('p', {class: 'notice', role: 'status'}, link(`#/jobs/${job.name}`, job.type), ' ', bar, ' ', cancel));
+  const ended = await follow(job.name, (now) => fill(bar, progress(now)));
+  fill(place);
+  if (ended.state === 'canceled') throw new Error('it was canceled');
+  if (ended.state !== 'done') throw Object.assign(new Error((ended.error || {}).detail || 'it failed'), {hint: (ended.error || {}).hint || '', code: (ended.error || {}).code});
+}
+
+export function create(kind = 'vm') {
+  kind = Object.hasOwn(KINDS, kind) ? kind : 'vm';
   const kernels = el('datalist', {id: 'kernels'}), initrds = el('datalist', {id: 'initrds'});
   load('images').then((images) => {
     for (const image of images.values()) {
@@ -13,30 +27,16 @@ export function create() {
       if (image.kind === 'initrd') initrds.append(el('option', {value: image.path}, image.name));
     }
   }).catch(() => {});
-  const node = form([
-    {title: 'What it is'},
-    {name: 'name', label: 'Name', required: true, hint: 'a letter or digit, then up to 62 letters, digits, "-", "_" and "."'},
-    {name: 'description', label: 'Description'},
-    {title: 'What it boots'},
-    {name: 'kernel', label: 'Kernel', required: true, list: 'kernels', hint: 'an absolute path on the daemon\'s host: a bzImage, or an ELF file'},
-    {name: 'initrds', label: 'Initial RAM disks', rows: 2, parse: lines, list: 'initrds', hint: 'absolute paths, one per line'},
-    {name: 'append', label: 'Kernel command line', hint: 'for example: console=ttyS0 root=/dev/vda1'},
-    {name: 'disks', label: 'Disks', rows: 2, parse: lines, hint: 'files on the host, as "fonda run --disk" takes them, one per line'},
-    {title: 'What it has'},
-    {name: 'cpus', label: 'CPUs', value: 1, parse: number, hint: '1 to 32'},
-    {name: 'memory', label: 'Memory', value: '256M', hint: 'such as 512M or 2G'},
-    {name: 'engine', label: 'Engine', options: ['bt', 'kvm'], value: 'bt', hint: 'bt: binary translation, works everywhere; kvm: where the host has it'},
-    {name: 'volumes', label: 'Volumes', parse: words, hint: 'names, separated by spaces'},
-    {name: 'networks', label: 'Networks', parse: words, value: 'user', hint: 'names; "user" is always there'},
-    {name: 'labels', label: 'Labels', rows: 2, parse: labelsOf, hint: 'NAME=TEXT, one per line; the label "group" makes the tree'},
-    {name: 'start', label: 'Start it at once', type: 'checkbox', value: true},
-  ], 'Create', async (values) => {
+  const place = el('div', {});
+  const fields = fieldsOf(kind, 'new').map(({none, ...field}) => field);
+  const node = form([...fields, {name: 'start', label: 'Start it at once', type: 'checkbox', value: true}], 'Create', async (values) => {
     const {start, ...spec} = values;
-    await call('POST', '/v1/instances?wait=20', {kind: 'vm', ...spec}).then((job) => {
-      if (job.state === 'failed') throw Object.assign(new Error(job.error.detail), {hint: job.error.hint || ''});
-    });
-    location.hash = `#/instances/${encodeURIComponent(values.name)}${start ? '/console' : ''}`;
+    if (kind === 'container' && spec.terminal) spec.interactive = true;
+    await watchJob(await call('POST', '/v1/instances', {kind, ...spec}), place);
+    if (node.isConnected) location.hash = `#/instances/${encodeURIComponent(values.name)}${start ? '/console' : ''}`; // else somebody looks at another page by now
     if (start) await call('POST', at('instances', values.name, '/start')).catch((problem) => say(problem.message, 'bad'));
   });
-  return {title: 'Create instance', node: el('div', {class: 'narrow'}, el('p', {class: 'crumb'}, link('#/instances', 'Instances')), heading('Create instance'), kernels, initrds, node)};
+  const kinds = el('nav', {class: 'kinds', 'aria-label': 'Kind'}, Object.entries(KINDS).map(([key, [label, about]]) =>
+    el('a', {href: `#/create/${key}`, 'aria-current': key === kind ? 'page' : null}, el('strong', {}, label), el('span', {class: 'hint'}, about))));
+  return {title: 'Create instance', node: el('div', {class: 'narrow'}, el('p', {class: 'crumb'}, link('#/instances', 'Instances')), heading('Create instance'), kinds, kernels, initrds, node, place)};
 }

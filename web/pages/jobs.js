@@ -5,7 +5,7 @@ import {badge, button, bytes, complain, duration, el, empty, fill, heading, link
 
 const isOpen = (job) => job.state === 'queued' || job.state === 'running';
 
-function progress(job) {
+export function progress(job) {
   if (!isOpen(job)) return job.error ? el('span', {class: 'bad-text'}, job.error.detail) : '';
   const bar = job.bytes ? el('progress', {max: job.bytes, value: job.bytes_done, 'aria-label': `progress of ${job.name}`})
     : job.steps ? el('progress', {max: job.steps, value: job.steps_done, 'aria-label': `progress of ${job.name}`}) : null;
@@ -26,16 +26,16 @@ export function jobs(name) {
     waiting = 0;
     if (name) { fill(place, detail(list('jobs').find((job) => job.name === name))); return; }
     const items = list('jobs').sort((a, b) => b.number - a.number).slice(0, 200);
-    fill(place, items.length ? el('div', {class: 'wide'}, el('table', {class: 'list'}, el('thead', {}, el('tr', {}, ['Job', 'What', 'Of', 'State', 'Progress', 'By', 'Began', 'Took', 'Actions'].map((t) => el('th', {scope: 'col'}, t)))),
-      el('tbody', {}, items.map((job) => el('tr', {}, el('th', {scope: 'row'}, link(`#/jobs/${job.name}`, job.name)), el('td', {}, job.type), el('td', {}, target(job)), el('td', {}, badge(job.state)),
-        el('td', {}, progress(job)), el('td', {}, job.owner || ''), el('td', {}, when(job.started_at)), el('td', {}, took(job)), el('td', {}, isOpen(job) ? cancel(job) : ''))))))
+    fill(place, items.length ? el('div', {class: 'wide'}, el('table', {class: 'list cards'}, el('thead', {}, el('tr', {}, ['Job', 'What', 'Of', 'State', 'Progress', 'By', 'Began', 'Took', 'Actions'].map((t) => el('th', {scope: 'col'}, t)))),
+      el('tbody', {}, items.map((job) => el('tr', {}, el('th', {scope: 'row'}, link(`#/jobs/${job.name}`, job.name)), el('td', {'data-label': 'What'}, job.type), el('td', {'data-label': 'Of'}, target(job)), el('td', {'data-label': 'State'}, badge(job.state)),
+        el('td', {'data-label': 'Progress'}, progress(job)), el('td', {'data-label': 'By'}, job.owner || ''), el('td', {'data-label': 'Began'}, when(job.started_at)), el('td', {'data-label': 'Took'}, took(job)), el('td', {}, isOpen(job) ? cancel(job) : ''))))))
       : empty('No jobs yet.'));
   };
   const cancel = (job) => button('Cancel', (event) => run(event.target, () => call('POST', at('jobs', job.name, '/cancel'))), {'aria-label': `Cancel ${job.name}`});
   const detail = (job) => job ? [
     el('p', {}, badge(job.state), ' ', job.type, ' of ', target(job)), el('p', {}, progress(job)), job.error && job.error.hint ? el('p', {class: 'notice'}, job.error.hint) : null,
     el('p', {class: 'hint'}, `${job.owner || ''} · ${when(job.created_at)} · ${took(job)}`),
-    el('h2', {}, 'Log'), el('pre', {class: 'log', tabindex: '0', 'aria-label': 'Log'}, (job.log || []).join('\n') || 'nothing'), isOpen(job) ? el('div', {class: 'actions'}, cancel(job)) : null,
+    el('h2', {}, 'Log'), el('pre', {class: 'log', tabindex: '0', role: 'region', 'aria-label': 'Log'}, (job.log || []).join('\n') || 'nothing'), isOpen(job) ? el('div', {class: 'actions'}, cancel(job)) : null,
   ] : empty(`There is no job ${name}, or it is older than those that are kept.`);
   const unwatch = watch('jobs', () => { waiting = waiting || requestAnimationFrame(draw); });
   load('jobs').then(draw).catch(complain);
