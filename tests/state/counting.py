@@ -377,7 +377,7 @@ def test_places_that_cannot_be_saved_to(m):
         with vm.control() as control:
             os.mkdir(m.path('directory'))
             for path, word in ((m.path('missing/x.fonda'), 'No such file'), ('/proc/x.fonda', 'cannot make'),
-                               (m.path('directory'), 'Is a directory'), ('relative.fonda', 'absolute')):
+                               (m.path('directory'), "directory'"), ('relative.fonda', 'absolute')):
                 try:
                     control.job('save', file=path)
                     raise Failure('saved to ' + path)
