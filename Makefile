@@ -42,7 +42,7 @@ run: all
 
 test: all
 	@tools/install-deps test
-	@tools/fetch-guest $(BUILD)/guest devices storage soak state
+	@tools/fetch-guest $(BUILD)/guest devices storage soak state i386
 	@tools/run-tests --build $(BUILD) $(TEST_OPTIONS)
 
 test-container: all

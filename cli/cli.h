@@ -31,7 +31,7 @@ struct cli_options {
     bool quiet, no_wait, no_open, force, follow, start, help, insecure;
     uint64_t timeout, limit, after;
     const char *memory, *cpus, *kernel, *append, *engine, *restart, *description, *size, *role, *mode,
-        *net_options;
+        *net_options, *cpu_limit, *cpu_weight, *memory_limit, *pids_limit;
     struct option_list initrds, disks, volumes, networks, publish, shares, labels;
     bool autostart, no_reboot, timestamps, all, linked, full, no_memory, raw, trust, backup, with_memory,
         with_volumes;

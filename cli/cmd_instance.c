@@ -99,6 +99,14 @@ static int create(struct cli *cli, bool start)
     if (o->cpus) {
         json_object_set_new(body, "cpus", number_or_text(o->cpus));
     }
+    if (o->cpu_weight) {
+        json_object_set_new(body, "cpu_weight", number_or_text(o->cpu_weight));
+    }
+    if (o->pids_limit) {
+        json_object_set_new(body, "pids_limit", number_or_text(o->pids_limit));
+    }
+    add_text(body, "cpu_limit", o->cpu_limit);
+    add_text(body, "memory_limit", o->memory_limit);
     add_text(body, "memory", o->memory);
     add_text(body, "append", o->append);
     add_text(body, "engine", o->engine);
@@ -255,13 +263,18 @@ int cmd_rename(struct cli *cli)
     return call_api(cli, "POST", path, json_pack("{s:s}", "name", cli->argv[1]), NULL);
 }
 
-/* "2" is a number, "true" a boolean, "[...]" a list, "" goes back to absence; everything else a text. */
-static json_t *value_of(const char *text)
+/* "2" is a number, "true" a boolean, "[...]" a list, "" goes back to absence; everything else a text, as is
+ * what counts CPUs, whole or not. */
+static json_t *value_of(const char *member, const char *text)
 {
     if (!text[0]) {
         return json_null();
     }
     json_t *value = json_loads(text, JSON_DECODE_ANY, NULL);
+    if (json_is_real(value) || (json_is_integer(value) && strcmp(member, "cpu_limit") == 0)) {
+        json_decref(value);
+        value = NULL;
+    }
     return value ? value : json_string(text);
 }
 
@@ -317,7 +330,7 @@ int cmd_set(struct cli *cli)
             return CLI_USAGE;
         }
         *equals = '\0';
-        json_object_set_new(patch, cli->argv[i], value_of(equals + 1));
+        json_object_set_new(patch, cli->argv[i], value_of(cli->argv[i], equals + 1));
     }
     char path[600];
     instance_path(cli->argv[0], "", path, sizeof(path));

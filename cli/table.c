@@ -17,6 +17,9 @@ const struct option_spec cli_option_specs[] = {
     {"autostart", OPTION_FLAG, AT(autostart), 0, 0, NULL, "start with the daemon"},
     {"after", OPTION_UINT, AT(after), 0, INT64_MAX, "NUMBER", "only what came behind this number"},
     {"backup", OPTION_FLAG, AT(backup), 0, 0, NULL, "make backups instead of snapshots"},
+    {"cpu-limit", OPTION_STRING, AT(cpu_limit), 0, 0, "NUMBER", "at most so much CPU time, in CPUs: 1.5"},
+    {"cpu-weight", OPTION_STRING, AT(cpu_weight), 0, 0, "NUMBER",
+     "its share of CPU time where that is short, 1 to 10000 (100)"},
     {"cpus", OPTION_STRING, AT(cpus), 0, 0, "NUMBER", "virtual CPUs"},
     {"cron", OPTION_STRING, AT(cron), 0, 0, "TIMES",
      "minute, hour, day, month, day of the week, such as '30 3 * * 1-5', in the daemon's local time"},
@@ -39,6 +42,8 @@ const struct option_spec cli_option_specs[] = {
     {"linked", OPTION_FLAG, AT(linked), 0, 0, NULL,
      "disks have only what differs; the original can't start as long as there are such copies"},
     {"memory", OPTION_STRING, AT(memory), 0, 0, "SIZE", "memory, such as 512M"},
+    {"memory-limit", OPTION_STRING, AT(memory_limit), 0, 0, "SIZE",
+     "of its process, guest memory included: allow 64M, and 64M for each virtual CPU, beyond it"},
     {"mode", OPTION_STRING, AT(mode), 0, 0, "MODE", "user, tap or wire"},
     {"net-options", OPTION_STRING, AT(net_options), 0, 0, "TEXT", "further options of the network"},
     {"network", OPTION_LIST, AT(networks), 0, 0, "NAME",
@@ -47,6 +52,7 @@ const struct option_spec cli_option_specs[] = {
     {"no-open", OPTION_FLAG, AT(no_open), 0, 0, NULL, "print the link, and open no browser"},
     {"no-reboot", OPTION_FLAG, AT(no_reboot), 0, 0, NULL, "a reboot ends it"},
     {"no-wait", OPTION_FLAG, AT(no_wait), 0, 0, NULL, "print the job's name instead of waiting for its end"},
+    {"pids-limit", OPTION_STRING, AT(pids_limit), 0, 0, "NUMBER", "threads of its process at most"},
     {"publish", OPTION_LIST, AT(publish), 0, 0, "HOST:GUEST", "a port of the host"},
     {"raw", OPTION_FLAG, AT(raw), 0, 0, NULL, "stored raw instead of as qcow2: without snapshots"},
     {"restart", OPTION_STRING, AT(restart), 0, 0, "POLICY",
@@ -84,8 +90,8 @@ const unsigned cli_option_spec_count = ARRAY_SIZE(cli_option_specs);
 const char cli_common_options[] = "ca cert context format help host key quiet state";
 
 #define CREATE_OPTIONS                                                                                       \
-    "append autostart cpus description disk engine initrd kernel label memory network no-reboot no-wait "    \
-    "publish "                                                                                               \
+    "append autostart cpu-limit cpu-weight cpus description disk engine initrd kernel label memory "         \
+    "memory-limit network no-reboot no-wait pids-limit publish "                                             \
     "restart share volume"
 #define LIST_OPTIONS "filter sort limit"
 #define MANY         99

@@ -214,6 +214,11 @@ static const char *delegated_parent(struct cg *cg, const struct cg_hierarchy *h)
     return above[0] && access(dir, W_OK) == 0 ? above : strcmp(h->own, "/") == 0 ? "" : h->own;
 }
 
+static const char *default_parent(const struct cg *cg)
+{
+    return cg->parent ? cg->parent : CG_DEFAULT_PARENT;
+}
+
 int cg_choose(struct cg *cg, const char *cgroups_path, const char *id, struct err *err)
 {
     if (cgroups_path) {
@@ -237,7 +242,7 @@ int cg_choose(struct cg *cg, const char *cgroups_path, const char *id, struct er
     }
     struct cg_hierarchy *h = cg_v2(cg);
     h = h ? h : cg->count ? &cg->h[0] : NULL;
-    const char *parent = CG_DEFAULT_PARENT;
+    const char *parent = default_parent(cg);
     if (h && (geteuid() != 0 || (!ns_in_initial_user() && strcmp(h->own, "/") != 0))) {
         parent = delegated_parent(cg, h);
     }
@@ -485,8 +490,9 @@ int cg_remove(struct cg *cg, struct err *err)
                 break;
             }
         }
-        if (strncmp(cg->path, CG_DEFAULT_PARENT "/", sizeof(CG_DEFAULT_PARENT)) == 0) {
-            directory(cg, h, sizeof(CG_DEFAULT_PARENT) - 1, dir, sizeof(dir));
+        size_t above = strlen(default_parent(cg));
+        if (strncmp(cg->path, default_parent(cg), above) == 0 && cg->path[above] == '/') {
+            directory(cg, h, above, dir, sizeof(dir));
             rmdir(dir); /* fails while others are in it */
         }
     }

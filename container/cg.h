@@ -42,6 +42,7 @@ struct cg {
     struct cg_hierarchy h[CG_HIERARCHIES_MAX];
     size_t count;
     const char *path;         /* the container's, with a leading "/" */
+    const char *parent;       /* what root makes them below; NULL: "/fonda-oci" */
     const char *slice, *unit; /* cg_systemd.h; NULL: systemd has no part in it */
     pid_t placeholder;        /* holds the scope until the container's process is in it; 0: none */
     bool scope_asked;         /* so that it may be there */

@@ -156,4 +156,15 @@ extern const struct job_type job_instance_create, job_instance_start, job_instan
 int live_apply_machine(const struct driver_instance *instance, json_t *disks, json_t *nics,
                        struct fault *fault);
 
+/* limit.c: limits of machines through control groups. The limits that a specification asks for, as fonda-cg
+ * takes them: a new object, empty without any. */
+json_t *limit_wanted(const json_t *spec);
+int limit_check(const json_t *spec, struct fault *fault);
+/* Of a machine that runs. Errors: FAULT_STATE: it has no group, or the host can't. Worker, unlocked. */
+int limit_apply_live(const struct driver_instance *instance, struct fault *fault);
+/* Removes the groups that processes of the instance in `dir` have left; it must have none. The first does so
+ * on a thread of its own, the second waits: worker, unlocked. */
+void limit_clear_aside(const char *dir);
+int limit_clear(const struct driver_instance *instance, struct fault *fault);
+
 #endif

@@ -45,6 +45,7 @@ int driver_program(const char *name, char *buf, size_t size, struct fault *fault
                                          "../../bin/",
                                          "../container/monitor/",
                                          "../container/netd/",
+                                         "../container/limit/",
                                          "../guest/",
                                          "../vm/",
                                          "../cli/"};
@@ -300,6 +301,13 @@ static int container_check(const json_t *spec, struct fault *fault)
         return fault_set(fault, FAULT_INVALID, "leave the network at 'user', or the ports out",
                          "'publish' needs the network 'user'");
     }
+    static const char *const others[][2] = {{"memory_limit", "a container's 'memory' is its limit"},
+                                            {"cpu_weight", "'cpu_limit' limits a container's CPU time"}};
+    for (size_t i = 0; i < ARRAY_SIZE(others); i++) {
+        if (obj_int(spec, others[i][0])) {
+            return fault_set(fault, FAULT_INVALID, others[i][1], "'%s' is for machines", others[i][0]);
+        }
+    }
     if (container_spec_check(spec, fault) < 0) {
         return -1;
     }
@@ -504,6 +512,8 @@ static int machine_check(const json_t *spec, struct fault *fault)
         {"host_network", "it has a network card of its own"},
         {"cpu_limit", "it has whole CPUs: 'cpus'"},
         {"memory_swap", "'memory' is all that it has"},
+        {"memory_limit", "'memory' is all that its guest has"},
+        {"cpu_weight", "it has whole CPUs: 'cpus'"},
         {"pids_limit", "'memory' is what limits it"},
         {"system", "a system in a machine has its own kernel: fonda image build"},
         {"disks", "its disk is the image"},

@@ -10,7 +10,7 @@
 #include "base/util.h"
 #include "core/core_int.h"
 
-#define ARGS_MAX 128
+#define ARGS_MAX 136
 
 struct args {
     char *argv[ARGS_MAX + 1];
@@ -116,7 +116,7 @@ static int vm_check(const json_t *spec, struct fault *fault)
             return -1;
         }
     }
-    return 0;
+    return limit_check(spec, fault);
 }
 
 /* Each NIC has an address of its own that stays: locally administered (IEEE 802-2014 8.4), from the id. */
@@ -195,9 +195,29 @@ static void add_texts(struct args *args, const char *option, json_t *texts)
 static int vm_apply(const struct driver_instance *instance, struct fault *fault)
 {
     json_t *disks = disk_texts(instance, false), *nics = nic_texts(instance);
+    struct fault other = {0};
     int rc = live_apply_machine(instance, disks, nics, fault);
     json_decref(disks);
     json_decref(nics);
+    /* Whatever became of the devices, limits are not left behind. */
+    return limit_apply_live(instance, rc < 0 ? &other : fault) < 0 ? -1 : rc;
+}
+
+/* The program that makes its control group and then becomes what follows. */
+static int limit_args(const struct driver_instance *instance, struct args *args, struct fault *fault)
+{
+    char program[PATH_MAX];
+    json_t *limits = limit_wanted(instance->spec);
+    int rc = 0;
+    if (json_object_size(limits) && (rc = driver_program("fonda-cg", program, sizeof(program), fault)) == 0) {
+        auto_free char *text = json_dumps(limits, JSON_COMPACT);
+        add_fmt(args, "%s", program);
+        add_fmt(args, "run");
+        add_fmt(args, "%s", instance->dir);
+        add_fmt(args, "%s", instance->id);
+        add_fmt(args, "%s", text ? text : "");
+    }
+    json_decref(limits);
     return rc;
 }
 
@@ -242,6 +262,16 @@ static int spawn(const struct driver_instance *instance, struct args *args, pid_
     return rc;
 }
 
+/* rc: how it went. What did not start leaves no control group behind. */
+static int started(const struct driver_instance *instance, int rc)
+{
+    struct fault ignored = {0};
+    if (rc < 0) {
+        limit_clear(instance, &ignored);
+    }
+    return rc;
+}
+
 static int vm_start(const struct driver_instance *instance, pid_t *ret_pid, struct fault *fault)
 {
     char vmm[PATH_MAX + 64];
@@ -249,10 +279,13 @@ static int vm_start(const struct driver_instance *instance, pid_t *ret_pid, stru
     if (vm_check(instance->spec, fault) < 0 || find_vmm(vmm, sizeof(vmm), fault) < 0) {
         return -1;
     }
+    if (limit_args(instance, &args, fault) < 0) {
+        return -1;
+    }
     run_args(instance, vmm, &args);
     machine_args(instance, &args);
     int rc = spawn(instance, &args, ret_pid, fault);
-    return rc < 0 ? rc : driver_await(instance, *ret_pid, fault);
+    return rc < 0 ? rc : started(instance, driver_await(instance, *ret_pid, fault));
 }
 
 static int vm_restore(const struct driver_instance *instance, const char *file, pid_t *ret_pid,
@@ -263,10 +296,13 @@ static int vm_restore(const struct driver_instance *instance, const char *file, 
     if (find_vmm(vmm, sizeof(vmm), fault) < 0) {
         return -1;
     }
+    if (limit_args(instance, &args, fault) < 0) {
+        return -1;
+    }
     run_args(instance, vmm, &args);
     add_fmt(&args, "--restore=%s", file);
     int rc = spawn(instance, &args, ret_pid, fault);
-    return rc < 0 ? rc : driver_await_answer(instance, *ret_pid, fault);
+    return rc < 0 ? rc : started(instance, driver_await_answer(instance, *ret_pid, fault));
 }
 
 const struct driver_ops driver_vm = {
@@ -283,5 +319,5 @@ const struct driver_ops driver_vm = {
     .stats = driver_control_stats,
     .attach = driver_control_attach,
     .apply = vm_apply,
-    .remove = driver_control_remove,
+    .remove = limit_clear,
 };

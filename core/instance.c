@@ -450,6 +450,7 @@ void instance_ended(struct core *core, const char *id, int status)
     }
     struct driver_instance paths;
     instance_paths(core, id, &paths);
+    limit_clear_aside(paths.dir);
     bool saved = access(paths.saved, F_OK) == 0; /* there as soon as it is complete, and not while it runs */
     bool again = !saved && wants_restart(instance, status);
     bool remove = obj_bool(instance, "auto_remove") && !saved && !obj_text(instance, "restoring")[0] &&

@@ -203,6 +203,10 @@ int recover(struct core *core, struct err *err)
         if (strcmp(obj_text(spec, "state"), "stopped") != 0 &&
             strcmp(obj_text(spec, "state"), "failed") != 0) {
             adopt_one(core, spec);
+        } else { /* its end was seen, what it left may not have been removed any more */
+            struct driver_instance paths;
+            instance_paths(core, obj_text(spec, "id"), &paths);
+            limit_clear_aside(paths.dir);
         }
     }
     /* As it is now: what was half made is gone. */

@@ -142,14 +142,21 @@ int handle_job_cancel(struct request *request, struct fault *fault)
 
 struct records {
     json_t *items;
+    const struct caller *caller; /* NULL: everything is shown */
+    size_t room;
 };
 
 static bool add_record(void *arg, const struct store_row *row)
 {
+    struct records *records = arg;
     json_t *record = json_loads(row->json, 0, NULL);
+    if (records->caller && !events_seen(records->caller, record)) {
+        json_decref(record);
+        return true;
+    }
     obj_set_int(record, "seq", (int64_t)row->version);
-    json_array_append_new(((struct records *)arg)->items, record);
-    return true;
+    json_array_append_new(records->items, record);
+    return json_array_size(records->items) < records->room;
 }
 
 static int show_log(struct request *request, const char *log, struct fault *fault)
@@ -160,8 +167,10 @@ static int show_log(struct request *request, const char *log, struct fault *faul
         request_arg_uint(request, "limit", LIST_LIMIT, LIST_LIMIT_MAX, &limit, fault) < 0) {
         return -1;
     }
-    struct records records = {json_array()};
-    if (store_log(core_store(request->core), log, after, (unsigned)limit, add_record, &records, &err) < 0) {
+    bool filtered = strcmp(log, EVENTS_LOG) == 0 && request->caller.role < ROLE_VIEWER;
+    struct records records = {json_array(), filtered ? &request->caller : NULL, .room = limit};
+    if (limit && store_log(core_store(request->core), log, after, filtered ? EVENTS_KEEP : (unsigned)limit,
+                           add_record, &records, &err) < 0) {
         json_decref(records.items);
         return fault_from_err(fault, &err);
     }

@@ -78,9 +78,10 @@ static int check_role(const struct request *request, struct fault *fault)
                          "nobody has signed in");
     }
     enum role has = caller_role(&request->caller, route->flags & ROUTE_GRANTS ? request->name : NULL);
-    if (route->flags & ROUTE_LIST && route->type == &model_instance &&
-        json_object_size(request->caller.grants)) {
-        has = MAX(has, ROLE_VIEWER); /* the list shows what is granted */
+    bool filtered =
+        (route->flags & ROUTE_LIST && route->type == &model_instance) || route->type == &model_event;
+    if (filtered && json_object_size(request->caller.grants)) {
+        has = MAX(has, ROLE_VIEWER); /* the list and the events show what is granted */
     }
     if (has < route->role) {
         return fault_set(fault, FAULT_FORBIDDEN, "ask an administrator for a role or a grant",

@@ -46,6 +46,11 @@ void route_aside(struct request *request);
 /* Which route a web socket wants, when it may have it. */
 const struct route *route_upgrade(struct request *request, struct fault *fault);
 
+/* Whether a caller sees an event, or what a job does (both as objects): viewers all of them, others those of
+ * instances that are granted to them, and their own jobs. (ws_events.c) */
+bool events_seen(const struct caller *caller, const json_t *event);
+bool events_job_seen(const struct caller *caller, const json_t *job);
+
 /* The OpenAPI 3.1 description; free() it. */
 char *openapi_text(void);
 

@@ -617,7 +617,7 @@ static int established(struct server *server, struct session *session, struct lw
     } else {
         const char *jobs = request_arg(&rq, "jobs");
         list_session(session);
-        rc = events_open(session, after, jobs && strcmp(jobs, "1") == 0);
+        rc = events_open(session, &rq.caller, after, jobs && strcmp(jobs, "1") == 0);
     }
     request_done(&rq);
     return rc;

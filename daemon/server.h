@@ -43,6 +43,7 @@ struct session {
     bool overflow;
     bool jobs;           /* events: progress of jobs too */
     uint64_t job_serial; /* of what was sent */
+    char who[64];        /* events: who sees only what is granted to him; "": everything is sent */
     char stats_id[32];   /* stats: whose; seq is the last sample sent */
     struct console *console;
     struct stream *stream;
@@ -82,7 +83,7 @@ bool web_host_ok(struct lws *wsi);
 
 /* ---- web sockets: on the main loop ---- */
 
-int events_open(struct session *session, uint64_t after, bool jobs);
+int events_open(struct session *session, const struct caller *caller, uint64_t after, bool jobs);
 int events_writable(struct session *session); /* -1: close */
 bool events_pending(struct session *session);
 

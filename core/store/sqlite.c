@@ -132,8 +132,10 @@ static int open_db(struct store *store, const char *dir, struct err *err)
     }
     if (sqlite3_open_v2(path, &store->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
                         NULL) != SQLITE_OK ||
+        /* EXTRA, and first: the journal of the change to WAL goes with its directory synced. One that came
+         * back with the power would take back all that was written since. */
         sqlite3_exec(store->db,
-                     "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"
+                     "PRAGMA synchronous = EXTRA; PRAGMA journal_mode = WAL; PRAGMA foreign_keys = ON;"
                      "PRAGMA cache_size = -1024; PRAGMA trusted_schema = OFF;",
                      NULL, NULL, NULL) != SQLITE_OK) {
         int rc = store->db ? store_sql_err(store, err, "cannot open the state")

@@ -57,7 +57,12 @@ struct bt_op;
 #define BT_MODE_ONE    0x0400u /* one instruction per block (single step, breakpoints, shadows) */
 #define BT_MODE_SLOW   0x0800u /* memory operands through the bounce buffer: MMIO, page crossing, segments */
 
-#define BT_MODE_NOGROUP     0x2000u /* every access checked by itself */
+#define BT_MODE_NOGROUP 0x2000u /* every access checked by itself */
+/* Outside 64-bit mode: accesses through FS, GS need its base and no check; GS only at CPL 3, where
+ * thread-local data is. (32-bit Linux reaches a processor's data by FS and leaves the user's GS alone: one
+ * translation for both.) */
+#define BT_MODE_FS_FLAT     0x4000u
+#define BT_MODE_GS_FLAT     0x8000u
 #define BT_MODE_FPU_CHECKED 0x1000u /* with ONE: the x87/SSE check was made */
 
 /* MMU index: which pair of TLB tables an access uses. */

@@ -66,10 +66,10 @@ static void say_modes(struct text *t, uint32_t mode)
         uint32_t bit;
         const char *name;
     } names[] = {
-        {BT_MODE_USER, "user"},        {BT_MODE_CPL0, "CPL 0"},        {BT_MODE_AC, "AC"},
-        {BT_MODE_FLAT, "flat"},        {BT_MODE_NOFPU, "no FPU"},      {BT_MODE_AVX, "AVX"},
-        {BT_MODE_AVX512, "AVX512"},    {BT_MODE_ONE, "one at a time"}, {BT_MODE_SLOW, "slow operands"},
-        {BT_MODE_NOGROUP, "no groups"}};
+        {BT_MODE_USER, "user"},         {BT_MODE_CPL0, "CPL 0"},        {BT_MODE_AC, "AC"},
+        {BT_MODE_FLAT, "flat"},         {BT_MODE_NOFPU, "no FPU"},      {BT_MODE_AVX, "AVX"},
+        {BT_MODE_AVX512, "AVX512"},     {BT_MODE_ONE, "one at a time"}, {BT_MODE_SLOW, "slow operands"},
+        {BT_MODE_NOGROUP, "no groups"}, {BT_MODE_FS_FLAT, "flat FS"},   {BT_MODE_GS_FLAT, "flat GS"}};
     say(t, "%s", mode & BT_MODE_CODE64 ? "64-bit" : mode & BT_MODE_CODE32 ? "32-bit" : "16-bit");
     for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
         if (mode & names[i].bit) {

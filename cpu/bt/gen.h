@@ -124,8 +124,9 @@ void gen_flags_ready(struct gen *g, const struct bt_insn *in);   /* before the i
 void gen_flags_end(struct gen *g);                               /* before leaving the block */
 void gen_load_gpr(struct gen *g, unsigned host, unsigned guest); /* 64 bits, flags untouched */
 void gen_store_gpr(struct gen *g, unsigned guest, unsigned host);
-void gen_ea(struct gen *g, const struct bt_op *op,
-            unsigned dst); /* offset + FS/GS base into dst; uses rcx, r14 */
+void gen_ea(struct gen *g, const struct bt_op *op, unsigned dst); /* offset into dst; uses rcx, r14 */
+void gen_segment_base(struct gen *g,
+                      const struct bt_op *op); /* adds that of FS, GS to r15; destroys host flags */
 /* r15: guest address -> host address; destroys rcx, r14 and the host flags. */
 void gen_check(struct gen *g, const struct bt_insn *in, unsigned size, bool write, bool stack);
 /* r15: guest address -> host address when the access up to the byte at rcx is in the TLB; else jumps: returns

@@ -392,9 +392,7 @@ void gen_bit_string(struct gen *g, const struct bt_insn *in)
         emit8(e, 0xf8 | H_S0);
         emit8(e, size == 2 ? 4 : size == 4 ? 5 : 6);
         emit_rm(e, in->op.addrsize == 8, 0x8d, H_S2, H_S2, H_S0, size, 0);
-        if (in->op.seg == X86_FS || in->op.seg == X86_GS) {
-            emit_ra(e, true, 0x03, H_S2, GA(g, cpu.s.seg[in->op.seg].base));
-        }
+        gen_segment_base(g, &in->op);
         gen_check(g, in, size, in->op.access == X86_ACCESS_WRITE, in->op.stack_based);
     }
     /* Bit number: and ecx, bits - 1, before the flags come back. */

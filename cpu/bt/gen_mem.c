@@ -112,6 +112,14 @@ void gen_ea(struct gen *g, const struct bt_op *op, unsigned dst)
     }
 }
 
+/* Linear addresses have 32 bits outside 64-bit mode. */
+void gen_segment_base(struct gen *g, const struct bt_op *op)
+{
+    if (op->seg == X86_FS || op->seg == X86_GS) {
+        emit_ra(&g->e, (g->mode & BT_MODE_CODE64) != 0, 0x03, H_S2, GA(g, cpu.s.seg[op->seg].base));
+    }
+}
+
 static unsigned mmu_of(const struct gen *g)
 {
     return g->mode & BT_MODE_USER ? BT_MMU_USER : g->mode & BT_MODE_AC ? BT_MMU_KERNEL_AC : BT_MMU_KERNEL;
@@ -332,9 +340,7 @@ void gen_operand(struct gen *g, const struct bt_insn *in)
         return;
     }
     gen_ea(g, &in->op, H_S2);
-    if (in->op.seg == X86_FS || in->op.seg == X86_GS) {
-        emit_ra(&g->e, true, 0x03, H_S2, GA(g, cpu.s.seg[in->op.seg].base));
-    }
+    gen_segment_base(g, &in->op);
     gen_check(g, in, in->op.mem_size ? in->op.mem_size : 1, in->op.access == X86_ACCESS_WRITE,
               in->op.stack_based);
 }

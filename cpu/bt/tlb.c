@@ -512,12 +512,16 @@ void bt_tlb_init(struct bt_vcpu *v)
  * ----------------------------------------------------------------------------------------------------------
  */
 
+/* Present, writable, expand-up data of 4 GiB. Accesses that wrap around at its end "may or may not" fault
+ * (SDM vol. 3A, 5.3); these do not. */
+static bool no_checks(const struct x86_segment *s)
+{
+    return s->limit == UINT32_MAX && (s->attr & X86_SEG_P) && (s->attr & X86_SEG_S) && (s->attr & 0xe) == 0x2;
+}
+
 static bool segment_flat(const struct x86_segment *s)
 {
-    /* Present, writable, expand-up data, or readable code for CS: type bits are checked where they were
-     * loaded. */
-    return s->base == 0 && s->limit == UINT32_MAX && (s->attr & X86_SEG_P) && (s->attr & X86_SEG_S) &&
-           ((s->attr & 0xa) == 0x2 || (s->attr & 0xa) == 0xa);
+    return s->base == 0 && no_checks(s);
 }
 
 static uint32_t compute_mode(const struct bt_vcpu *v)
@@ -548,6 +552,12 @@ static uint32_t compute_mode(const struct bt_vcpu *v)
         if (x86_protected(cpu) && !x86_vm86(cpu) && cs->base == 0 && cs->limit == UINT32_MAX &&
             segment_flat(ss) && segment_flat(&s->seg[X86_DS]) && segment_flat(&s->seg[X86_ES])) {
             mode |= BT_MODE_FLAT;
+            if (no_checks(&s->seg[X86_FS])) {
+                mode |= BT_MODE_FS_FLAT;
+            }
+            if (cpu->cpl == 3 && no_checks(&s->seg[X86_GS])) {
+                mode |= BT_MODE_GS_FLAT;
+            }
         }
     }
     if ((s->cr0 & (X86_CR0_TS | X86_CR0_EM)) || !(s->cr4 & X86_CR4_OSFXSR)) {

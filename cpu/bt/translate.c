@@ -184,7 +184,8 @@ void gen_classify(uint32_t mode, struct gen_insn *gi)
 /* What a mode that is not flat needs: memory operands through the bounce buffer, hence blocks of one. */
 static uint32_t effective_mode(uint32_t mode, const struct bt_insn *in)
 {
-    bool segment = !(mode & BT_MODE_CODE64) && (in->op.seg == X86_FS || in->op.seg == X86_GS ||
+    bool segment = !(mode & BT_MODE_CODE64) && ((in->op.seg == X86_FS && !(mode & BT_MODE_FS_FLAT)) ||
+                                                (in->op.seg == X86_GS && !(mode & BT_MODE_GS_FLAT)) ||
                                                 (in->op.seg == X86_CS && in->op.access == X86_ACCESS_WRITE));
     if (in->op.has_mem && !in->agen && (!(mode & (BT_MODE_FLAT | BT_MODE_CODE64)) || segment)) {
         return mode | BT_MODE_SLOW;

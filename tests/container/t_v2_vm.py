@@ -29,6 +29,7 @@ def pure_cgroup_v2(box):
         if not os.path.lexists(f"{root}/bin/{applet}"):
             os.symlink("busybox", f"{root}/bin/{applet}")
     shutil.copy(OCI, root + "/bin/fonda-oci")
+    shutil.copy(os.path.join(os.path.dirname(OCI), "limit", "fonda-cg"), root + "/bin/fonda-cg")
     script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "v2-guest.sh")
     shutil.copy(script, root + "/init")
     os.chmod(root + "/init", 0o755)

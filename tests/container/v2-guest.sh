@@ -67,6 +67,29 @@ config '"memory":{"swappiness":10}' '"true"'
 t "what v2 hasn't got is an error" sh -c 'fonda-oci run -b /bundle c1 2>&1 | grep -q "no such limit"'
 config '"pids":{"limit":3}' '"sh","-c","cat /sys/fs/cgroup/pids.max; cat /proc/self/cgroup"'
 t "the cgroup mount shows the own one" sh -c '[ "$(fonda-oci run -b /bundle c1 | tr "\n" " ")" = "3 0::/ " ]'
+# Limits of machines: fonda-cg around a process.
+mkdir -p /tmp/cg
+fonda-cg run /tmp/cg web '{"cpu_limit":"1.5","cpu_weight":50,"memory_limit":33554432,"memory_swap":67108864,"pids_limit":9}' /bin/sleep 1000 &
+pid=$!
+CG=/sys/fs/cgroup/fonda-vm/web-$pid
+i=0
+while [ "$(cat $CG/cgroup.procs 2>/dev/null)" != "$pid" ] && [ $i -lt 200 ]; do
+    sleep 0.1
+    i=$((i + 1))
+done
+t "limits: the process is in its group" is cgroup.procs $pid
+t "limits: cpu.max" is cpu.max "150000 100000"
+t "limits: cpu.weight" is cpu.weight 50
+t "limits: memory.max" is memory.max 33554432
+t "limits: memory.swap.max is the difference" sh -c "[ ! -e $CG/memory.swap.max ] || [ \$(cat $CG/memory.swap.max) = 33554432 ]"
+t "limits: pids.max" is pids.max 9
+t "limits: changed" fonda-cg set /tmp/cg/cgroup.$pid '{"cpu_limit":"0.5"}'
+t "limits: cpu.max after it" is cpu.max "50000 100000"
+t "limits: memory.max taken away" is memory.max max
+t "limits: pids.max taken away" is pids.max max
+t "limits: less than is in use is refused" sh -c "! fonda-cg set /tmp/cg/cgroup.$pid '{\"memory_limit\":1}'"
+t "limits: removed, with who is in it" fonda-cg remove /tmp/cg/cgroup.$pid
+t "limits: nothing is left" sh -c "[ ! -e $CG ] && [ ! -e /tmp/cg/cgroup.$pid ] && ! kill -0 $pid 2>/dev/null || [ ! -d /proc/$pid ] || grep -q Z /proc/$pid/status"
 echo "1..$n"
 sync
 poweroff -f

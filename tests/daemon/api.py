@@ -79,9 +79,54 @@ def grants(daemon, tokens):
     check('granted: change', call('PATCH', '/v1/instances/mine', {'description': 'x'})[0] == 200)
     check('not granted: show', call('GET', '/v1/instances/theirs')[0] == 403)
     check('the host\'s files are for administrators', call('PATCH', '/v1/instances/mine', {'kernel': '/etc/shadow'})[0] == 403)
-    for name in ('mine', 'theirs'):
+    granted_events(daemon, tokens, call)
+    for name in ('mine', 'theirs', 'ours'):
         daemon.call('DELETE', '/v1/instances/%s?wait=20' % name)
+    check('without a grant, events are refused again', call('GET', '/v1/events')[0] == 403)
+
+
+def granted_events(daemon, tokens, call):
+    """Who has grants alone hears of what is granted, and of nothing else."""
+    header = 'Authorization: Bearer %s\r\n' % tokens['none']
+    last = daemon.call('GET', '/v1/events')[1]['last']
+    ws = WebSocket(daemon.socket, '/v1/events/stream?jobs=1', header)
+    check('events: a grant opens the web socket', ws.status == 101, ws.status)
+    for name in ('theirs', 'mine'):
+        daemon.call('PATCH', '/v1/instances/' + name, {'description': 'heard?'})
+        daemon.call('POST', '/v1/instances/%s/start?wait=20' % name)
+        daemon.call('POST', '/v1/instances/%s/stop?wait=20' % name, {'force': True})
+    daemon.call('POST', '/v1/volumes', {'name': 'unheard', 'size': 512})
+    daemon.call('DELETE', '/v1/volumes/unheard')
+    daemon.call('POST', '/v1/instances/mine/rename', {'name': 'ours'})
+    everything = daemon.call('GET', '/v1/events?limit=1000&after=%d' % last)[1]['items']
+    jobs = {j['name'] for j in daemon.call('GET', '/v1/jobs?limit=1000&filter=target%3Dinstances/mine')[1]['items']}
+    jobs |= {e['subject'][5:] for e in everything if e['subject'].startswith('jobs/') and e.get('data', {}).get('target') == 'instances/mine'}
+    due = [e for e in everything if e['subject'] == 'instances/mine' or e['subject'][5:] in jobs or e['type'] == 'instance.renamed']
+    got, progress = [], []
+    while not got or got[-1]['type'] != 'instance.renamed':
+        message = json.loads(ws.receive()[1])
+        (progress if message['type'] == 'job.progress' else got).append(message)
+    check('events: those of what is granted, in order, all of them', got == due and len(got) >= 5, [(e['seq'], e['type'], e['subject']) for e in got])
+    check('events: theirs happened too', any(e['subject'] == 'instances/theirs' for e in everything))
+    check('events: progress of jobs on what is granted alone', {p['data']['target'] for p in progress} <= {'instances/mine'}, progress[:3])
+    status, listed, _ = call('GET', '/v1/events?limit=1000&after=%d' % last)
+    check('events: the list shows the same', status == 200 and listed['items'] == due, listed)
+    check('events: the list counts what it shows', [e['seq'] for e in call('GET', '/v1/events?limit=2&after=%d' % last)[1]['items']] == [e['seq'] for e in due[:2]])
+    check('the audit log stays closed', call('GET', '/v1/audit')[0] == 403)
     daemon.call('PATCH', '/v1/users/r-none', {'grants': {}})
+    try:
+        while True:
+            opcode, message = ws.receive()
+            if opcode == 8:
+                break
+            check('events: nothing after the grant is gone', json.loads(message)['type'] == 'job.progress', message)
+        closed = True
+    except EOFError:
+        closed = True
+    except OSError:
+        closed = False
+    check('events: who loses his grants is cut', closed)
+    ws.close()
 
 
 def some_value(rng, schema, spec):

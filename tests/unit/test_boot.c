@@ -161,6 +161,17 @@ static void test_bzimage(void **state)
     assert_int_equal(f->image.segments[0].file_bytes, BZ_SYS_BYTES);
 }
 
+static void test_bzimage_without_64_bit_entry(void **state)
+{
+    struct fixture *f = *state;
+    make_bzimage(f->data);
+    put16(f->data + 0x236, 0);
+    assert_int_equal(boot_parse(f->data, BZ_BYTES, &f->image, &f->err), 0);
+    assert_int_equal(f->image.protocol, BOOT_LINUX32);
+    assert_int_equal(f->image.entry, 16 * MiB);
+    assert_int_equal(f->image.segments[0].gpa, 16 * MiB);
+}
+
 static void test_bzimage_refused(void **state)
 {
     struct fixture *f = *state;
@@ -169,9 +180,6 @@ static void test_bzimage_refused(void **state)
     refuse(f, BZ_BYTES - 16, "bzImage is truncated: 5104 bytes of the 5120");
     put16(f->data + 0x206, 0x20b);
     refuse(f, BZ_BYTES, "boot protocol 2.11, and 2.12 is the oldest");
-    make_bzimage(f->data);
-    put16(f->data + 0x236, 0);
-    refuse(f, BZ_BYTES, "32-bit kernel");
     make_bzimage(f->data);
     f->data[0x211] = 0;
     refuse(f, BZ_BYTES, "zImage");
@@ -408,6 +416,28 @@ static void test_start_linux(void **state)
     mem_free(mem);
 }
 
+static void test_start_linux_32(void **state)
+{
+    struct fixture *f = *state;
+    struct mem *mem;
+    struct x86_state s;
+    assert_int_equal(mem_new(64 * MiB, &mem, &f->err), 0);
+    make_bzimage(f->data);
+    put16(f->data + 0x236, 0);
+    start(f, BZ_BYTES, mem, &s);
+    assert_int_equal(s.rip, 16 * MiB);
+    assert_int_equal(s.gpr[X86_RSI], BOOT_DATA_BASE);
+    assert_int_equal(s.gpr[X86_RBX] | s.gpr[X86_RBP] | s.gpr[X86_RDI], 0);
+    assert_int_equal(s.cr0 & (X86_CR0_PE | X86_CR0_PG), X86_CR0_PE);
+    assert_int_equal(s.efer, 0);
+    assert_int_equal(s.seg[X86_CS].selector, 0x10);
+    assert_false(s.seg[X86_CS].attr & X86_SEG_L);
+    assert_true(s.seg[X86_CS].attr & X86_SEG_DB);
+    /* Linux gets its initrds joined, whichever entry it has. */
+    assert_int_equal(guest32(mem, BOOT_DATA_BASE + 0x21c), 16);
+    mem_free(mem);
+}
+
 static void test_start_multiboot(void **state)
 {
     struct fixture *f = *state;
@@ -490,6 +520,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_bzimage, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_bzimage_without_64_bit_entry, setup, teardown),
         cmocka_unit_test_setup_teardown(test_bzimage_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_elf_pvh, setup, teardown),
         cmocka_unit_test_setup_teardown(test_elf_refused, setup, teardown),
@@ -499,6 +530,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_place, setup, teardown),
         cmocka_unit_test_setup_teardown(test_place_segments, setup, teardown),
         cmocka_unit_test_setup_teardown(test_start_linux, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_start_linux_32, setup, teardown),
         cmocka_unit_test_setup_teardown(test_start_multiboot, setup, teardown),
         cmocka_unit_test_setup_teardown(test_start_pvh, setup, teardown),
         cmocka_unit_test_setup_teardown(test_open_refused, setup, teardown),

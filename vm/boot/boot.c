@@ -121,6 +121,11 @@ static int read_file(const char *path, struct boot_file *ret_file, struct err *e
     return 0;
 }
 
+static bool is_linux(const struct boot *boot)
+{
+    return boot->image.protocol == BOOT_LINUX64 || boot->image.protocol == BOOT_LINUX32;
+}
+
 /* Linux takes one initrd; cpio archives may follow one another there, each at a multiple of 4 bytes
  * (Documentation/driver-api/early-userspace/buffer-format.rst). */
 static int join_modules(struct boot *boot, struct err *err)
@@ -200,7 +205,7 @@ int boot_open(const struct boot_config *config, uint64_t low_bytes, struct boot 
             err_prefix(err, "initrd '%s'", config->initrd_paths[i]);
         }
     }
-    if (rc == 0 && boot->image.protocol == BOOT_LINUX64) {
+    if (rc == 0 && is_linux(boot)) {
         rc = join_modules(boot, err);
     }
     if (rc == 0) {
@@ -242,6 +247,7 @@ void boot_free(struct boot *boot)
 const char *boot_protocol_name(const struct boot *boot)
 {
     static const char *const names[] = {[BOOT_LINUX64] = "Linux, 64-bit entry",
+                                        [BOOT_LINUX32] = "Linux, 32-bit entry",
                                         [BOOT_PVH] = "ELF, PVH entry",
                                         [BOOT_MULTIBOOT] = "multiboot 1"};
     return names[boot->image.protocol];
@@ -267,7 +273,7 @@ static int write_image(const struct boot *boot, struct mem *mem)
     for (unsigned i = 0; i < boot->image.segment_count && rc == 0; i++) {
         const struct boot_segment *seg = &boot->image.segments[i];
         /* A bzImage clears its own work area, and untouched pages of it cost no host memory. */
-        if (boot->image.protocol != BOOT_LINUX64) {
+        if (!is_linux(boot)) {
             rc = write_zeroes(mem, seg->gpa + seg->file_bytes, seg->mem_bytes - seg->file_bytes);
         }
         if (rc == 0) {
@@ -282,8 +288,11 @@ static int write_image(const struct boot *boot, struct mem *mem)
 
 int boot_start(const struct boot *boot, struct mem *mem, gpa_t rsdp, struct x86_state *state, struct err *err)
 {
-    static int (*const starters[])(const struct boot_handover *, struct mem *, struct x86_state *) = {
-        [BOOT_LINUX64] = bzimage_start, [BOOT_PVH] = elf_pvh_start, [BOOT_MULTIBOOT] = multiboot_start};
+    static int (*const starters[])(const struct boot_handover *, struct mem *,
+                                   struct x86_state *) = {[BOOT_LINUX64] = bzimage_start,
+                                                          [BOOT_LINUX32] = bzimage_start,
+                                                          [BOOT_PVH] = elf_pvh_start,
+                                                          [BOOT_MULTIBOOT] = multiboot_start};
     struct boot_memmap memmap;
     boot_memmap_fill(mem, &memmap);
     struct boot_handover handover = {&boot->image, &boot->layout, &memmap, boot->cmdline, rsdp};

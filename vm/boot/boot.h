@@ -43,7 +43,7 @@
 #define BOOT_FIRMWARE_BASE 0xe0000u /* ACPI tables; reserved in the memory map up to 1 MiB */
 #define BOOT_FIRMWARE_END  0x100000u
 
-enum boot_protocol { BOOT_LINUX64, BOOT_PVH, BOOT_MULTIBOOT };
+enum boot_protocol { BOOT_LINUX64, BOOT_LINUX32, BOOT_PVH, BOOT_MULTIBOOT };
 
 struct boot_segment {
     uint64_t gpa;
@@ -62,7 +62,7 @@ struct boot_image {
     uint64_t entry;       /* guest-physical */
     uint64_t initrd_max;  /* the last byte's highest address */
     uint32_t cmdline_max; /* bytes without the NUL */
-    /* BOOT_LINUX64: what goes from the file's setup header into the zero page. */
+    /* Linux: what goes from the file's setup header into the zero page. */
     unsigned setup_header_bytes;
     uint8_t setup_header[BOOT_SETUP_HEADER_MAX];
 };
@@ -101,8 +101,8 @@ int multiboot_parse(const uint8_t *data, size_t size, struct boot_image *ret_ima
 int elf_pvh_parse(const uint8_t *data, size_t size, struct boot_image *ret_image, bool *ret_mine,
                   struct err *err);
 
-/* Finds room for the kernel and the modules in RAM below 4 GiB (low_bytes of it). BOOT_LINUX64: one module at
- * most. Errors: -ENOMEM, with what is needed and what there is; -ENOEXEC: a segment lies where it can't. */
+/* Finds room for the kernel and the modules in RAM below 4 GiB (low_bytes of it). Linux: one module at most.
+ * Errors: -ENOMEM, with what is needed and what there is; -ENOEXEC: a segment lies where it can't. */
 int boot_place(const struct boot_image *image, uint64_t low_bytes, const uint64_t *module_bytes,
                unsigned module_count, struct boot_layout *ret_layout, struct err *err);
 

@@ -1,11 +1,11 @@
 /*
- * Linux's bzImage by its 64-bit entry point. Linux Documentation/arch/x86/boot.rst ("The Linux/x86 Boot
- * Protocol", here: boot.rst) and zero-page.rst.
+ * Linux's bzImage by its 64-bit entry point, or its 32-bit one where there is no other. Linux
+ * Documentation/arch/x86/boot.rst ("The Linux/x86 Boot Protocol", here: boot.rst) and zero-page.rst.
  *
  * The file: a boot sector and setup code of (setup_sects + 1) * 512 bytes, which is not run, then the
- * protected-mode part, which is loaded at pref_address and entered 0x200 bytes behind its start. The kernel
- * unpacks itself there within init_size bytes; below pref_address it would move itself up again, so no other
- * address is offered.
+ * protected-mode part, which is loaded at pref_address and entered 0x200 bytes behind its start in 64-bit
+ * mode, or at its start in 32-bit protected mode. The kernel unpacks itself there within init_size bytes;
+ * below pref_address it would move itself up again, so no other address is offered.
  */
 #include <errno.h>
 
@@ -65,9 +65,6 @@ int bzimage_parse(const uint8_t *data, size_t size, struct boot_image *ret_image
     if (!(data[HDR_LOADFLAGS] & LOADED_HIGH)) {
         return err_set(err, -ENOEXEC, "the Linux kernel is a zImage, and only bzImage is supported");
     }
-    if (!(boot_le16(data + HDR_XLOADFLAGS) & XLF_KERNEL_64)) {
-        return err_set(err, -ENOEXEC, "the Linux kernel has no 64-bit entry point: a 32-bit kernel");
-    }
     /* boot.rst: 0 means 4, for historical reasons. */
     uint64_t setup_bytes = ((data[HDR_SETUP_SECTS] ? data[HDR_SETUP_SECTS] : 4u) + 1) * 512ull;
     uint64_t sys_bytes = (uint64_t)boot_le32(data + HDR_SYSSIZE) * 16;
@@ -86,10 +83,11 @@ int bzimage_parse(const uint8_t *data, size_t size, struct boot_image *ret_image
                        (unsigned long long)init_size, (unsigned long long)pref_address);
     }
 
-    struct boot_image image = {.protocol = BOOT_LINUX64, .segment_count = 1};
+    bool has_entry64 = boot_le16(data + HDR_XLOADFLAGS) & XLF_KERNEL_64;
+    struct boot_image image = {.protocol = has_entry64 ? BOOT_LINUX64 : BOOT_LINUX32, .segment_count = 1};
     image.segments[0] =
         (struct boot_segment){pref_address, setup_bytes, file_bytes, MAX(init_size, file_bytes)};
-    image.entry = pref_address + ENTRY64_OFFSET;
+    image.entry = pref_address + (has_entry64 ? ENTRY64_OFFSET : 0);
     image.initrd_max = boot_le32(data + HDR_INITRD_ADDR_MAX);
     image.cmdline_max = boot_le32(data + HDR_CMDLINE_SIZE);
     /* boot.rst: the header ends at 0x202 plus the byte at 0x201. */
@@ -138,8 +136,10 @@ int bzimage_start(const struct boot_handover *handover, struct mem *mem, struct 
     }
     int rc = mem_write(mem, GPA(BOOT_DATA_BASE), zero_page, sizeof(zero_page));
     if (rc == 0) {
-        rc = boot_state_long(mem, state, image->entry);
+        rc = image->protocol == BOOT_LINUX64 ? boot_state_long(mem, state, image->entry)
+                                             : boot_state_protected(mem, state, image->entry);
     }
+    /* boot.rst, "32-bit Boot Protocol": EBP, EDI and EBX must be 0, as they are at reset. */
     state->gpr[X86_RSI] = BOOT_DATA_BASE;
     return rc;
 }
