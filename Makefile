@@ -13,7 +13,7 @@
 BUILD        ?= build
 FUZZ_SECONDS ?= 20
 SOAK_MINUTES ?= 10
-BENCHES      ?= block disk net debian kernel state images daemon idle
+BENCHES      ?= block disk net debian kernel state jail images daemon idle
 SANITIZE     := -Db_sanitize=address,undefined -Db_lundef=false --buildtype=debugoptimized -Dwerror=false
 # What the sanitizers find ends the program. Signals run on stacks that the engine chose (use_sigaltstack), and host faults
 # in translated code are the engine's (allow_user_segv_handler). See docs/sanitizers.md.

@@ -25,6 +25,8 @@ bool aio_uring_unsubmitted(struct aio_uring *uring); /* the host would not take 
 struct blk_aio *aio_uring_reap(struct aio_uring *uring);
 
 int aio_pool_new(struct aio_pool **ret_pool);
+/* Ends its threads, behind what they have to do; they start anew when there is work. */
+void aio_pool_rest(struct aio_pool *pool);
 void aio_pool_free(struct aio_pool *pool);
 int aio_pool_fd(struct aio_pool *pool);
 void aio_pool_queue(struct aio_pool *pool, struct blk_aio *aio);

@@ -56,6 +56,9 @@ enum blk_engine {
 int blk_loop_new(enum blk_engine engine, struct blk_loop **ret_loop, struct err *err);
 /* All nodes must be closed. Accepts NULL. */
 void blk_loop_free(struct blk_loop *loop);
+/* Ends the threads that do host I/O, until there is I/O again: those that start then are what the thread that
+ * submits may start (base/thread.h: their role is "block"). */
+void blk_loop_rest(struct blk_loop *loop);
 const char *blk_loop_engine_name(struct blk_loop *loop); /* "io_uring" or "threads" */
 /* Readable when blk_loop_poll() has something to do. Belongs to the loop. */
 int blk_loop_fd(struct blk_loop *loop);

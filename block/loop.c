@@ -140,6 +140,13 @@ void blk_loop_free(struct blk_loop *loop)
     co_trim();
 }
 
+void blk_loop_rest(struct blk_loop *loop)
+{
+    if (loop->pool) {
+        aio_pool_rest(loop->pool);
+    }
+}
+
 const char *blk_loop_engine_name(struct blk_loop *loop)
 {
     return loop->uring ? "io_uring" : "threads";

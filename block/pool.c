@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <sys/eventfd.h>
 
+#include "base/thread.h"
 #include "block/aio_int.h"
 
 #define POOL_THREADS_MAX 16u
@@ -68,6 +69,7 @@ static int64_t perform(struct blk_aio *aio)
 static void *worker(void *arg)
 {
     struct aio_pool *pool = arg;
+    thread_enter("block", NULL);
     pthread_mutex_lock(&pool->lock);
     for (;;) {
         struct blk_aio *aio = list_pop(&pool->todo);
@@ -121,11 +123,8 @@ int aio_pool_new(struct aio_pool **ret_pool)
     return 0;
 }
 
-void aio_pool_free(struct aio_pool *pool)
+void aio_pool_rest(struct aio_pool *pool)
 {
-    if (!pool) {
-        return;
-    }
     pthread_mutex_lock(&pool->lock);
     pool->stop = true;
     pthread_cond_broadcast(&pool->work);
@@ -133,6 +132,16 @@ void aio_pool_free(struct aio_pool *pool)
     for (unsigned i = 0; i < pool->thread_count; i++) {
         pthread_join(pool->threads[i], NULL);
     }
+    pool->thread_count = 0;
+    pool->stop = false;
+}
+
+void aio_pool_free(struct aio_pool *pool)
+{
+    if (!pool) {
+        return;
+    }
+    aio_pool_rest(pool);
     pthread_cond_destroy(&pool->work);
     pthread_mutex_destroy(&pool->lock);
     close(pool->event_fd);
@@ -152,6 +161,13 @@ void aio_pool_queue(struct aio_pool *pool, struct blk_aio *aio)
     if (pool->waiting > pool->idle && pool->thread_count < POOL_THREADS_MAX &&
         pthread_create(&pool->threads[pool->thread_count], NULL, worker, pool) == 0) {
         pool->thread_count++;
+    }
+    if (pool->thread_count == 0) { /* none, behind aio_pool_rest */
+        pool->waiting--;
+        list_pop(&pool->todo);
+        aio->result = -EAGAIN;
+        list_push(&pool->finished, aio);
+        eventfd_write(pool->event_fd, 1);
     }
     pthread_cond_signal(&pool->work);
     pthread_mutex_unlock(&pool->lock);

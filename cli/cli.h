@@ -81,6 +81,7 @@ bool cli_has_option(const struct cli_command *command, const char *option);
 /* ---- commands ---- */
 int cli_run(int argc, char **argv);
 int cli_engines(int argc, char **argv);
+int cli_jail(int argc, char **argv);
 int cli_image(int argc, char **argv);
 int cli_serve(int argc, char **argv);
 int cli_run_container(int argc, char **argv);

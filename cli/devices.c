@@ -1,6 +1,6 @@
 /*
- * `fonda vm disk` and `fonda vm nic`: what comes and goes while a named machine runs. The files of a disk are
- * opened here and sent along, as the machine's process may be locked in.
+ * `fonda vm disk` and `fonda vm nic`: what comes and goes while a named machine runs. The files of a disk and
+ * tap devices are opened here and sent along, as the machine's process may be locked in.
  */
 #include <errno.h>
 #include <limits.h>
@@ -12,6 +12,7 @@
 #include "base/util.h"
 #include "block/chain.h"
 #include "cli/cli.h"
+#include "net/tap_open.h"
 #include "vm/device_options.h"
 #include "vm/status.h"
 
@@ -195,10 +196,20 @@ int cli_vm_disk(int argc, char **argv)
 
 static int attach_nic(const struct words *w)
 {
+    struct nic_options options;
+    struct err err = {0};
     json_t *result = NULL;
-    int status = cli_machine_request(
-        w->word[0], "nic_attach",
-        json_pack("{s:s, s:s*}", "nic", w->word[1], "id", w->count > 2 ? w->word[2] : NULL), &result);
+    auto_close int fd = -1;
+    int rc = nic_options_parse(w->word[1], &options, &err);
+    bool tap = rc == 0 && options.kind == NIC_TAP;
+    rc = tap ? fd = net_tap_open(options.where, &err) : rc;
+    if (rc < 0) {
+        log_error("%s", err.text);
+        return VM_STATUS_USAGE;
+    }
+    json_t *params =
+        json_pack("{s:s, s:s*, s:b}", "nic", w->word[1], "id", w->count > 2 ? w->word[2] : NULL, "tap", tap);
+    int status = cli_machine_request_fds(w->word[0], "nic_attach", params, &fd, tap ? 1 : 0, &result);
     return print_id(status, result);
 }
 

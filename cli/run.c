@@ -1,6 +1,6 @@
 /*
- * `fonda run`, `fonda engines`, `fonda image` and `fonda serve`: become fonda-vmm, fonda-image or fondad,
- * which lie beside this program or in libexec.
+ * `fonda run`, `fonda engines`, `fonda jail`, `fonda image` and `fonda serve`: become fonda-vmm, fonda-image
+ * or fondad, which lie beside this program or in libexec.
  */
 #include <errno.h>
 #include <limits.h>
@@ -73,7 +73,8 @@ static void print_run_help(void)
            "  fonda run debian.qcow2 --console stdio --serial boot.log\n"
            "  fonda run debian.qcow2 --port org.qemu.guest_agent.0=unix:/tmp/agent.sock\n"
            "  fonda run --kernel vmlinuz --disk web.qcow2 --name web\n"
-           "  fonda run --restore web.fonda --name web\n");
+           "  fonda run --restore web.fonda --name web\n"
+           "  fonda run --kernel vmlinuz --disk db.qcow2 --net none --jail require\n");
 }
 
 int cli_run(int argc, char **argv)
@@ -109,6 +110,22 @@ int cli_engines(int argc, char **argv)
         return VM_STATUS_USAGE;
     }
     char *vmm_argv[] = {VMM_NAME, "--list-engines", NULL};
+    return cli_become_program(vmm_argv);
+}
+
+int cli_jail(int argc, char **argv)
+{
+    if (argc > 1 && strcmp(argv[1], "--help") == 0) {
+        printf("usage: fonda jail\n\nTries the layers of the jail that a machine's process is locked into, "
+               "and says "
+               "for each that\nthis host does not give, why. Status 0 when all are there, else 1.\n");
+        return 0;
+    }
+    if (argc > 1) {
+        log_error("unexpected argument '%s' (see 'fonda jail --help')", argv[1]);
+        return VM_STATUS_USAGE;
+    }
+    char *vmm_argv[] = {VMM_NAME, "--list-jail", NULL};
     return cli_become_program(vmm_argv);
 }
 

@@ -11,7 +11,9 @@
 struct watched {
     char id[32];
     pid_t pid;
-    int pidfd;
+    int pidfd;         /* -1: it has ended */
+    int status;        /* of one that has ended, while somebody still holds its lock ... */
+    uint64_t until_ms; /* ... which is waited for until then */
 };
 
 struct signin {

@@ -119,6 +119,13 @@ const struct driver_ops *driver_of(const json_t *spec);
 /* Whether a monitor keeps its log, its restarts and its streams: containers, and machines of images. */
 bool driver_has_room(const json_t *spec);
 
+/* Whether a process holds the instance's lock (contract, 1): also the last of several. */
+bool driver_is_locked(const struct driver_instance *instance);
+
+/* The process that serves the instance's control socket: of a machine in its jail the one inside, whose
+ * supervisor is the instance's process. 0: nobody, or none that can be named here. */
+pid_t driver_server(const struct driver_instance *instance);
+
 /* ---- for drivers whose processes speak the control protocol (driver_control.c) ---- */
 
 /* Forks program (argv[0], found as program_find does) with its standard streams on /dev/null and

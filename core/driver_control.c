@@ -156,6 +156,20 @@ int driver_await_answer(const struct driver_instance *instance, pid_t pid, struc
     return await(instance, pid, true, RESTORE_TIMEOUT_MS, fault);
 }
 
+/* Whoever listens is the peer (unix(7), SO_PEERCRED). */
+pid_t driver_server(const struct driver_instance *instance)
+{
+    struct control_client *client = NULL;
+    struct ucred peer = {0};
+    socklen_t len = sizeof(peer);
+    if (control_connect(instance->control, &client, NULL) < 0) {
+        return 0;
+    }
+    int rc = getsockopt(control_client_fd(client), SOL_SOCKET, SO_PEERCRED, &peer, &len);
+    control_client_free(client);
+    return rc < 0 ? 0 : peer.pid;
+}
+
 /* ---- calls ---- */
 
 int driver_control_call(const struct driver_instance *instance, const char *method, json_t *params,
@@ -247,6 +261,12 @@ int driver_control_job(const struct driver_instance *instance, const char *metho
     json_decref(end);
     control_client_free(client);
     return rc;
+}
+
+bool driver_is_locked(const struct driver_instance *instance)
+{
+    auto_close int fd = open(instance->lock, O_RDWR | O_CLOEXEC);
+    return fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0;
 }
 
 /* Who holds the lock; 0: nobody. */

@@ -574,7 +574,8 @@ int instance_stats(const struct driver_instance *instance, const struct driver_o
                    struct fault *fault)
 {
     char stat[1024], statm[128];
-    pid_t pid = (pid_t)obj_int(instance->spec, "pid");
+    pid_t pid = (pid_t)obj_int(instance->spec, "pid"), server = pid ? driver_server(instance) : 0;
+    pid = server ? server : pid;
     if (!pid || read_proc(pid, "stat", stat, sizeof(stat)) < 0 ||
         read_proc(pid, "statm", statm, sizeof(statm)) < 0) {
         return fault_set(fault, FAULT_STATE, "start it first", "instance '%s' does not run", instance->name);

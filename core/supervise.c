@@ -1,6 +1,11 @@
 /*
  * One thread that sees the processes of instances end, by their pidfds: children of this daemon, and those of
  * a former one, which are nobody's children any more.
+ *
+ *     watched --- the process ends ---> lingering --- its lock is free, or LINGER_MS ---> instance_ended()
+ *
+ * A machine in its jail is two processes: when the one outside is killed, the one inside goes a moment later,
+ * and until then has the machine's disks. Whoever holds the instance's lock last is the end of it.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -16,6 +21,9 @@
 #ifndef P_PIDFD
 #define P_PIDFD 3
 #endif
+
+#define LINGER_MS      5000u
+#define LINGER_POLL_MS 2
 
 bool supervise_has(struct core *core, const char *id)
 {
@@ -43,6 +51,7 @@ int supervise_add(struct core *core, const char *id, pid_t pid, struct fault *fa
     snprintf(watched->id, sizeof(watched->id), "%s", id);
     watched->pid = pid;
     watched->pidfd = fd;
+    watched->until_ms = 0;
     struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
     if (fd < 0 || epoll_ctl(core->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0) {
         int error = errno;
@@ -83,24 +92,48 @@ static int status_of(struct core *core, const struct watched *watched)
 static void ended(struct core *core, int fd)
 {
     for (unsigned i = 0; i < core->watched_count; i++) {
-        if (core->watched[i].pidfd == fd) {
-            struct watched watched = core->watched[i];
-            int status = status_of(core, &watched);
-            core->watched[i] = core->watched[--core->watched_count];
+        struct watched *watched = &core->watched[i];
+        if (watched->pidfd == fd) {
+            watched->status = status_of(core, watched);
+            watched->until_ms = monotonic_ms() + LINGER_MS;
             epoll_ctl(core->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
             close(fd);
-            instance_ended(core, watched.id, status);
+            watched->pidfd = -1;
             return;
         }
     }
+}
+
+static bool lingers(struct core *core, const struct watched *watched)
+{
+    struct driver_instance paths;
+    instance_paths(core, watched->id, &paths);
+    return monotonic_ms() < watched->until_ms && driver_is_locked(&paths);
+}
+
+/* Returns whether some still linger. */
+static bool settle(struct core *core)
+{
+    bool some = false;
+    for (unsigned i = 0; i < core->watched_count;) {
+        struct watched watched = core->watched[i];
+        if (watched.pidfd < 0 && !lingers(core, &watched)) {
+            core->watched[i] = core->watched[--core->watched_count];
+            instance_ended(core, watched.id, watched.status);
+        } else {
+            some |= watched.pidfd < 0;
+            i++;
+        }
+    }
+    return some;
 }
 
 static void *supervisor(void *arg)
 {
     struct core *core = arg;
     struct epoll_event events[16];
-    for (;;) {
-        int n = epoll_wait(core->epoll_fd, events, ARRAY_SIZE(events), -1);
+    for (bool some = false;;) {
+        int n = epoll_wait(core->epoll_fd, events, ARRAY_SIZE(events), some ? LINGER_POLL_MS : -1);
         core_lock(core);
         if (core->closing) {
             core_unlock(core);
@@ -109,6 +142,7 @@ static void *supervisor(void *arg)
         for (int i = 0; i < n; i++) {
             ended(core, events[i].data.fd);
         }
+        some = settle(core);
         core_unlock(core);
     }
 }
@@ -142,7 +176,9 @@ void supervise_close(struct core *core)
         pthread_join(core->supervisor, NULL);
     }
     for (unsigned i = 0; i < core->watched_count; i++) {
-        close(core->watched[i].pidfd);
+        if (core->watched[i].pidfd >= 0) {
+            close(core->watched[i].pidfd);
+        }
     }
     free(core->watched);
     if (core->epoll_fd >= 0) {

@@ -2,7 +2,6 @@
 #include "net/tap.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/if.h>
 #include <linux/if_tun.h>
 #include <stdlib.h>
@@ -13,6 +12,7 @@
 
 #include "base/util.h"
 #include "net/fdport.h"
+#include "net/tap_open.h"
 
 struct tap {
     struct net_port port;
@@ -69,32 +69,6 @@ static void tap_free(struct net_port *port)
 
 static const struct net_port_ops tap_ops = {"tap", tap_send, tap_readable, tap_set_offloads, tap_free};
 
-static int open_tap(const char *name, struct err *err)
-{
-    struct ifreq request = {0};
-    int header_bytes = NET_HEADER_BYTES;
-    if (strlen(name) == 0 || strlen(name) >= IFNAMSIZ) {
-        return err_set(err, -EINVAL, "'%s' is not a name of a network interface", name);
-    }
-    auto_close int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) {
-        return err_sys(err, -errno, "cannot open /dev/net/tun");
-    }
-    strcpy(request.ifr_name, name);
-    request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
-    if (ioctl(fd, TUNSETIFF, &request) < 0) {
-        return errno == EPERM ? err_set(err, -EPERM,
-                                        "cannot use tap device '%s': not permitted; let its owner be you "
-                                        "('ip tuntap add %s mode tap user NAME'), or use --net user",
-                                        name, name)
-                              : err_sys(err, -errno, "cannot use tap device '%s'", name);
-    }
-    if (ioctl(fd, TUNSETVNETHDRSZ, &header_bytes) < 0) {
-        return err_sys(err, -errno, "tap device '%s' does not carry offload headers", name);
-    }
-    return take_fd(&fd);
-}
-
 static uint16_t tap_mtu(const char *name)
 {
     struct ifreq request = {0};
@@ -129,6 +103,6 @@ struct net_port *net_tap_adopt(uv_loop_t *loop, int fd, uint16_t mtu, struct err
 
 struct net_port *net_tap_new(uv_loop_t *loop, const char *name, struct err *err)
 {
-    int fd = open_tap(name, err);
+    int fd = net_tap_open(name, err);
     return fd < 0 ? NULL : net_tap_adopt(loop, fd, tap_mtu(name), err);
 }

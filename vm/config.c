@@ -90,6 +90,13 @@ const struct option_spec vm_options[] = {
     OPT("gdb-wait", OPTION_FLAG, gdb_wait, 0, 0, NULL, "start only when gdb says continue"),
     OPT("timeout", OPTION_UINT, timeout_s, 1, 86400ull * 365, "S",
         "end the machine after S seconds, with status 124"),
+    OPT("jail", OPTION_STRING, jail, 0, 0, "HOW",
+        "on: locks the machine's process in, and says what this host can't\n"
+        "give for that; quiet: the same, says nothing; require: runs only with\n"
+        "all of it; off (default: on; see 'fonda jail')"),
+    OPT("save-dir", OPTION_LIST, save_dirs, 0, 0, "DIR",
+        "a directory that 'fonda save' may write to, beside that of the\n"
+        "control socket; may be given again"),
     OPT("no-reboot", OPTION_FLAG, no_reboot, 0, 0, NULL, "a reboot ends the machine, with status 0"),
     OPT("stats", OPTION_FLAG, stats, 0, 0, NULL, "print the counters at the end"),
     OPT("help", OPTION_FLAG, help, 0, 0, NULL, "print this help"),
@@ -180,6 +187,14 @@ static int check_devices(const struct vm_config *config, struct err *err)
     if (strcmp(config->rng, "on") != 0 && strcmp(config->rng, "off") != 0) {
         return err_set(err, -EINVAL, "--rng: '%s' is not on or off", config->rng);
     }
+    static const char *const jails[] = {"on", "quiet", "require", "off"};
+    bool known = false;
+    for (size_t i = 0; i < ARRAY_SIZE(jails); i++) {
+        known |= strcmp(config->jail, jails[i]) == 0;
+    }
+    if (!known) {
+        return err_set(err, -EINVAL, "--jail: '%s' is not on, quiet, require or off", config->jail);
+    }
     int rc = check_ports(config, err);
     return rc ? rc : check_pairs(config, err);
 }
@@ -213,7 +228,7 @@ static int parse_arguments(struct vm_config *config, int argc, char **argv, int 
 int vm_config_parse(int argc, char **argv, int first, struct vm_config *ret_config, struct err *err)
 {
     struct vm_config config = {
-        .memory_bytes = 512 * MiB, .cpus = 1, .engine = "bt", .cpu_model = "host", .rng = "on"};
+        .memory_bytes = 512 * MiB, .cpus = 1, .engine = "bt", .cpu_model = "host", .rng = "on", .jail = "on"};
     int rc = parse_arguments(&config, argc, argv, first, err);
     if (rc < 0) {
         return rc;

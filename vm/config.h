@@ -28,10 +28,12 @@ struct vm_config {
     struct option_list withheld;                     /* texts for dev/virtio/feature_names.h */
     const char *rng;                                 /* "on", "off" */
     const char *vsock;                               /* NULL: none */
-    const char *console;                             /* virtio; NULL: none */
-    struct option_list ports;                        /* texts for vm/device_options.h */
-    const char *user_data, *meta_data;               /* files of a NoCloud seed; NULL: none */
-    bool ephemeral;                                  /* what is written to disks goes with the machine */
+    struct option_list save_dirs;
+    const char *jail;                  /* "on", "quiet", "require", "off" */
+    const char *console;               /* virtio; NULL: none */
+    struct option_list ports;          /* texts for vm/device_options.h */
+    const char *user_data, *meta_data; /* files of a NoCloud seed; NULL: none */
+    bool ephemeral;                    /* what is written to disks goes with the machine */
     bool balloon;
     const char *gdb; /* NULL: none */
     bool gdb_wait;

@@ -396,6 +396,13 @@ int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem
     return rc ? rc : snapshot_recover_disks(devices, err);
 }
 
+void devices_rest(struct devices *devices)
+{
+    if (devices->blk_loop) {
+        blk_loop_rest(devices->blk_loop);
+    }
+}
+
 struct ports *devices_ports(struct devices *devices)
 {
     return devices->ports;

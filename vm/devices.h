@@ -45,6 +45,8 @@ int devices_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem
                 const struct ports_terminal *terminal, struct devices **ret_devices, struct err *err);
 /* The virtio console and its ports; NULL: none. */
 struct ports *devices_ports(struct devices *devices);
+/* Ends the threads that the back ends have, until they need them again. */
+void devices_rest(struct devices *devices);
 /* The vCPUs stand still: does what the guest asked for, and waits until nothing is in flight. */
 void devices_settle(struct devices *devices);
 /* The disks' images, in the order of the options. */

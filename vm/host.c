@@ -21,9 +21,11 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "control/control.h"
+#include "sandbox/jail.h"
 #include "vm/channel.h"
 #include "vm/devices.h"
 #include "vm/gdb/server.h"
+#include "vm/jail.h"
 #include "vm/kernel.h"
 #include "vm/machine.h"
 #include "vm/output.h"
@@ -301,7 +303,8 @@ static int renew_kernel(struct host *host)
     if (host->config->kernel && (host->boot || host->own_boot)) {
         return 0;
     }
-    int rc = kernel_open(host->config, true, &boot, &host->err);
+    struct blk_node *disk = host->config->kernel ? NULL : devices_disk(host->devices, 0);
+    int rc = kernel_open(host->config, disk, &boot, &host->err);
     if (rc < 0) {
         return err_prefix(&host->err, "the machine can't start again");
     }
@@ -375,20 +378,16 @@ static void on_resized(uv_signal_t *handle, int number)
     tell_window_size(handle->data);
 }
 
-/* First of all, before there are threads: terminal_raw forks. */
+/* It is in raw mode already (main.c). */
 static int open_terminal(struct host *host, struct err *err)
 {
     host->input_fd = STDIN_FILENO;
     host->input_is_terminal = isatty(STDIN_FILENO);
-    int rc = terminal_raw(STDIN_FILENO);
-    if (rc < 0) {
-        return err_sys(err, rc, "cannot set up the terminal");
-    }
     auto_close int fd = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
     if (fd < 0) {
         return err_sys(err, -errno, "cannot use the standard output");
     }
-    rc = output_new(fd, on_terminal_room, host, &host->terminal, err);
+    int rc = output_new(fd, on_terminal_room, host, &host->terminal, err);
     if (rc == 0) {
         (void)take_fd(&fd);
     }
@@ -421,6 +420,15 @@ static int open_outputs(struct host *host, struct err *err)
     bool used = host->console_on_terminal || strcmp(host->config->serial, "stdio") == 0;
     int rc = used ? open_terminal(host, err) : 0;
     return rc == 0 ? open_serial(host, err) : rc;
+}
+
+static int start_outputs(struct host *host, struct err *err)
+{
+    int rc = output_start(host->terminal, err);
+    if (rc == 0 && host->serial != host->terminal) {
+        rc = output_start(host->serial, err);
+    }
+    return rc < 0 ? rc : ports_start(devices_ports(host->devices), err);
 }
 
 static void close_outputs(struct host *host)
@@ -609,6 +617,13 @@ int host_run(const struct vm_config *config, const struct engine_ops *engine, st
         }
     }
     if (rc == 0) {
+        devices_rest(host.devices);
+        rc = vm_jail_enter(config, err);
+    }
+    if (rc == 0) {
+        rc = start_outputs(&host, err);
+    }
+    if (rc == 0) {
         rc = config->restore ? host_restore(&host, saved, err) : machine_start(host.machine, err);
     }
     if (rc == 0) {
@@ -627,7 +642,8 @@ int host_run(const struct vm_config *config, const struct engine_ops *engine, st
     }
     host_done(&host);
     if (host.again) {
-        rc = host_start_again(&host, err);
+        rc = jail_again(host.again); /* by the supervisor, which is outside */
+        rc = rc == -ENOSYS ? snapshot_start_again(config, host.again, err) : rc;
         return rc < 0 ? VM_STATUS_HOST : host.status;
     }
     return host.status;

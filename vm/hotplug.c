@@ -17,6 +17,7 @@
 #include "dev/pci/hotplug.h"
 #include "dev/virtio/virtio_pci.h"
 #include "net/tap.h"
+#include "sandbox/jail.h"
 #include "vm/devices_int.h"
 #include "vm/disk.h"
 #include "vm/machine.h"
@@ -198,6 +199,15 @@ static int finish(struct devices *devices, const char *text, bool tell, struct e
     return 0;
 }
 
+/* Of what was opened here by its name: nothing else exists inside a jail. */
+static int explain(int rc, struct err *err)
+{
+    return (rc == -ENOENT || rc == -EACCES || rc == -EROFS) && jail_is_closed()
+               ? err_prefix(err, "the machine's jail has no files but those of the directories that it was "
+                                 "started with (docs/jail.md)")
+               : rc;
+}
+
 static int make_disk(struct devices *devices, const char *text, const char *id, unsigned slot,
                      const struct blk_open_file *files, unsigned count, struct err *err)
 {
@@ -212,7 +222,8 @@ static int make_disk(struct devices *devices, const char *text, const char *id, 
     options.ephemeral = devices->config->ephemeral && !options.read_only;
     options.files = files;
     options.file_count = count;
-    return devices_make_disk(devices, &options, id, slot, err);
+    rc = devices_make_disk(devices, &options, id, slot, err);
+    return files ? rc : explain(rc, err);
 }
 
 static int same_mac(const struct devices *devices, const struct nic_options *options, struct err *err)
@@ -232,24 +243,45 @@ static int same_mac(const struct devices *devices, const struct nic_options *opt
     return 0;
 }
 
+/* What the jail of a machine that runs leaves of the kinds of NICs. */
+static int may_have(const struct nic_options *options, bool open, struct err *err)
+{
+    if (options->kind == NIC_NONE) {
+        return err_set(err, -EINVAL, "'none' is no NIC");
+    }
+    if (open && options->kind != NIC_TAP) {
+        return err_set(err, -EINVAL, "an open descriptor is for a tap device only");
+    }
+    if (options->kind == NIC_USER && !jail_has(JAIL_NEED_INTERNET)) {
+        return err_set(err, -ENOTSUP,
+                       "the machine's jail has no network for a NIC of kind user: start the machine with one "
+                       "(--net user), or plug a wire or a tap device");
+    }
+    if (options->kind == NIC_TAP && !open && jail_is_closed()) {
+        return err_set(err, -ENOTSUP,
+                       "the machine can't open tap devices inside its jail: send '%.64s' as an open "
+                       "descriptor (docs/control.md)",
+                       options->where);
+    }
+    return 0;
+}
+
 static int make_nic(struct devices *devices, const char *text, const char *id, unsigned slot, int fd,
                     struct err *err)
 {
     struct nic_options options;
     auto_close int tap = fd;
     int rc = nic_options_parse(text, &options, err);
+    rc = rc ? rc : may_have(&options, tap >= 0, err);
     rc = rc ? rc : same_mac(devices, &options, err);
     if (rc < 0) {
         return rc;
     }
-    if (options.kind == NIC_NONE) {
-        return err_set(err, -EINVAL, "'none' is no NIC");
-    }
-    if (tap >= 0 && options.kind != NIC_TAP) {
-        return err_set(err, -EINVAL, "an open descriptor is for a tap device only");
-    }
     struct net_port *port = tap >= 0 ? net_tap_adopt(devices->loop, take_fd(&tap), (uint16_t)options.mtu, err)
                                      : devices_make_port(devices, &options, err);
+    if (!port) {
+        return options.kind == NIC_WIRE ? explain(err->code, err) : err->code;
+    }
     return devices_make_nic(devices, &options, port, id, slot, err);
 }
 

@@ -47,7 +47,8 @@ static int open_found(const struct vm_config *config, const char *disk, const st
     return boot_open(&boot, MIN(config->memory_bytes, MEM_LOW_RAM_MAX), ret_boot, err);
 }
 
-int kernel_open(const struct vm_config *config, bool disk_in_use, struct boot **ret_boot, struct err *err)
+int kernel_open(const struct vm_config *config, struct blk_node *node, struct boot **ret_boot,
+                struct err *err)
 {
     struct disk_options disk;
     struct bootdisk found = {0};
@@ -60,7 +61,8 @@ int kernel_open(const struct vm_config *config, bool disk_in_use, struct boot **
     }
     int rc = disk_options_parse(config->disks.values[0], &disk, err);
     if (rc == 0) {
-        rc = bootdisk_find_in_image(disk.path, disk.format[0] ? disk.format : NULL, disk_in_use, &found, err);
+        rc = node ? bootdisk_find_in_node(node, disk.path, &found, err)
+                  : bootdisk_find_in_image(disk.path, disk.format[0] ? disk.format : NULL, &found, err);
     }
     if (rc < 0) {
         return rc;

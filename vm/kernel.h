@@ -11,8 +11,12 @@
 #include "vm/boot/boot.h"
 #include "vm/config.h"
 
-/* disk_in_use: the machine has its disks open. Errors: those of boot_open and bootdisk_find_in_image. */
-int kernel_open(const struct vm_config *config, bool disk_in_use, struct boot **ret_boot, struct err *err);
+struct blk_node;
+
+/* disk: the first one, when the machine has its disks open; NULL: it is opened. Errors: those of boot_open
+ * and of bootdisk.h. */
+int kernel_open(const struct vm_config *config, struct blk_node *disk, struct boot **ret_boot,
+                struct err *err);
 
 /* For a machine that needs its kernel only when it starts again (a restored one): --kernel and --initrd stay
  * open, config's texts name the descriptors, and kernel_open reads them then. Files that can't be opened keep

@@ -195,9 +195,6 @@ static int start_thread(struct machine_vcpu *mv)
         return -rc;
     }
     mv->thread_runs = true;
-    char name[16];
-    snprintf(name, sizeof(name), "vcpu%u", mv->index);
-    pthread_setname_np(mv->thread, name);
     return 0;
 }
 

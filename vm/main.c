@@ -13,13 +13,16 @@
 #include "base/util.h"
 #include "cpu/engine.h"
 #include "mem/mem.h"
+#include "sandbox/jail.h"
 #include "vm/boot/boot.h"
 #include "vm/config.h"
 #include "vm/host.h"
+#include "vm/jail.h"
 #include "vm/kernel.h"
 #include "vm/saved/file.h"
 #include "vm/saved/options.h"
 #include "vm/status.h"
+#include "vm/terminal.h"
 
 #define TRANSLATE_BYTES_MAX 1024u
 #define TRANSLATE_TEXT_MAX  (1u << 20)
@@ -142,7 +145,7 @@ static int run(const struct vm_config *config, struct saved_reader *saved, struc
     struct boot *boot = NULL;
     struct mem *mem = NULL;
     if (!engine || check_memory(config->memory_bytes, err) < 0 ||
-        (!config->restore && kernel_open(config, false, &boot, err) < 0)) {
+        (!config->restore && kernel_open(config, NULL, &boot, err) < 0)) {
         return VM_STATUS_USAGE;
     }
     int status = VM_STATUS_HOST;
@@ -177,11 +180,27 @@ static int open_saved(struct vm_config *config, struct saved_reader **ret_saved,
     return rc < 0 ? err_prefix(err, "--restore") : 0;
 }
 
+/* What the options and a saved file say is known now; from here on the process is the machine's. */
+static int start(const struct vm_config *config, struct saved_reader *saved, struct err *err)
+{
+    int rc = vm_config_console_on_terminal(config) || strcmp(config->serial, "stdio") == 0
+                 ? terminal_raw(STDIN_FILENO)
+                 : 0;
+    if (rc < 0) {
+        err_sys(err, rc, "cannot set up the terminal");
+        return VM_STATUS_HOST;
+    }
+    return vm_jail_split(config, err) < 0 ? VM_STATUS_HOST : run(config, saved, err);
+}
+
 int main(int argc, char **argv)
 {
     log_init("fonda", LOG_LEVEL_WARNING);
     if (argc == 2 && strcmp(argv[1], "--list-engines") == 0) {
         return list_engines();
+    }
+    if (argc == 2 && strcmp(argv[1], "--list-jail") == 0) {
+        return jail_report(stdout) == 0 ? 0 : 1;
     }
     if (argc == 4 && strcmp(argv[1], "--translate") == 0) {
         return translate(argv[2], argv[3]);
@@ -193,14 +212,14 @@ int main(int argc, char **argv)
         return VM_STATUS_USAGE;
     }
     if (config.help) {
-        printf("usage: fonda-vmm OPTIONS, or fonda-vmm --list-engines\n\nOptions:\n");
+        printf("usage: fonda-vmm OPTIONS, or fonda-vmm --list-engines | --list-jail\n\nOptions:\n");
         options_print(stdout, vm_options, vm_option_count);
         return 0;
     }
     struct saved_reader *saved = NULL;
     int status = VM_STATUS_USAGE;
     if (!config.restore || open_saved(&config, &saved, &err) == 0) {
-        status = run(&config, saved, &err);
+        status = start(&config, saved, &err);
     }
     saved_close(saved);
     if (err.code) {

@@ -17,6 +17,7 @@
 #include "dev/pci/pci.h"
 #include "dev/virtio/balloon.h"
 #include "dev/virtio/virtio.h"
+#include "sandbox/jail.h"
 #include "vm/channel.h"
 #include "vm/devices.h"
 #include "vm/host_int.h"
@@ -108,7 +109,7 @@ static void on_status(struct control_call *call, json_t *params, void *opaque)
     const struct vm_config *config = host->config;
     json_t *out = json_pack(
         "{s:s, s:s, s:o, s:i, s:s, s:I, s:I, s:I, s:I}", "kind", "vm", "state", state_word(host), "reasons",
-        pause_reasons(host), "pid", (int)getpid(), "engine", host->engine->name, "cpus",
+        pause_reasons(host), "pid", (int)jail_pid(), "engine", host->engine->name, "cpus",
         (json_int_t)config->cpus, "memory_bytes", (json_int_t)config->memory_bytes, "up_ns",
         (json_int_t)(uv_hrtime() - host->started_ns), "clock_ns", (json_int_t)clock_now_ns(host->clock));
     if (config->name) {

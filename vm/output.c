@@ -7,6 +7,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/thread.h"
 #include "base/util.h"
 
 struct output {
@@ -14,6 +15,7 @@ struct output {
     void (*room)(void *opaque);
     void *opaque;
     pthread_t thread;
+    bool runs; /* main loop's */
 
     pthread_mutex_t lock; /* guards what follows */
     pthread_cond_t filled, drained;
@@ -46,6 +48,7 @@ static size_t write_some(struct output *output, size_t head, size_t len)
 static void *output_main(void *opaque)
 {
     struct output *output = opaque;
+    thread_enter("output", NULL);
     pthread_mutex_lock(&output->lock);
     for (;;) {
         while (output->used == 0 && !output->closing) {
@@ -88,17 +91,22 @@ int output_new(int fd, void (*room)(void *opaque), void *opaque, struct output *
     pthread_mutex_init(&output->lock, NULL);
     pthread_cond_init(&output->filled, NULL);
     pthread_cond_init(&output->drained, NULL);
+    *ret_output = output;
+    return 0;
+}
+
+int output_start(struct output *output, struct err *err)
+{
+    if (!output) {
+        return 0;
+    }
     sigset_t all, old;
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, &old);
     int rc = pthread_create(&output->thread, NULL, output_main, output);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (rc != 0) {
-        free(output);
-        return err_sys(err, -rc, "cannot start the output's thread");
-    }
-    *ret_output = output;
-    return 0;
+    output->runs = rc == 0;
+    return rc != 0 ? err_sys(err, -rc, "cannot start the output's thread") : 0;
 }
 
 size_t output_write(struct output *output, const uint8_t *bytes, size_t len)
@@ -120,7 +128,7 @@ size_t output_write(struct output *output, const uint8_t *bytes, size_t len)
 
 int output_drain(struct output *output, unsigned timeout_ms)
 {
-    if (!output) {
+    if (!output || !output->runs) {
         return 0;
     }
     struct timespec until;
@@ -154,7 +162,9 @@ void output_free(struct output *output, unsigned timeout_ms)
         pthread_detach(output->thread);
         return;
     }
-    pthread_join(output->thread, NULL);
+    if (output->runs) {
+        pthread_join(output->thread, NULL);
+    }
     pthread_cond_destroy(&output->filled);
     pthread_cond_destroy(&output->drained);
     pthread_mutex_destroy(&output->lock);

@@ -17,8 +17,11 @@
 struct output;
 
 /* room runs on the output's thread when there is room again after output_write took less than it was given.
- * fd is closed by output_free. Errors: -ENOMEM, -EAGAIN (no thread). */
+ * fd is closed by output_free. Nothing is written before output_start. Errors: -ENOMEM. */
 int output_new(int fd, void (*room)(void *opaque), void *opaque, struct output **ret_output, struct err *err);
+
+/* Starts the thread. NULL is accepted. Errors: -EAGAIN (no thread). Main loop. */
+int output_start(struct output *output, struct err *err);
 
 /* Returns how many bytes it took; the rest has to come again. */
 size_t output_write(struct output *output, const uint8_t *bytes, size_t len);

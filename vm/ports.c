@@ -426,6 +426,15 @@ int ports_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem,
     return 0;
 }
 
+int ports_start(struct ports *ports, struct err *err)
+{
+    int rc = 0;
+    for (unsigned i = 0; ports && i < ports->count && rc == 0; i++) {
+        rc = output_start(ports->port[i].output, err);
+    }
+    return rc;
+}
+
 size_t ports_terminal_input(struct ports *ports, const uint8_t *bytes, size_t len)
 {
     return vcon_input(ports->dev, 0, bytes, len);

@@ -35,6 +35,9 @@ int ports_new(const struct vm_config *config, uv_loop_t *loop, struct mem *mem,
               const struct ports_terminal *terminal, struct ports **ret_ports, struct vdev **ret_dev,
               struct err *err);
 
+/* Starts what writes to files: before the guest runs. NULL is accepted. Errors: those of output_start. */
+int ports_start(struct ports *ports, struct err *err);
+
 /* What was typed, for the console on the terminal; returns how many bytes it took. */
 size_t ports_terminal_input(struct ports *ports, const uint8_t *bytes, size_t len);
 void ports_terminal_room(struct ports *ports);

@@ -14,6 +14,7 @@ static const struct {
     {VM_STATUS_ENGINE, "engine error", "the engine can't run on this host, or could not go on"},
     {VM_STATUS_HALTED, "halted", "all vCPUs halted with interrupts off; nothing can wake them"},
     {VM_STATUS_HOST, "host error", "the host refused memory, a file or a thread"},
+    {VM_STATUS_JAIL, "jail", "the machine's process tried what its jail forbids, and was ended"},
     {VM_STATUS_WATCHDOG, "watchdog", "the guest's watchdog ran out, under --no-reboot"},
     {VM_STATUS_TIMEOUT, "timeout", "--timeout passed"},
 };

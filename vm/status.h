@@ -18,6 +18,7 @@ enum vm_status {
     VM_STATUS_ENGINE = 116,   /* the engine can't run on this host, or could not go on */
     VM_STATUS_HALTED = 118,   /* every vCPU halted with interrupts off: nothing can wake the guest */
     VM_STATUS_HOST = 120,     /* the host refused something: memory, a file, a thread */
+    VM_STATUS_JAIL = 108,     /* the machine's process tried what its jail forbids */
     VM_STATUS_WATCHDOG = 122, /* the guest's watchdog ran out under --no-reboot */
     VM_STATUS_TIMEOUT = 124,  /* --timeout passed */
 };

@@ -11,9 +11,11 @@
  * Guest code never runs while a stop is requested: machine_request_stop sets the status, then kicks.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <x86intrin.h>
 
+#include "base/thread.h"
 #include "base/util.h"
 #include "vm/machine_int.h"
 #include "vm/status.h"
@@ -286,6 +288,9 @@ static void handle_exit(struct machine_vcpu *mv, const struct vcpu_exit *exit)
 void *machine_vcpu_main(void *opaque)
 {
     struct machine_vcpu *mv = opaque;
+    char name[THREAD_NAME_MAX];
+    snprintf(name, sizeof(name), "vcpu%u", mv->index);
+    thread_enter("vcpu", name);
     lapic_bind_thread(mv->lapic);
     while (!machine_stopping(mv->machine)) {
         if (must_stand_still(mv)) {

@@ -172,3 +172,18 @@ int link_vmm(int dir, const char *method, json_t **ret_result, struct err *err)
     control_client_free(client);
     return rc;
 }
+
+pid_t link_vmm_pid(int dir)
+{
+    struct control_client *client = NULL;
+    struct ucred peer = {.pid = 0};
+    socklen_t len = sizeof(peer);
+    char path[64];
+    link_path(dir, "c", path);
+    if (control_connect(path, &client, NULL) < 0) {
+        return 0;
+    }
+    int rc = getsockopt(control_client_fd(client), SOL_SOCKET, SO_PEERCRED, &peer, &len);
+    control_client_free(client);
+    return rc < 0 ? 0 : peer.pid;
+}

@@ -118,8 +118,7 @@ int cmd_events(const struct options *o, struct err *err)
     /* A machine that says nothing of itself still has figures. */
     json_t *guest = ask(o, "stats", &again, &reply, &silent) < 0 ? json_object() : numbers_guest(&reply);
     wire_texts_done(&reply);
-    json_t *data = usage_of(json_integer_value(json_object_get(status, "pid")),
-                            json_integer_value(json_object_get(status, "memory_bytes")),
+    json_t *data = usage_of(link_vmm_pid(dir), json_integer_value(json_object_get(status, "memory_bytes")),
                             json_integer_value(json_object_get(guest, "processes")));
     json_decref(status);
     if (!data || link_vmm(dir, "stats", &stats, err) < 0) {

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 
-from harness import Failure, Machine, Session, Skip, check, check_equal  # noqa: F401: the tests' vocabulary
+from harness import Failure, Machine, Session, Skip, check, check_equal, inside  # noqa: F401: the tests' vocabulary
 
 PROMPT = r'root@fonda:~# '
 
@@ -58,7 +58,7 @@ class Guest(Session):
     def resident(self):
         """Bytes of guest RAM that the host holds."""
         total, counts = 0, False
-        with open('/proc/%d/smaps' % self.pid, encoding='ascii', errors='replace') as f:
+        with open('/proc/%d/smaps' % inside(self.pid), encoding='ascii', errors='replace') as f:
             for line in f:
                 if re.match(r'[0-9a-f]+-[0-9a-f]+ ', line):
                     counts = 'memfd:' in line and 'ram' in line

@@ -1,12 +1,18 @@
 """Disks and NICs that come and go while the guest runs (docs/control.md), and what a guest may try meanwhile."""
+import ctypes
+import fcntl
 import json
 import os
 import socket
+import struct
+import subprocess
+import tempfile
+import threading
 import time
 
 from control import Control, Refused
 from disks import MIB, image
-from guest import PROMPT, Guest, Server, data, sender, sha
+from guest import PROMPT, Guest, Server, Skip, data, sender, sha
 from harness import OFF, PATIENCE_S, Session, check
 
 SOCKET = 'control.sock'
@@ -107,10 +113,11 @@ def test_disks(t):
 
 def test_nics(t):
     blob = data(300000, 7)
-    guest, control = boot(t, '--net', 'none')
+    guest, control = boot(t, '--net', 'user')  # the jail has that network then
     with Server(sender(blob)) as server, guest, control:
+        control.job('nic_detach', id='nic0')
         made = control.call('nic_attach', nic='user,mac=02:00:00:00:12:34')
-        t.same((made['id'], made['mac'], made['up']), ('nic0', '02:00:00:00:12:34', True), 'a NIC is plugged')
+        t.same((made['id'], made['mac'], made['up']), ('nic1', '02:00:00:00:12:34', True), 'a NIC is plugged')
         refused(t, lambda: control.call('nic_attach', nic='user,mac=02:00:00:00:12:34'), 'exists', 'an address is used once')
         wait_for(guest, '[ -e /sys/class/net/eth0 ]')
         t.same(guest.ok('cat /sys/class/net/eth0/address').strip(), '02:00:00:00:12:34', 'the guest finds it')
@@ -119,22 +126,78 @@ def test_nics(t):
         counts = control.call('stats')['networks'][0]
         t.see(counts['rx_bytes'] > 300000 and counts['rx_packets'] > 4 and counts['tx_packets'] > 4 and
               counts['tx_bytes'] > 200, 'its bytes and packets are counted', counts)
-        control.call('nic_link', id='nic0', up=False)
+        control.call('nic_link', id='nic1', up=False)
         wait_for(guest, '[ $(cat /sys/class/net/eth0/carrier) = 0 ]')
         t.same(control.call('devices')['devices'][0]['up'], False, 'its cable is pulled')
-        control.call('nic_link', id='nic0', up=True)
+        control.call('nic_link', id='nic1', up=True)
         wait_for(guest, '[ $(cat /sys/class/net/eth0/carrier) = 1 ]')
         t.same(guest.ok('nc 10.0.2.2 %d </dev/null | sha256sum' % server.port).split()[0], sha(blob), 'and back in')
-        control.job('nic_detach', id='nic0')
+        control.job('nic_detach', id='nic1')
         guest.ok('[ ! -e /sys/class/net/eth0 ]')
         t.same(ids(control), [], 'the guest lets it go')
         for _ in range(4):
             control.call('nic_attach', nic='user')
             wait_for(guest, '[ -e /sys/class/net/eth0 ]')
             guest.ok('up eth0')
-            control.job('nic_detach', id='nic0')
+            control.job('nic_detach', id='nic1')
             guest.ok('[ ! -e /sys/class/net/eth0 ]')
         t.see(True, 'four times more while it is up')
+        guest.off()
+
+
+def open_tap(setup):
+    """A tap device t0 in a network namespace of its own, which a shell command sets up; its descriptor."""
+    opened = []
+
+    def inside():
+        if ctypes.CDLL(None, use_errno=True).unshare(0x40000000) == 0:  # CLONE_NEWNET, of this thread alone
+            fd = os.open('/dev/net/tun', os.O_RDWR | os.O_NONBLOCK)
+            fcntl.ioctl(fd, 0x400454ca, struct.pack('16sH22x', b't0', 0x5002))  # TUNSETIFF: TAP, NO_PI, VNET_HDR
+            fcntl.ioctl(fd, 0x400454d8, struct.pack('i', 12))  # TUNSETVNETHDRSZ
+            subprocess.run(['sh', '-ec', setup], check=True)
+            opened.append(fd)
+
+    thread = threading.Thread(target=inside)
+    thread.start()
+    thread.join()
+    return opened[0] if opened else None
+
+
+def test_jailed_nics(t):
+    """What a machine that was started without a network can still be given."""
+    guest, control = boot(t, '--net', 'none')
+    with guest, control:
+        refused(t, lambda: control.call('nic_attach', nic='user'), 'not_supported', 'no NAT')
+        refused(t, lambda: control.call('nic_attach', nic='tap=t0'), 'not_supported', 'no tap by its name')
+        elsewhere = os.path.join(tempfile.gettempdir(), 'fonda-wire-%d' % os.getpid())
+        try:
+            control.call('nic_attach', nic='wire=' + elsewhere)
+            t.see(False, 'no wire in a directory that is not the machine\'s')
+        except Refused as e:
+            t.see('jail' in str(e) and elsewhere in str(e), 'no wire in a directory that is not the machine\'s', str(e))
+        refused(t, lambda: control.call('disk_attach', disk='/etc/hostname,format=raw,readonly'), 'not_found', 'no file by its name')
+        made = control.call('nic_attach', nic='wire=' + t.path('wire'))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
+            peer.settimeout(PATIENCE_S)
+            peer.connect(t.path('wire'))
+            wait_for(guest, '[ -e /sys/class/net/eth0 ]')
+            guest.ok('ip link set eth0 up; arping -c 1 -I eth0 192.168.9.1 || ping -c 1 -I eth0 ff02::1; true')
+            t.see(len(peer.recv(65536)) > 14, 'a wire, and frames on it')
+        control.job('nic_detach', id=made['id'])
+        fd = None
+        if os.getuid() == 0 and os.path.exists('/dev/net/tun'):
+            fd = open_tap('ip addr add 192.168.9.1/24 dev t0; ip link set t0 up')
+        if fd is None:
+            raise Skip('needs root, /dev/net/tun and network namespaces')
+        made = send_fds(control, 'nic_attach', [fd], nic='tap=t0', tap=True)
+        os.close(fd)
+        wait_for(guest, '[ -e /sys/class/net/eth0 ]')
+        guest.ok('ip addr add 192.168.9.2/24 dev eth0; ip link set eth0 up')
+        t.see(True, 'a tap device by its descriptor')
+        guest.ok('ping -c 2 192.168.9.1')
+        t.see(True, 'the host answers through it')
+        control.job('nic_detach', id=made['id'])
+        t.same(ids(control), [], 'and it goes')
         guest.off()
 
 
@@ -299,7 +362,7 @@ def test_saved(t):
     """A machine saved after hot-plugging has its devices again, where they were."""
     first, gone, hot = (image(t, name, content=data(MIB, i)) for i, name in enumerate(['first', 'gone', 'hot']))
     guest, control = boot(t, '--disk', gone + ',format=raw', '--disk', first + ',format=raw', '--net', 'none', '--vsock',
-                          t.path('vsock'))
+                          t.path('vsock'), '--jail', 'off')  # the restored one's jail knows what was plugged
     saved = t.path('saved.fonda')
     with guest:
         with control:
@@ -424,7 +487,7 @@ def test_command(t):
     os.environ['XDG_RUNTIME_DIR'] = t.path('run')
     os.makedirs(t.path('run'), mode=0o700, exist_ok=True)
     name = 'hotplug-%d' % os.getpid()
-    argv = t.guest_argv('--no-reboot', '--name', name, '--net', 'none', '--balloon')
+    argv = t.guest_argv('--no-reboot', '--name', name, '--net', 'user', '--balloon')
 
     def fonda(*words):
         status, text, errors = t.run([t.fonda, 'vm', *words], patience=60)
@@ -440,12 +503,12 @@ def test_command(t):
         status, _, errors = fonda('disk', 'throttle', name, 'data', 'iops=0')
         t.see(status == 2 and len(errors.split('\n')) == 1 and 'iops' in errors, 'a wrong limit', errors)
         t.same(fonda('disk', 'detach', name, 'data'), (0, '', ''), 'disk detach')
-        t.same(fonda('nic', 'attach', name, 'user'), (0, 'nic0', ''), 'nic attach')
-        t.same(fonda('nic', 'link', name, 'nic0', 'down')[0], 0, 'nic link')
-        t.same(fonda('nic', 'detach', name, 'nic0')[0], 0, 'nic detach')
+        t.same(fonda('nic', 'attach', name, 'user'), (0, 'nic1', ''), 'nic attach')
+        t.same(fonda('nic', 'link', name, 'nic1', 'down')[0], 0, 'nic link')
+        t.same(fonda('nic', 'detach', name, 'nic1')[0], 0, 'nic detach')
         t.same(fonda('balloon', name, '64M')[0], 0, 'balloon')
         for words, word in ((('disk', 'attach', name, '/nowhere/x'), '/nowhere/x'), (('disk', 'detach', name, 'data'), 'data'),
-                            (('nic', 'link', name, 'nic0', 'up'), 'nic0'), (('disk', 'list', 'nobody'), 'nobody')):
+                            (('nic', 'link', name, 'nic7', 'up'), 'nic7'), (('disk', 'list', 'nobody'), 'nobody')):
             status, _, errors = fonda(*words)
             t.see(status in (1, 2) and len(errors.split('\n')) == 1 and word in errors, 'wrong: ' + ' '.join(words[:2]), errors)
         guest.off()

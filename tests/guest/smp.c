@@ -375,6 +375,51 @@ static void data_beside(unsigned cpu)
     }
 }
 
+/* Nobody waits for anybody: one processor changes an instruction that all others run meanwhile. Every version
+ * of it has the same length and ends in the same RET, and its operand consists of four equal bytes, so that a
+ * mixture of two would show. Processor 0 also does so from inside the function whose next instruction it is.
+ */
+#define PATCHES 3000u
+#define PATCHED (3072 + 9) /* the operand of the MOV, 7 bytes further on, is aligned */
+
+static volatile unsigned patchers;
+
+static bool four_equal(uint64_t value)
+{
+    return value == (value & 0xff) * 0x01010101u;
+}
+
+static void patch_running(unsigned cpu)
+{
+    /* mov %edi, 1(%rip), the operand of what follows; mov $imm32, %eax; ret */
+    static const uint8_t function[] = {0x89, 0x3d, 1, 0, 0, 0, 0xb8, 0, 0, 0, 0, 0xc3};
+    static const uint8_t same[] = {0xb8, 0x05, 0x0d, 0x35}; /* MOV, ADD, OR, XOR of EAX, which is 0 */
+    uint8_t *at = code + PATCHED;
+    if (cpu == 0) {
+        memcpy(at, function, sizeof(function));
+        round_no = 1;
+    } else {
+        WAIT(round_no == 1);
+        serialize();
+    }
+    for (uint32_t i = 0; cpu == 0 ? i < PATCHES : patchers == 0; i++) {
+        uint64_t value = (i & 0x7f) * 0x01010101u, got;
+        if (cpu == 0 && i % 2 == 0) {
+            at[6] = same[i / 2 % 4];
+        }
+        asm volatile("call *%1"
+                     : "=a"(got)
+                     : "r"(at + (cpu == 0 ? 0 : 6)), "D"(value), "a"(0)
+                     : "memory", "cc");
+        if (cpu == 0 ? got != value : !four_equal(got)) {
+            __atomic_fetch_add(&wrong, 1, __ATOMIC_SEQ_CST);
+        }
+    }
+    if (cpu == 0) {
+        patchers = 1;
+    }
+}
+
 static bool code_round(void (*fn)(unsigned cpu), const char *text)
 {
     round_no = acks = wrong = 0;
@@ -394,6 +439,7 @@ static void cross_modifying(void)
     emit_const(code + 128, 0);
     code_round(by_interrupt, "code that runs while it is changed, then an interrupt");
     code_round(shared_page, "functions of all processors, written and called in one page");
+    code_round(patch_running, "a function patches itself 3,000 times while the others run it");
     emit_const(code + 1536, 77);
     code_round(data_beside, "code stays right beside data that all write");
     is(*(uint64_t *)(code + 1544), cpus * (uint64_t)BESIDE, "locked increments in the function's own chunk");

@@ -128,7 +128,7 @@ class Case:
 
     @contextlib.contextmanager
     def machine(self, path=None):
-        with Vm(self.m, '--restore', path or self.base) as vm:
+        with Vm(self.m, '--restore', path or self.base, '--jail', 'off') as vm:
             vm.expect('[a-p]{3}')
             yield vm
             if vm.status is None:
@@ -140,7 +140,7 @@ class Case:
     def try_step(self, kind, at):
         """Returns how many steps there were and what the chosen one was."""
         self.anew()
-        with self.faults.preloaded(), Vm(self.m, '--restore', self.base) as vm:
+        with self.faults.preloaded(), Vm(self.m, '--restore', self.base, '--jail', 'off') as vm:
             vm.expect('[a-p]{3}')
             with vm.control() as control:
                 self.faults.arm(kind, at)

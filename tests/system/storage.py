@@ -5,7 +5,7 @@ import resource
 import subprocess
 import time
 
-from harness import OFF, USAGE, Skip, check, check_equal
+from harness import OFF, USAGE, Skip, check, check_equal, inside
 
 PROMPT = r'root@fonda:~# '
 MIB = 1 << 20
@@ -132,9 +132,9 @@ def full_host_disk(m, path, make):
             for now in (16, 64):
                 s.expect('no space left on the host for image .*paused')
                 time.sleep(0.5)
-                before = vcpu_ticks(s.pid)
+                before = vcpu_ticks(inside(s.pid))
                 time.sleep(1)
-                check(vcpu_ticks(s.pid) - before <= 2, 'the vCPUs of a paused machine run')
+                check(vcpu_ticks(inside(s.pid)) - before <= 2, 'the vCPUs of a paused machine run')
                 resize(now * MIB)
                 s.expect('the machine goes on')
             s.expect('=status 0')
@@ -168,12 +168,12 @@ def test_other_errors(m):
             f.truncate(16 * MIB)
     with guest(m, stop + ',format=raw,on-error=stop', report + ',format=raw') as s:
         write = 'dd if=/dev/urandom of=/dev/%s bs=64k seek=64 count=4 oflag=direct'
-        limit_file_size(s.pid, MIB)
+        limit_file_size(inside(s.pid), MIB)
         output, status = s.command(write % 'vdb')
         check(status != 0, 'the guest does not see the error: ' + output)
         s.send(write % 'vda' + '; echo "=status" $?\n')
         s.expect('stop.raw.*: File too large; the machine is paused')
-        limit_file_size(s.pid, None)
+        limit_file_size(inside(s.pid), None)
         s.expect('the machine goes on')
         s.expect('=status 0')
 

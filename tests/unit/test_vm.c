@@ -191,6 +191,7 @@ static void test_output(void **state)
     assert_int_equal(pipe(fds), 0);
     struct reader reader = {fds[0], 0, true};
     assert_int_equal(output_new(fds[1], no_room, NULL, &output, NULL), 0);
+    assert_int_equal(output_start(output, NULL), 0);
     assert_int_equal(pthread_create(&thread, NULL, reader_main, &reader), 0);
     uint64_t sent = 0;
     while (sent < 10 * OUTPUT_BYTES) {
@@ -216,6 +217,7 @@ static void test_output_blocked(void **state)
     assert_int_equal(pipe(fds), 0);
     assert_in_range(fcntl(fds[1], F_SETPIPE_SZ, 4096), 4096, OUTPUT_BYTES / 2); /* less than the ring holds */
     assert_int_equal(output_new(fds[1], no_room, NULL, &output, NULL), 0);
+    assert_int_equal(output_start(output, NULL), 0);
     static uint8_t buf[4 * OUTPUT_BYTES];
     size_t taken = 0, n;
     do {

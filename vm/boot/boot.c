@@ -71,10 +71,21 @@ static void file_done(struct boot_file *file)
     file->data = NULL;
 }
 
+/* A descriptor that is open already is named as /proc names it, which may not be there any more. */
+static int open_file(const char *path)
+{
+    int fd, end = 0;
+    if (sscanf(path, "/proc/self/fd/%d%n", &fd, &end) == 1 && path[end] == '\0') {
+        fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+        return fd < 0 || lseek(fd, 0, SEEK_SET) == 0 ? fd : -1;
+    }
+    return open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+}
+
 /* Reads a regular file whole. */
 static int read_file(const char *path, struct boot_file *ret_file, struct err *err)
 {
-    auto_close int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    auto_close int fd = open_file(path);
     struct stat st;
     if (fd < 0 || fstat(fd, &st) < 0) {
         return err_sys(err, -errno, "cannot open");

@@ -17,6 +17,8 @@
 #define BOOTDISK_FILE_MAX (512ull << 20) /* of a kernel or an initrd */
 #define BOOTDISK_TEXT_MAX 320u
 
+struct blk_node;
+
 struct bootdisk {
     int kernel_fd, initrd_fd;       /* in memory, the reader's; initrd_fd is -1 when there is none */
     char kernel[BOOTDISK_TEXT_MAX]; /* as it is called on the disk: "/boot/vmlinuz-6.1.0" */
@@ -27,10 +29,11 @@ struct bootdisk {
 
 /* Errors: -ENOENT (no partition has a kernel; says what was seen), and those of ext4.h. */
 int bootdisk_find(const struct disk_source *disk, struct bootdisk *ret_found, struct err *err);
-/* The same for an image file of the block layer; format may be NULL. The image is closed again. shared: look
- * at it although it is in use. */
-int bootdisk_find_in_image(const char *path, const char *format, bool shared, struct bootdisk *ret_found,
-                           struct err *err);
+/* The same for an image file of the block layer; format may be NULL. The image is closed again. */
+int bootdisk_find_in_image(const char *path, const char *format, struct bootdisk *ret_found, struct err *err);
+/* The same for one that is open; nothing is in flight there. path: its name, for errors. */
+int bootdisk_find_in_node(struct blk_node *node, const char *path, struct bootdisk *ret_found,
+                          struct err *err);
 void bootdisk_done(struct bootdisk *found);
 
 #endif

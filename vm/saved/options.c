@@ -17,9 +17,9 @@
 /* Two measurements of one TSC may differ by as much; more would be another machine's. */
 #define TSC_TOLERANCE_PPM 500u
 
-static const char *const run_options[] = {"serial",    "control", "name",   "timeout",
-                                          "no-reboot", "stats",   "engine", "code-cache",
-                                          "eager",     "restore", "gdb",    "gdb-wait"};
+static const char *const run_options[] = {"serial", "control",  "name",       "timeout", "no-reboot",
+                                          "stats",  "engine",   "code-cache", "eager",   "restore",
+                                          "gdb",    "gdb-wait", "jail",       "save-dir"};
 
 static bool of_run(const char *name)
 {

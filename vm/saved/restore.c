@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "base/state.h"
+#include "base/thread.h"
 #include "base/util.h"
 #include "cpu/engine.h"
 #include "mem/guard.h"
@@ -56,6 +57,7 @@ static void fatal(void *opaque, uint64_t chunk, int error)
 static void *filler_main(void *opaque)
 {
     struct restoring *restoring = opaque;
+    thread_enter("fill", NULL);
     uint64_t seen = 0;
     while (!atomic_load(&restoring->stop)) {
         uint64_t touches = guard_touches(restoring->guard);

@@ -10,6 +10,7 @@
 
 #include "base/log.h"
 #include "base/state.h"
+#include "base/thread.h"
 #include "base/util.h"
 #include "block/block.h"
 #include "control/control.h"
@@ -164,6 +165,7 @@ static void write_memory(struct saving *saving)
 static void *writer_main(void *opaque)
 {
     struct saving *saving = opaque;
+    thread_enter("save", NULL);
     write_memory(saving);
     atomic_store(&saving->finished, true);
     uv_async_send(&saving->async);

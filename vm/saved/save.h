@@ -19,6 +19,7 @@
 struct control_call;
 struct host;
 struct saved_reader;
+struct vm_config;
 
 /* Saves the machine into path (copied) as a job, which answers call; the machine ends once it is saved. */
 void host_save(struct host *host, const char *path, struct control_call *call);
@@ -33,7 +34,7 @@ void host_snapshot_save(struct host *host, const struct snapshot_request *reques
 void host_snapshot_list(struct host *host, struct control_call *call);
 void host_snapshot_delete(struct host *host, const struct snapshot_request *request,
                           struct control_call *call);
-/* Ends the machine; the process then goes back to the snapshot (host_start_again). */
+/* Ends the machine; the process then goes back to the snapshot (snapshot_start_again). */
 void host_snapshot_load(struct host *host, const char *name, struct control_call *call);
 /* The machine ends or resets: what is being saved is given up, unless it is complete. */
 void host_save_cancel(struct host *host);
@@ -46,6 +47,6 @@ void host_restore_done(struct host *host);
 /* All memory is there from then on. */
 void host_restore_finish(struct host *host);
 /* Behind the end of everything: becomes the machine of host->again. Returns only on failure. */
-int host_start_again(struct host *host, struct err *err);
+int snapshot_start_again(const struct vm_config *config, const char *path, struct err *err);
 
 #endif

@@ -379,15 +379,14 @@ void host_snapshot_load(struct host *host, const char *name, struct control_call
 }
 
 /* The options of this run that the command line had, with --restore for what the machine is made of. */
-int host_start_again(struct host *host, struct err *err)
+int snapshot_start_again(const struct vm_config *config, const char *path, struct err *err)
 {
-    const struct vm_config *config = host->config;
-    char *argv[24];
+    char *argv[32 + 2 * OPTION_LIST_MAX];
     char timeout[24];
     int argc = 0;
     argv[argc++] = "fonda-vmm";
     argv[argc++] = "--restore";
-    argv[argc++] = (char *)(uintptr_t)host->again;
+    argv[argc++] = (char *)(uintptr_t)path;
     argv[argc++] = "--engine";
     argv[argc++] = (char *)(uintptr_t)config->engine;
     argv[argc++] = "--serial";
@@ -405,6 +404,12 @@ int host_start_again(struct host *host, struct err *err)
         argv[argc++] = "--timeout";
         argv[argc++] = timeout;
     }
+    argv[argc++] = "--jail";
+    argv[argc++] = (char *)(uintptr_t)config->jail;
+    for (unsigned i = 0; i < config->save_dirs.count; i++) {
+        argv[argc++] = "--save-dir";
+        argv[argc++] = (char *)(uintptr_t)config->save_dirs.values[i];
+    }
     if (config->no_reboot) {
         argv[argc++] = "--no-reboot";
     }
@@ -413,5 +418,5 @@ int host_start_again(struct host *host, struct err *err)
     }
     argv[argc] = NULL;
     execv("/proc/self/exe", argv);
-    return err_sys(err, -errno, "cannot start again from '%s'", host->again);
+    return err_sys(err, -errno, "cannot start again from '%s'", path);
 }
