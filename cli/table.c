@@ -235,11 +235,12 @@ const struct cli_command cli_commands[] = {
     {"version", DAEMON_GROUP, "", "versions of the command line and the daemon", "", 0, 0, COMPLETE_NONE,
      NULL, "  fonda version\n", cmd_version, NULL, false},
 
-    {"run", LOCAL_GROUP, "[OPTIONS]", "start a virtual machine here, or an image in a container (--container) or machine (--vm)", "", 0, 0,
+    {"run", LOCAL_GROUP, "[OPTIONS]",
+     "start a virtual machine here, or an image in a container (--container) or machine (--vm)", "", 0, 0,
      COMPLETE_FILES, NULL,
      "  fonda run --kernel vmlinuz --initrd initrd.img\n  fonda run --container -it --rm alpine\n"
-     "  fonda run --vm -it --rm alpine\n", NULL,
-     cli_run, true},
+     "  fonda run --vm -it --rm alpine\n",
+     NULL, cli_run, true},
     {"vm", LOCAL_GROUP, "ps | COMMAND NAME", "machines of 'fonda run --name', without the daemon", "", 0,
      MANY, COMPLETE_VERBS, "ps console stop pause resume reset stats save snapshot",
      "  fonda run --kernel vmlinuz --name web\n  fonda vm ps\n  fonda vm stop web\n  fonda vm save web "

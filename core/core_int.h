@@ -95,7 +95,8 @@ void recover_autostart(struct core *core);
 char *instance_name_of(struct core *core, const char *id);
 /* What a machine has unless said otherwise; a container has no limits. */
 void instance_kind_defaults(json_t *in);
-/* Whether a container's members have the forms that they must have. Errors: FAULT_INVALID, with the member's name. */
+/* Whether a container's members have the forms that they must have. Errors: FAULT_INVALID, with the member's
+ * name. */
 int container_spec_check(const json_t *spec, struct fault *fault);
 /* Makes the store's references those of the instance's members. Locked, in a transaction. */
 int instance_link(struct core *core, const json_t *instance, struct fault *fault);

@@ -433,8 +433,7 @@ static bool wants_restart(const json_t *instance, int status)
     /* A container's monitor restarts it; only one that is gone with it (the host went down) is started here.
      */
     if ((driver_has_room(instance) && status >= 0) || strcmp(obj_text(instance, "state"), "stopping") == 0 ||
-        obj_text(instance, "restoring")[0] ||
-        obj_int(instance, "restarts") >= RESTARTS_MAX) {
+        obj_text(instance, "restoring")[0] || obj_int(instance, "restarts") >= RESTARTS_MAX) {
         return false;
     }
     return strcmp(policy, "always") == 0 || (strcmp(policy, "on-failure") == 0 && status != 0);

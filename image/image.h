@@ -135,9 +135,10 @@ void image_rootfs_close(struct image_rootfs *rootfs);
 /* Mounts overlayfs at target (NULL: rootfs->dir) in the calling process's mount namespace, with userxattr.
  * Where the kernel can't, the layers are copied into rootfs->dir, once, and rootfs->flattened is set. */
 int image_rootfs_mount(struct image_rootfs *rootfs, const char *target, struct err *err);
-/* The same for a container with a user namespace of its own, by root of the host: its user 0 is `first` outside, and so
- * on for `count` ids, while the layers keep their owners. Needs a mount namespace of the caller's own, in which the store
- * then is seen that way. -EOPNOTSUPP where the store's file system or the kernel (5.19) can't. */
+/* The same for a container with a user namespace of its own, by root of the host: its user 0 is `first`
+ * outside, and so on for `count` ids, while the layers keep their owners. Needs a mount namespace of the
+ * caller's own, in which the store then is seen that way. -EOPNOTSUPP where the store's file system or the
+ * kernel (5.19) can't. */
 int image_rootfs_mount_mapped(struct image_rootfs *rootfs, uint32_t first, uint32_t count, struct err *err);
 int image_rootfs_unmount(struct image_rootfs *rootfs, struct err *err);
 int image_rootfs_remove(struct image_store *store, const char *name, struct err *err);

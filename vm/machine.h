@@ -37,7 +37,7 @@ struct machine_config {
     const char *cpu_model;
     uint64_t code_cache_bytes; /* for each vCPU; 0: a default by their number */
     bool eager;                /* cpu/engine.h */
-    uint64_t tsc_hz; /* of the guest's TSC; 0: as the host's */
+    uint64_t tsc_hz;           /* of the guest's TSC; 0: as the host's */
     /* A stop was requested: machine_join is due. Any thread; must not block. */
     void (*stopping)(void *opaque);
     /* The serial port's other end: dev/legacy/ns16550.h. Under mem_lock(). */

@@ -60,8 +60,8 @@ int link_connect(int dir, struct wire *wire, struct err *err);
 int link_ask(int dir, const struct wire_texts *request, struct wire_texts *ret_reply, struct err *err);
 /* A method of fonda-vmm's. ret_result may be NULL. */
 int link_vmm(int dir, const char *method, json_t **ret_result, struct err *err);
-/* The process that is the machine: who serves its control socket (unix(7), SO_PEERCRED), as "status" names the
- * one that watches over its jail. 0: it does not answer. */
+/* The process that is the machine: who serves its control socket (unix(7), SO_PEERCRED), as "status" names
+ * the one that watches over its jail. 0: it does not answer. */
 pid_t link_vmm_pid(int dir);
 /* Text of the machine's, as one line that a terminal can show. */
 void link_clean(const uint8_t *data, size_t size, char *buf, size_t room);

@@ -70,7 +70,8 @@ int bzimage_start(const struct boot_handover *handover, struct mem *mem, struct 
 int elf_pvh_start(const struct boot_handover *handover, struct mem *mem, struct x86_state *state);
 int multiboot_start(const struct boot_handover *handover, struct mem *mem, struct x86_state *state);
 
-/* Flat 32-bit protected mode without paging, interrupts off: PVH's, multiboot's and 32-bit Linux' machine state. */
+/* Flat 32-bit protected mode without paging, interrupts off: PVH's, multiboot's and 32-bit Linux' machine
+ * state. */
 int boot_state_protected(struct mem *mem, struct x86_state *state, uint64_t entry);
 /* 64-bit mode with the first 4 GiB mapped to themselves, interrupts off: Linux's 64-bit boot protocol. */
 int boot_state_long(struct mem *mem, struct x86_state *state, uint64_t entry);

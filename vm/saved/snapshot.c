@@ -77,7 +77,8 @@ int snapshot_path(struct devices *devices, const char *name, char *buf, size_t s
     const char *first = first_disk(devices, name, &why);
     if (!first) {
         return err_set(err, why.code ? why.code : -ENOTSUP, "%s",
-                       why.code ? why.text : "the machine has no disk that it writes to: use 'fonda vm save'");
+                       why.code ? why.text
+                                : "the machine has no disk that it writes to: use 'fonda vm save'");
     }
     int n = snprintf(buf, size, "%s.%s" SUFFIX, first, name);
     return n > 0 && (size_t)n < size ? 0 : err_set(err, -ENAMETOOLONG, "the snapshot's path is too long");
