@@ -44,8 +44,11 @@ class Guest(Session):
     def features(self, kind, table):
         """The negotiated features of every device of a kind, in the bus's order."""
         found = []
-        for line in self.ok('features').splitlines():
-            name, ident, status, bits = line.split()
+        for _ in range(3):  # the kernel's messages come in between at times
+            lines = [line.split() for line in self.ok('features').splitlines()]
+            if all(len(line) == 4 and line[0].startswith('virtio') for line in lines):
+                break
+        for name, ident, status, bits in lines:
             if int(ident, 16) == ID[kind]:
                 check_equal(int(status, 16), 0xf, 'status of %s' % name)
                 found.append((int(name[len('virtio'):]), names(bits, table)))
